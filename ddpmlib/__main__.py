@@ -1,0 +1,7 @@
+"""``python -m ddpmlib``: the same as the command ``ddpmlib``."""
+
+import sys
+
+from ddpmlib.cli import main
+
+sys.exit(main())

@@ -1,0 +1,273 @@
+"""``ddpmlib train | sample | evaluate | ship | zoo``: the library from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+RUNS = Path("runs")
+EXAMPLES = """examples:
+  ddpmlib train digits                    about a minute on one CPU thread, into runs/digits
+  ddpmlib train digits --resume           after an interruption
+  ddpmlib sample                          100 samples of the newest run into samples.png
+  ddpmlib sample mnist --n 20 --label 7 --steps 20 --eta 1 --out sevens.png
+  ddpmlib evaluate mnist                  how good its samples are
+  ddpmlib zoo                             what can be trained, and what is there trained
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    Bad input ends with one sentence on stderr and status 2, an interruption with 130.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = _parser().parse_args(words)
+    args.command = shlex.join(["ddpmlib", *_repeatable(words)])
+    try:
+        _settle(args)
+        args.run(args)
+    except (ValueError, OSError, RuntimeError, FloatingPointError, ImportError) as error:
+        # PyTorch adds pages to some messages: the first line says what is wrong.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"ddpmlib: {lines[0]}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        hint = "; `--resume` goes on from the last saved state" if args.run is _train else ""
+        print(f"\nddpmlib: interrupted{hint}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _repeatable(words: Sequence[str]) -> list[str]:
+    """The words that decide the result: not where it was put, nor that it was interrupted."""
+    pairs = zip(["", *words], words, strict=False)
+    kept = [w for before, w in pairs if before != "--out" and w not in ("--out", "--resume")]
+    return [w for w in kept if not w.startswith("--out=")]
+
+
+def _settle(args: argparse.Namespace) -> None:
+    """Threads and device, checked before anything long begins."""
+    if not args.threads and not args.device:
+        return
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.device:
+        try:
+            torch.empty(0, device=args.device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ValueError(f"there is no device {args.device!r} here: try cpu") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ddpmlib",
+        description="Train and sample diffusion models.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    train = _verb(verbs, "train", _train, "train a recipe; see `ddpmlib zoo` for the names")
+    train.add_argument("recipe", help="name of a recipe, for example digits or mnist")
+    train.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
+    train.add_argument("--resume", action="store_true", help="go on from the last saved state")
+    for name, kind in (("steps", int), ("batch-size", int), ("lr", float), ("seed", _seed)):
+        train.add_argument(f"--{name}", type=kind, help=f"instead of the recipe's {name}")
+    train.add_argument(
+        "--save-every", type=_positive, default=500, metavar="STEPS", help="default 500"
+    )
+    train.add_argument(
+        "--bf16", action=argparse.BooleanOptionalAction, help="default: on a CUDA GPU"
+    )
+    train.add_argument("--compile", action="store_true", help="torch.compile the loss")
+
+    sample = _verb(verbs, "sample", _sample, "draw a grid of samples into a PNG")
+    sample.add_argument(
+        "model",
+        nargs="?",
+        help="name of a run in runs/ or of a shipped checkpoint, a run's folder, or a weights' "
+        "file (default: newest run)",
+    )
+    sample.add_argument("--n", type=_positive, default=100, help="samples (default 100)")
+    sample.add_argument("--label", type=int, help="one class only (default: every class in turn)")
+    sample.add_argument("--out", type=Path, default=Path("samples.png"), help="default samples.png")
+    _sampling(sample)
+
+    evaluate = _verb(verbs, "evaluate", _evaluate, "measure a checkpoint and note it in its card")
+    evaluate.add_argument("model", nargs="?", help="as for sample")
+    evaluate.add_argument("--n", type=_positive, default=2000, help="samples (default 2000)")
+    _sampling(evaluate)
+
+    ship = _verb(verbs, "ship", _ship, "copy a finished run into data/checkpoints")
+    ship.add_argument("folder", type=Path, help="folder of the run")
+    ship.add_argument("--name", help="name of the checkpoint (default: the recipe's)")
+    ship.add_argument(
+        "--dtype", default="float16", choices=("float16", "float32"), help="default float16"
+    )
+
+    zoo = _verb(verbs, "zoo", _zoo, "list recipes and shipped checkpoints, or show one card")
+    zoo.add_argument("name", nargs="?")
+    return parser
+
+
+def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=text, description=text)
+    parser.add_argument("--device", help="cpu, cuda or mps (default: a GPU if there is one)")
+    parser.add_argument("--threads", type=_positive, help="CPU threads (one is often fastest)")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--steps", "--sampling-steps", dest="sampling_steps", type=_positive, default=50,
+        help="network calls (default 50)",
+    )  # fmt: skip
+    parser.add_argument("--eta", type=float, default=0.0, help="0 is DDIM (default), 1 is DDPM")
+    parser.add_argument("--seed", type=_seed, default=0, help="of the noise (default 0)")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be a whole number 0..2**32 - 1, got {text!r}")
+    return int(text)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from ddpmlib import recipes, zoo
+
+    if args.recipe not in recipes.RECIPES:
+        near = difflib.get_close_matches(args.recipe, recipes.RECIPES, n=1)
+        hint = f"did you mean {near[0]!r}? There are" if near else "choose one of"
+        raise ValueError(f"unknown recipe {args.recipe!r}: {hint} {', '.join(recipes.RECIPES)}")
+    recipe = recipes.RECIPES[args.recipe]
+    given = {k: getattr(args, k) for k in ("steps", "batch_size", "lr", "seed")}
+    changes = {k: v for k, v in given.items() if v is not None}
+    recipe = dataclasses.replace(recipe, settings=dataclasses.replace(recipe.settings, **changes))
+    folder = args.out or RUNS / recipe.name
+    card = zoo.train(
+        recipe,
+        folder,
+        resume=args.resume,
+        device=args.device,
+        bf16=args.bf16,
+        compile=args.compile,
+        save_every=args.save_every,
+        command=args.command,
+    )
+    loss = f"loss {card.loss[-1][1]:.4f}, " if card.loss else ""
+    print(f"{folder}: {card.parameters:,} weights, {loss}{card.training['seconds']:.0f} s")
+
+
+def _sample(args: argparse.Namespace) -> None:
+    import torch
+
+    from ddpmlib import plots, zoo
+
+    if args.out.suffix.lower() != ".png" or args.out.is_dir():
+        raise ValueError(f"--out names the PNG to write, for example samples.png, got {args.out}")
+    denoiser, card = _denoiser(args)
+    y = zoo.classes_in_turn(card, args.n)
+    if args.label is not None:
+        if not 0 <= args.label < card.num_classes:
+            known = (
+                f"must lie in 0..{card.num_classes - 1}" if card.num_classes else "needs classes"
+            )
+            raise ValueError(f"--label {known} for {card.name}, got {args.label}")
+        y = torch.full((args.n,), args.label)
+    x0 = zoo.generate(
+        denoiser,
+        card.image_shape,
+        y,
+        args.sampling_steps,
+        n=args.n,
+        eta=args.eta,
+        seed=args.seed,
+    )
+    plots.save_grid(x0, args.out, ncol=10)
+    print(
+        f"{args.out}: {args.n} samples of {card.name}, {args.sampling_steps} steps, "
+        f"eta {args.eta:g}"
+    )
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from ddpmlib import zoo
+
+    result = zoo.evaluate(
+        _model(args),
+        n=args.n,
+        steps=args.sampling_steps,
+        eta=args.eta,
+        seed=args.seed,
+        device=args.device,
+    )
+    for key, value in result.items():
+        print(f"{key:16} {value}")
+
+
+def _ship(args: argparse.Namespace) -> None:
+    from ddpmlib import zoo
+
+    print(zoo.ship(args.folder, args.name, args.dtype))
+
+
+def _zoo(args: argparse.Namespace) -> None:
+    from ddpmlib import recipes, zoo
+
+    if args.name:
+        print(zoo.find(_own_run_or(args.name)).with_suffix(".json").read_text(), end="")
+        return
+    print("recipes:     " + ", ".join(recipes.RECIPES))
+    print("checkpoints: " + (", ".join(zoo.names()) or "none"))
+
+
+def _denoiser(args: argparse.Namespace) -> Any:
+    from ddpmlib import zoo
+    from ddpmlib.denoiser import Denoiser
+
+    model, card = zoo.load(_model(args), args.device)
+    if not isinstance(model, Denoiser):
+        raise ValueError(f"{card.name} is a classifier: it judges samples but draws none")
+    return model, card
+
+
+def _own_run_or(name: str) -> str | Path:
+    """A run in ``runs/`` comes before a shipped checkpoint of its name, once it is finished."""
+    from ddpmlib import zoo
+
+    own = RUNS / name
+    finished = (own / zoo.MODEL).is_file()
+    return own if finished or (own.is_dir() and name not in zoo.names()) else name
+
+
+def _model(args: argparse.Namespace) -> str | Path:
+    if args.model:
+        return _own_run_or(args.model)
+    finished = sorted(RUNS.glob("*/model.safetensors"), key=lambda p: p.stat().st_mtime)
+    finished = [p for p in finished if "classifier" not in p.parent.name]
+    if not finished:
+        raise FileNotFoundError(
+            f"no finished run in {RUNS}/: run `ddpmlib train digits` first, or name a checkpoint, "
+            "for example `ddpmlib sample mnist`"
+        )
+    return finished[-1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

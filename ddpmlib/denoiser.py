@@ -1,0 +1,123 @@
+"""What a network's output means: ε, x_0 or v in, a :class:`Prediction` of x_0 out.
+
+Nothing after a denoiser asks again what the network was trained to predict.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ddpmlib.equations import equation
+from ddpmlib.process import DDPM, Coefficient, Time
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A denoiser's belief at (x_t, t).
+
+    Attributes:
+        x0: the guess of the clean data, shape of x_t.
+        var_mix: place of the reverse variance between β̃ (0) and β (1) in log space; a number for
+            the fixed choices, a tensor of x_t's shape when it is learned.
+    """
+
+    x0: Tensor
+    var_mix: float | Tensor = 0.0
+
+
+class Denoise(Protocol):
+    """Anything that maps (x_t, t, y) to a :class:`Prediction`: networks, oracles, wrappers."""
+
+    def __call__(self, x_t: Tensor, t: Time, y: Tensor | None = None, /) -> Prediction: ...
+
+
+@dataclass(frozen=True)
+class Parameterization:
+    """One way to describe a pair (x_0, ε), and the way back.
+
+    Attributes:
+        name: ``"eps"``, ``"x0"`` or ``"v"``.
+        target: (x0, eps, scale, std) -> what the network should say.
+        split: (output, x_t, scale, std) -> (x0, eps) that the output stands for.
+    """
+
+    name: str
+    target: Callable[[Tensor, Tensor, Coefficient, Coefficient], Tensor]
+    split: Callable[[Tensor, Tensor, Coefficient, Coefficient], tuple[Tensor, Tensor]]
+
+
+@equation("3.4")
+def _split_eps(
+    eps: Tensor, x_t: Tensor, scale: Coefficient, std: Coefficient
+) -> tuple[Tensor, Tensor]:
+    return (x_t - std * eps) / scale, eps
+
+
+def _split_x0(
+    x0: Tensor, x_t: Tensor, scale: Coefficient, std: Coefficient
+) -> tuple[Tensor, Tensor]:
+    return x0, (x_t - scale * x0) / std
+
+
+@equation("3.6")
+def _split_v(v: Tensor, x_t: Tensor, scale: Coefficient, std: Coefficient) -> tuple[Tensor, Tensor]:
+    return scale * x_t - std * v, std * x_t + scale * v
+
+
+EPS = Parameterization("eps", lambda x0, eps, scale, std: eps, _split_eps)
+"""Predict the noise (Ho et al. 2020). Undefined where ᾱ_t = 0."""
+X0 = Parameterization("x0", lambda x0, eps, scale, std: x0, _split_x0)
+"""Predict the clean data. Its implied noise is undefined at t = 0."""
+V = Parameterization("v", lambda x0, eps, scale, std: scale * eps - std * x0, _split_v)
+"""Predict the velocity v = √ᾱ_t ε − √(1−ᾱ_t) x_0 (Salimans & Ho 2022): well behaved at both ends."""
+
+PARAMETERIZATIONS = {p.name: p for p in (EPS, X0, V)}
+
+
+class Denoiser(nn.Module):
+    """A network together with the meaning of its output.
+
+    Args:
+        net: (x_t, t (B,) int64, y (B,) int64 or None) -> output of x_t's shape.
+        process: the forward process it was, or will be, trained on.
+        parameterization: EPS, X0 or V.
+        var_mix: the fixed reverse variance, 0 for β̃ and 1 for β.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        process: DDPM,
+        parameterization: Parameterization = EPS,
+        var_mix: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= var_mix <= 1:
+            raise ValueError(
+                f"var_mix must lie in [0, 1] (0 is beta_tilde, 1 is beta), got {var_mix}"
+            )
+        self.net = net
+        self.process = process
+        self.parameterization = parameterization
+        self.var_mix = var_mix
+
+    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+        """The belief about x_0 at (x_t, t).
+
+        Args:
+            x_t: (B, ...).
+            t: 1..T, an int or (B,).
+            y: class labels (B,), or None for the unconditional belief.
+        """
+        scale, std = self.process.kernel(t, x_t)
+        x0, _ = self.parameterization.split(self.raw(x_t, t, y), x_t, scale, std)
+        return Prediction(x0, self.var_mix)
+
+    def raw(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Tensor:
+        """The network's own output at (x_t, t), in the dtype of ``x_t``."""
+        if not isinstance(t, Tensor):
+            t = torch.full((len(x_t),), t, device=x_t.device, dtype=torch.int64)
+        return self.net(x_t, t, y).to(x_t.dtype)

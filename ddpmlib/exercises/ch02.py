@@ -1,0 +1,121 @@
+"""Checks for the exercises of chapter 2, the reverse process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpmlib import oracle, schedules
+from ddpmlib.denoiser import Prediction
+from ddpmlib.exercises import exercise
+from ddpmlib.process import DDPM
+
+Sampler = Callable[..., Tensor]
+
+
+@exercise("2.1", hint="First the running products of 1 − β_t from ᾱ_0 = 1 on, then equation (2.7).")
+def _(answer: Any) -> None:
+    """Three posterior variances, the first of them zero."""
+    assert len(answer) == 3, "Give one number for each of the three steps."
+    got = [float(v) for v in answer]
+    assert abs(got[0]) < 1e-9, "At t = 1 the posterior knows x_0: nothing is left to draw."
+    want = DDPM(torch.tensor([0.0, 0.1, 0.2, 0.3])).beta_tilde.tolist()[1:]
+    assert all(abs(g - w) < 5e-4 for g, w in zip(got, want, strict=True))
+
+
+@exercise("2.2", hint="α becomes ᾱ_t/ᾱ_s and β becomes 1 − ᾱ_t/ᾱ_s; one square root keeps ᾱ_t.")
+def _(answer: Any) -> None:
+    """The ε-form of the posterior mean for any stride."""
+    process = DDPM(schedules.cosine(50))
+    x0, eps = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)).double()
+    for t, s in ((20, 19), (40, 10), (50, 30), (7, 0)):
+        x_t = process.q_sample(x0, t, eps)
+        got = answer(x_t, eps, float(process.alpha_bar[t]), float(process.alpha_bar[s]))
+        assert isinstance(got, Tensor), "Return the mean as a tensor of the shape of x_t."
+        want, _std = process.posterior(x_t, x0, t, s)
+        where = "a single step" if s == t - 1 else f"the stride from {t} to {s}"
+        assert torch.allclose(got, want, rtol=1e-6, atol=1e-6), f"The mean of {where} differs."
+
+
+@exercise("2.3", hint="Equation (2.12) with Var(x_0|x_t) of two Gaussian witnesses about x_0.")
+def _(answer: Any) -> None:
+    """The exact reverse variance of Gaussian data, β̃ at v = 0 and β at v = 1."""
+    for a_t, a_s in ((0.3, 0.8), (0.05, 0.5), (0.9, 1.0)):
+        beta = 1 - a_t / a_s
+        ends = ((1 - a_s) / (1 - a_t) * beta, beta)
+        assert abs(answer(0.0, a_t, a_s) - ends[0]) < 1e-9, "At v = 0 it should be β̃."
+        assert abs(answer(1.0, a_t, a_s) - ends[1]) < 1e-9, "At v = 1 it should be β."
+        for v in (0.2, 0.7, 3.0):
+            # The conditional variance of a Gaussian pair: var_s − cov² / var_t.
+            var_s, var_t = a_s * v + 1 - a_s, a_t * v + 1 - a_t
+            want = var_s - (a_t / a_s) * var_s**2 / var_t
+            assert abs(answer(v, a_t, a_s) - want) < 1e-9, "Both ends are right, between they are not."
+
+
+@exercise("2.4", hint="In each step one call, one draw with √β, and think about the step to s = 0.")
+def _(answer: Any) -> None:
+    """A sampler of your own: exact on a point, and right in distribution."""
+    process = DDPM(schedules.cosine(200))
+    _returns_a_certain_point(answer, process)
+    _draws_with_beta(answer, process)
+    _draws_a_mixture(answer, process)
+
+
+def _returns_a_certain_point(sampler: Sampler, process: DDPM) -> None:
+    calls: list[int] = []
+
+    def certain(x: Tensor, t: int, y: Tensor | None = None) -> Prediction:
+        calls.append(t)
+        return Prediction(torch.full_like(x, 0.25))
+
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((3,), (3, 2), (2, 1, 4, 4)):
+        x = sampler(certain, process, torch.randn(shape, generator=generator), [200, 90, 7, 0], generator)
+        assert x is not None and x is not ..., "Return the last x."
+        assert x.shape == shape, f"From shape {shape} came shape {tuple(x.shape)}."
+        off = float((x - 0.25).abs().max())
+        assert off < 1e-5, f"A certain denoiser must get its point back, but it is off by {off:.2g}."
+    assert calls == [200, 90, 7] * 3, "Call the denoiser once per step, at the time that is left."
+
+
+def _draws_with_beta(sampler: Sampler, process: DDPM) -> None:
+    """Two steps with a denoiser that shows what it was handed: the noise is then seen alone."""
+    seen: list[Tensor] = []
+
+    def watching(x: Tensor, t: int, y: Tensor | None = None) -> Prediction:
+        seen.append(x)
+        return Prediction(torch.zeros_like(x))
+
+    start = torch.zeros(20_000, dtype=torch.float64)
+    sampler(watching, process, start, [160, 60, 0], torch.Generator().manual_seed(1))
+    beta, got = process.posterior_std(160, 60, 1.0), float(seen[1].std())
+    assert abs(got / float(beta) - 1) < 0.05, "The noise of a step does not have the variance β."
+
+
+def _draws_a_mixture(sampler: Sampler, process: DDPM) -> None:
+    weights, means, stds = torch.tensor([[0.3, 0.7], [-1.3, 0.6], [0.2, 0.3]]).double()
+    mixture = oracle.Mixture(process, weights, means, stds)
+    generator = torch.Generator().manual_seed(2)
+    start = torch.randn(20_000, generator=generator).double()
+    x = sampler(mixture, process, start, list(range(200, -1, -2)), generator).sort().values
+    exact = (weights * torch.special.ndtr((x[:, None] - means) / stds)).sum(1)
+    distance = float((exact - torch.linspace(0, 1, len(x)).double()).abs().max())
+    assert distance < 0.025, f"The samples are not distributed as the data (KS {distance:.3f})."
+
+
+@exercise("2.5", hint="Differentiate (2.18); the slope of E[x_0|x_t] is √ᾱ/(1−ᾱ) times the variance.")
+def _(answer: Any) -> None:
+    """The uncertainty about x_0 from the curvature of log q(x_t)."""
+    # Gaussian data: everything is known in closed form.
+    for v in (0.0, 0.5, 1.0, 2.0):
+        for a in (0.1, 0.6, 0.95):
+            var_t = a * v + 1 - a
+            want = v * (1 - a) / var_t
+            assert abs(answer(a, -1 / var_t) - want) < 1e-9, "It fails on Gaussian data."
+    # Between two modes the curvature is positive and the ignorance large.
+    a = 0.4
+    h = a / (1 - a) ** 2 - 1 / (1 - a)  # at x_t = 0, for two points at ±1
+    assert abs(answer(a, h) - 1.0) < 1e-9, "It fails between two modes."

@@ -1,0 +1,67 @@
+"""A small convolutional classifier: the judge of samples, and the source of features for FID."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Shape of a classifier.
+
+    Attributes:
+        channels: image channels.
+        num_classes: number of classes.
+        width: features after the first stage; the second has twice as many.
+        features: length of the penultimate layer.
+        dropout: rate before the last layer.
+    """
+
+    channels: int = 1
+    num_classes: int = 10
+    width: int = 32
+    features: int = 64
+    dropout: float = 0.3
+
+
+class Classifier(nn.Module):
+    """(B, C, H, W) images in [-1, 1] -> (B, num_classes) logits; any side from 4 pixels up."""
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        w = config.width
+        self.body = nn.Sequential(
+            *_stage(config.channels, w), *_stage(w, 2 * w), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+        )
+        self.neck = nn.Sequential(nn.Linear(8 * w, config.features), nn.SiLU())
+        self.head = nn.Sequential(
+            nn.Dropout(config.dropout), nn.Linear(config.features, config.num_classes)
+        )
+
+    def features(self, x: Tensor) -> Tensor:
+        """The penultimate layer, (B, features): what the Fréchet distance compares.
+
+        Raises:
+            ValueError: if ``x`` is not (B, C, H, W) with the channels this network was built for.
+        """
+        c = self.config.channels
+        if x.ndim != 4 or x.shape[1] != c or min(x.shape[2:]) < 4:
+            raise ValueError(
+                f"expected images of shape (B, {c}, H, W), sides >= 4, got {tuple(x.shape)}"
+            )
+        return self.neck(self.body(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def _stage(inp: int, out: int) -> list[nn.Module]:
+    conv = [nn.Conv2d(inp, out, 3, padding=1), nn.BatchNorm2d(out), nn.SiLU()]
+    return [
+        *conv,
+        nn.Conv2d(out, out, 3, padding=1),
+        nn.BatchNorm2d(out),
+        nn.SiLU(),
+        nn.MaxPool2d(2),
+    ]

@@ -1,0 +1,71 @@
+"""How the time t and the class y enter a network: one vector per sample."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ddpmlib.equations import equation
+
+
+@equation("3.10")
+def sinusoidal(t: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
+    """Sines and cosines of t at geometrically spaced frequencies (Vaswani et al. 2017, sec. 3.5).
+
+    Args:
+        t: (B,), any number type.
+        dim: even number of features.
+        longest: 2π times this is about the longest period.
+
+    Returns:
+        (B, dim) float32 in [-1, 1]: first all sines, then all cosines.
+
+    Raises:
+        ValueError: if ``dim`` is not a positive even number.
+    """
+    if dim < 2 or dim % 2:
+        raise ValueError(f"dim must be a positive even number, got {dim}")
+    k = torch.arange(dim // 2, device=t.device, dtype=torch.float32)
+    angles = t.float()[:, None] * torch.exp(-math.log(longest) * k / (dim // 2))
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Embedding(nn.Module):
+    """Time, and class where there are classes, as one vector.
+
+    Args:
+        dim: length of the vector.
+        num_classes: 0 for none. Label ``num_classes`` is the null label ∅ that label dropout uses;
+            calling with ``y=None`` means ∅ for the whole batch.
+    """
+
+    def __init__(self, dim: int, num_classes: int = 0) -> None:
+        super().__init__()
+        self.dim, self.num_classes = dim, num_classes
+        self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.label = nn.Embedding(num_classes + 1, dim) if num_classes else None
+
+    def forward(self, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """(B,) times and (B,) labels -> (B, dim).
+
+        Raises:
+            ValueError: if labels come to a network without classes, or not one per time.
+        """
+        h = self.time(sinusoidal(t, self.dim).to(self.time[0].weight.dtype))
+        if self.label is None:
+            if y is not None:
+                raise ValueError(
+                    "this network knows no classes: build it with num_classes, or drop y"
+                )
+            return h
+        if y is None:
+            y = torch.full_like(t, self.num_classes, dtype=torch.int64)
+        if y.shape != t.shape:
+            raise ValueError(
+                f"expected one label per sample, shape {tuple(t.shape)}, got {tuple(y.shape)}"
+            )
+        if y.device.type == "cpu" and not 0 <= int(y.min()) <= int(y.max()) <= self.num_classes:
+            raise ValueError(
+                f"labels must lie in 0..{self.num_classes - 1} ({self.num_classes} is the null label)"
+            )
+        return h + self.label(y)

@@ -1,0 +1,52 @@
+"""A perceptron with residual layers, for points: toy data in one or two dimensions."""
+
+import torch
+from torch import Tensor, nn
+
+from ddpmlib.models.embedding import Embedding
+
+
+class MLP(nn.Module):
+    """Residual perceptron on (B, dim) points, told the time at every layer.
+
+    Args:
+        dim: dimension of a point.
+        width: hidden units (even).
+        depth: residual layers.
+        num_classes: 0 for an unconditional network.
+    """
+
+    def __init__(
+        self, dim: int = 2, width: int = 128, depth: int = 3, num_classes: int = 0
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.embed = Embedding(width, num_classes)
+        self.inp = nn.Linear(dim, width)
+        self.layers = nn.ModuleList(_Layer(width) for _ in range(depth))
+        self.out = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """(B, dim) points, (B,) times, (B,) labels -> (B, dim).
+
+        Raises:
+            ValueError: if ``x`` is not (B, dim).
+        """
+        if x.ndim != 2 or x.shape[1] != self.dim:
+            raise ValueError(f"expected points of shape (B, {self.dim}), got {tuple(x.shape)}")
+        emb, h = self.embed(t, y), self.inp(x)
+        for layer in self.layers:
+            h = layer(h, emb)
+        return self.out(nn.functional.silu(h))
+
+
+class _Layer(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.mix = nn.Linear(2 * width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        u = self.mix(torch.cat([self.norm(h), emb], dim=1))
+        return h + self.out(nn.functional.silu(u))

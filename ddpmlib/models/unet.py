@@ -1,0 +1,202 @@
+"""The U-Net that predicts noise: residual blocks, skips, time by AdaGN, attention where it is cheap.
+
+After Ho et al. (2020, appendix B) with the adaptive group normalisation of Nichol & Dhariwal (2021)
+and, optionally, 2×2 or 4×4 pixel patches at the door, which is what makes it quick on a CPU.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ddpmlib.equations import equation
+from ddpmlib.models.embedding import Embedding
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """Shape of a U-Net.
+
+    Attributes:
+        channels: image channels.
+        width: features at the finest level, a multiple of ``groups``.
+        mults: one entry per level, features = width · mult; each level halves the side.
+        blocks: residual blocks per level on the way down (one more on the way up).
+        attention: one flag per level.
+        heads: attention heads.
+        patch: side of the pixel patches that become channels at the door (1: none).
+        num_classes: 0 for an unconditional network.
+        dropout: rate inside residual blocks.
+        groups: groups of the normalisation.
+    """
+
+    channels: int = 1
+    width: int = 32
+    mults: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 1
+    attention: tuple[bool, ...] = (False, False, True)
+    heads: int = 4
+    patch: int = 1
+    num_classes: int = 0
+    dropout: float = 0.0
+    groups: int = 8
+
+    def __post_init__(self) -> None:
+        if len(self.mults) != len(self.attention) or not self.mults:
+            raise ValueError(
+                f"mults and attention need one entry per level, got {self.mults} and {self.attention}"
+            )
+        if self.width % self.groups or self.width % self.heads or self.width % 2:
+            raise ValueError(
+                f"width = {self.width} must be even and a multiple of groups = {self.groups} "
+                f"and of heads = {self.heads}"
+            )
+
+    @property
+    def side_divisor(self) -> int:
+        """Image sides must be a multiple of this."""
+        return self.patch * 2 ** (len(self.mults) - 1)
+
+
+class UNet(nn.Module):
+    """(B, C, H, W) images, (B,) times, (B,) labels -> (B, C, H, W)."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        features = [config.width * m for m in config.mults]
+        pixels = config.channels * config.patch**2
+        self.embed = Embedding(4 * config.width, config.num_classes)
+        self.inp = nn.Conv2d(pixels, features[0], 3, padding=1)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        skips, now = [features[0]], features[0]
+        for level, f in enumerate(features):
+            if level:
+                self.down.append(Downsample(now))
+                skips.append(now)
+            for _ in range(config.blocks):
+                self.down.append(Block(config, now, f, config.attention[level]))
+                skips.append(now := f)
+        self.mid = nn.ModuleList([Block(config, now, now, True), Block(config, now, now, False)])
+        for level, f in reversed(list(enumerate(features))):
+            for _ in range(config.blocks + 1):
+                self.up.append(Block(config, now + skips.pop(), f, config.attention[level]))
+                now = f
+            if level:
+                self.up.append(Upsample(now))
+        self.out_norm = nn.GroupNorm(config.groups, now)
+        self.out = _zero(nn.Conv2d(now, pixels, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """Predict; see the class for shapes.
+
+        Raises:
+            ValueError: if ``x`` has other channels, or sides that the levels cannot halve.
+        """
+        self._check(x)
+        emb = F.silu(self.embed(t, y))
+        h = self.inp(F.pixel_unshuffle(x, self.config.patch))
+        skips = [h]
+        for layer in self.down:
+            h = layer(h, emb)
+            skips.append(h)
+        for layer in self.mid:
+            h = layer(h, emb)
+        for layer in self.up:
+            h = layer(h if isinstance(layer, Upsample) else torch.cat([h, skips.pop()], 1), emb)
+        return F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.config.patch)
+
+    def _check(self, x: Tensor) -> None:
+        c, d = self.config.channels, self.config.side_divisor
+        if x.ndim != 4 or x.shape[1] != c or x.shape[2] % d or x.shape[3] % d:
+            raise ValueError(
+                f"expected images of shape (B, {c}, H, W) with H and W multiples of {d}, "
+                f"got {tuple(x.shape)}"
+            )
+
+
+class Block(nn.Module):
+    """Residual block told the time by AdaGN, then self-attention where the level asks for it."""
+
+    def __init__(self, config: UNetConfig, inp: int, out: int, attention: bool) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(config.groups, inp)
+        self.conv1 = nn.Conv2d(inp, out, 3, padding=1)
+        self.norm2 = AdaGN(config.groups, out, 4 * config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv2 = _zero(nn.Conv2d(out, out, 3, padding=1))
+        self.skip = nn.Conv2d(inp, out, 1) if inp != out else nn.Identity()
+        self.attention = (
+            SelfAttention(out, config.heads, config.groups) if attention else nn.Identity()
+        )
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(self.dropout(F.silu(self.norm2(h, emb))))
+        return self.attention(self.skip(x) + h)
+
+
+class AdaGN(nn.Module):
+    """Group normalisation whose scale and shift the embedding sets (Dhariwal & Nichol 2021, eq. 3)."""
+
+    def __init__(self, groups: int, features: int, emb: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, features)
+        self.film = nn.Linear(emb, 2 * features)
+
+    @equation("3.11")
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        """(B, F, H, W), (B, emb) -> (B, F, H, W): (1 + scale) · GroupNorm(h) + shift."""
+        scale, shift = self.film(emb)[:, :, None, None].chunk(2, dim=1)
+        return torch.addcmul(shift, self.norm(h), 1 + scale)
+
+
+class SelfAttention(nn.Module):
+    """Every pixel looks at every pixel (Vaswani et al. 2017, eq. 1), as a residual."""
+
+    def __init__(self, features: int, heads: int, groups: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(groups, features)
+        self.qkv = nn.Conv2d(features, 3 * features, 1)
+        self.out = _zero(nn.Conv2d(features, features, 1))
+
+    @equation("3.12")
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F, H, W) -> same; inside, q, k and v are (B, heads, H·W, F/heads)."""
+        b, f, height, width = x.shape
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, f // self.heads, height * width)
+        q, k, v = qkv.transpose(-1, -2).unbind(1)
+        h = F.scaled_dot_product_attention(q, k, v)  # softmax(q kᵀ / √(F/heads)) v
+        return x + self.out(h.transpose(-1, -2).reshape(b, f, height, width))
+
+
+class Downsample(nn.Module):
+    """Halve the side with a strided convolution."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(features, features, 3, stride=2, padding=1)
+
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        return self.conv(h)
+
+
+class Upsample(nn.Module):
+    """Double the side by copying pixels, then smooth with a convolution."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(features, features, 3, padding=1)
+
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        return self.conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+
+
+def _zero(layer: nn.Conv2d) -> nn.Conv2d:
+    """Start a residual branch, or the output, at zero: the untrained network is then harmless."""
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

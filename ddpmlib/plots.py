@@ -1,0 +1,229 @@
+"""Figures in one visual style: grids of images, point clouds, curves and films.
+
+Colours are Okabe and Ito's, which readers with any colour vision can tell apart.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddpmlib.data import to_uint8
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
+    from matplotlib.axes import Axes
+    from PIL.Image import Image
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = COLOURS = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442",
+)  # fmt: skip
+
+
+def style() -> None:
+    """Set matplotlib's defaults to the book's style."""
+    import matplotlib as mpl
+    from cycler import cycler
+
+    mpl.rcParams.update(
+        {
+            "figure.figsize": (6.4, 3.2),
+            "figure.dpi": 90,
+            "figure.constrained_layout.use": True,
+            "axes.prop_cycle": cycler(color=COLOURS),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "image.cmap": "gray",
+            "legend.frameon": False,
+            "font.size": 10,
+            "savefig.facecolor": "white",
+        }
+    )
+
+
+def sheet(images: Tensor, ncol: int = 10, pad: int = 1) -> np.ndarray:
+    """Tile images into one, row by row.
+
+    Args:
+        images: (N, C, H, W), uint8, or float in [-1, 1] (clipped beyond); C is 1 or 3.
+        ncol: images per row.
+        pad: white pixels between them.
+
+    Returns:
+        uint8 (rows, columns, 3).
+
+    Raises:
+        ValueError: if ``images`` is not such a batch, ``ncol`` < 1 or ``pad`` < 0.
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ValueError(f"expected images (N, 1 or 3, H, W), N >= 1, got {tuple(images.shape)}")
+    if ncol < 1 or pad < 0:
+        raise ValueError(f"need ncol >= 1 and pad >= 0, got {ncol} and {pad}")
+    pixels = images if images.dtype == torch.uint8 else to_uint8(images)
+    x = pixels.detach().cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    n, h, w, _ = x.shape
+    ncol = min(ncol, n)
+    nrow = -(-n // ncol)
+    out = np.full((nrow * (h + pad) - pad, ncol * (w + pad) - pad, 3), 255, np.uint8)
+    for i, image in enumerate(x):
+        top, left = i // ncol * (h + pad), i % ncol * (w + pad)
+        out[top : top + h, left : left + w] = image
+    return out
+
+
+def grid(images: Tensor, ncol: int = 10, ax: Axes | None = None, title: str = "") -> Axes:
+    """Show images (N, C, H, W) as a grid; see :func:`sheet`. Returns the axes."""
+    import matplotlib.pyplot as plt
+
+    tiles = sheet(images, ncol)
+    if ax is None:
+        width = 6.4 * min(1.0, tiles.shape[1] / 200 + 0.3)
+        _, ax = plt.subplots(
+            figsize=(width, width * tiles.shape[0] / tiles.shape[1] + 0.3 * bool(title))
+        )
+    ax.imshow(tiles, interpolation="nearest")
+    ax.set_axis_off()
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def save_grid(images: Tensor, path: Path | str, ncol: int = 10, least_width: int = 600) -> None:
+    """Write a grid of images as a PNG at least ``least_width`` pixels wide (whole-pixel zoom)."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    _zoomed(sheet(images, ncol), least_width).save(path)
+
+
+def scatter(points: Tensor, ax: Axes | None = None, reach: float = 2.5, **options: Any) -> Axes:
+    """Show points (N, 2) in the square [-reach, reach]². Returns the axes."""
+    import matplotlib.pyplot as plt
+
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ValueError(f"expected points (N, 2), got {tuple(points.shape)}")
+    if ax is None:
+        _, ax = plt.subplots(figsize=(3.2, 3.2))
+    xy = points.detach().cpu().numpy()
+    looks: dict[str, Any] = {"s": 4, "alpha": 0.5, "linewidths": 0, "color": BLUE}
+    ax.scatter(xy[:, 0], xy[:, 1], **(looks | options))
+    ax.set(
+        xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$x_1$", ylabel="$x_2$"
+    )
+    return ax
+
+
+def film(
+    frames: Sequence[Tensor] | Sequence[np.ndarray],
+    alt: str,
+    *,
+    ncol: int = 10,
+    seconds: float = 4.0,
+    hold: float = 1.5,
+    width: int = 480,
+) -> HTML:
+    """An animation inside the page: plays anywhere, offline, without a script.
+
+    Args:
+        frames: image batches (N, C, H, W), tiled like :func:`sheet`, or finished uint8 pictures
+            (H, W, 3), for example from :func:`picture`.
+        alt: what it shows, for those who cannot see it.
+        ncol: images per row.
+        seconds: length of the motion.
+        hold: how long the last frame stands.
+        width: shown width in pixels.
+
+    Raises:
+        ValueError: without frames, for frames of several sizes or of another kind, or without an
+            alternative text.
+    """
+    from IPython.display import HTML
+
+    if not alt.strip():
+        raise ValueError("a film needs an alternative text that says what it shows")
+    data = _animated(_pictures(frames, ncol, width), seconds, hold)
+    source = "data:image/webp;base64," + base64.b64encode(data).decode()
+    return HTML(
+        f'<img class="film" width="{width}" alt="{escape(alt, quote=True)}" src="{source}">'
+    )
+
+
+def save_film(
+    frames: Sequence[Tensor], path: Path | str, *, ncol: int = 10, width: int = 480
+) -> None:
+    """Write the film of :func:`film` as an animated WebP file."""
+    Path(path).write_bytes(_animated(_pictures(frames, ncol, width), 4.0, 1.5))
+
+
+def picture(figure: Any) -> np.ndarray:
+    """A matplotlib figure as uint8 (H, W, 3), closed afterwards: a frame for :func:`film`."""
+    import matplotlib.pyplot as plt
+
+    figure.canvas.draw()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+    plt.close(figure)
+    return pixels
+
+
+def curve(
+    log: dict[str, list[float]] | Sequence[tuple[int, float]],
+    ax: Axes | None = None,
+    label: str = "",
+) -> Axes:
+    """Loss over steps from a run's log (:func:`ddpmlib.zoo.read_log`) or a card's loss pairs."""
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        _, ax = plt.subplots()
+    if not isinstance(log, dict):
+        log = {"step": [step for step, _ in log], "loss": [loss for _, loss in log]}
+    ax.plot(log["step"], log["loss"], label=label or None)
+    ax.set(xlabel="training step", ylabel="loss", yscale="log")
+    return ax
+
+
+def _pictures(frames: Sequence[Any], ncol: int, width: int) -> list[Image]:
+    if not len(frames):
+        raise ValueError("a film needs at least one frame")
+    arrays = [f if isinstance(f, np.ndarray) else sheet(f, ncol) for f in frames]
+    for a in arrays:
+        if a.dtype != np.uint8 or a.ndim != 3 or a.shape[2] != 3 or a.shape != arrays[0].shape:
+            raise ValueError(
+                f"finished pictures are uint8 (H, W, 3), all of one size, got {a.dtype} {a.shape}"
+            )
+    return [_zoomed(a, width) for a in arrays]
+
+
+def _animated(pictures: Iterable[Image], seconds: float, hold: float) -> bytes:
+    first, *rest = pictures
+    each = max(20, round(1000 * seconds / (len(rest) + 1)))
+    durations = [each] * len(rest) + [round(1000 * hold)]
+    buffer = io.BytesIO()
+    first.save(
+        buffer,
+        "WEBP",
+        save_all=True,
+        append_images=rest,
+        duration=durations,
+        loop=0,
+        quality=55,
+        method=4,
+    )
+    return buffer.getvalue()
+
+
+def _zoomed(pixels: np.ndarray, least_width: int) -> Image:
+    from PIL import Image
+
+    zoom = max(1, -(-least_width // pixels.shape[1]))
+    return Image.fromarray(pixels).resize(
+        (pixels.shape[1] * zoom, pixels.shape[0] * zoom), Image.Resampling.NEAREST
+    )

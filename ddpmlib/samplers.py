@@ -1,0 +1,156 @@
+"""Reverse loops as generators: the caller's ``for`` draws progress bars, films and early stops.
+
+There is one loop. Ancestral sampling is every time with η = 1, strided sampling skips times, DDIM is
+η = 0: see :meth:`ddpmlib.process.DDPM.step`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ddpmlib.denoiser import Denoise
+from ddpmlib.equations import equation
+from ddpmlib.process import DDPM
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a chain stands.
+
+    Attributes:
+        t: the time reached.
+        x: x_t, (B, ...).
+        x0: the belief that led here, same shape; None at the start.
+    """
+
+    t: int
+    x: Tensor
+    x0: Tensor | None = None
+
+
+def uniform_times(T: int, steps: int) -> list[int]:
+    """``steps + 1`` times from T down to 0, evenly spaced up to rounding.
+
+    Raises:
+        ValueError: if ``steps`` is not in 1..T.
+    """
+    if not 1 <= steps <= T:
+        raise ValueError(f"steps must lie in 1..T = 1..{T}, got {steps}")
+    return [round(T * k / steps) for k in range(steps, -1, -1)]
+
+
+@torch.no_grad()
+@equation("2.19")
+def sample(
+    denoiser: Denoise,
+    process: DDPM,
+    x: Tensor,
+    times: Sequence[int] | None = None,
+    *,
+    eta: float = 1.0,
+    y: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[State]:
+    """Walk down the chain: predict the clean data, then draw the next state.
+
+    Args:
+        denoiser: network, oracle or guided wrapper.
+        process: the forward process.
+        x: the state at ``times[0]``; standard normal (B, ...) when that is T.
+        times: falling times, by default T, T−1, ..., 0; see :func:`uniform_times`.
+        eta: 1 for DDPM, 0 for DDIM, between them a family with the same marginals.
+        y: labels (B,), passed on to the denoiser.
+        generator: source of the step noise, on the device of ``x``.
+
+    Yields:
+        the starting state, then one :class:`State` per step.
+
+    Raises:
+        ValueError: if times do not fall within 0..T or η leaves [0, 1].
+    """
+    times = _checked_times(process, times)
+    yield State(times[0], x)
+    for t, s in pairwise(times):
+        prediction = denoiser(x, t, y)
+        noise = None
+        if eta > 0 and s > 0:
+            noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        x = process.step(x, prediction, t, s, eta, noise)
+        yield State(s, x, prediction.x0)
+
+
+def draw(
+    denoiser: Denoise,
+    process: DDPM,
+    x: Tensor,
+    times: Sequence[int] | None = None,
+    *,
+    eta: float = 1.0,
+    y: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Run :func:`sample` to its end and return the last x; arguments as there."""
+    for state in sample(denoiser, process, x, times, eta=eta, y=y, generator=generator):
+        x = state.x
+    return x
+
+
+@torch.no_grad()
+@equation("3.9")
+def ddim_invert(
+    denoiser: Denoise,
+    process: DDPM,
+    x: Tensor,
+    times: Sequence[int] | None = None,
+    *,
+    y: Tensor | None = None,
+    refine: int = 1,
+) -> Iterator[State]:
+    """Walk *up* the deterministic chain: the latent that DDIM (η = 0) decodes to ``x``.
+
+    Each DDIM step x_t → x_s is solved for x_t by fixed-point iteration on the noise that the
+    denoiser finds in x_t. One iteration is the usual encoder (Song et al. 2021, section 4.3), which
+    takes ε̂ at x_s and is exact only for small steps; a few more make it the inverse of
+    :func:`sample` to rounding error wherever the iteration contracts.
+
+    Args:
+        denoiser, process, y: as in :func:`sample`.
+        x: the state at ``times[-1]``, clean data when that is 0.
+        times: the falling times that will decode, walked from the end to the start.
+        refine: network calls per step, at least 1.
+
+    Yields:
+        the starting state, then one :class:`State` per step, up to ``times[0]``.
+
+    Raises:
+        ValueError: if times do not fall within 0..T or ``refine`` < 1.
+    """
+    times = _checked_times(process, times)
+    if refine < 1:
+        raise ValueError(
+            f"refine counts network calls per step and must be at least 1, got {refine}"
+        )
+    yield State(times[-1], x)
+    for s, t in pairwise(reversed(times)):
+        (scale_s, std_s), (scale_t, std_t) = process.kernel(s, x), process.kernel(t, x)
+        guess = x
+        for _ in range(refine):
+            x0 = denoiser(guess, t, y).x0
+            eps = process.eps_from_x0(guess, x0, t)
+            guess = scale_t / scale_s * (x - std_s * eps) + std_t * eps
+        x = guess
+        yield State(t, x, x0)
+
+
+def _checked_times(process: DDPM, times: Sequence[int] | None) -> list[int]:
+    times = list(range(process.T, -1, -1) if times is None else times)
+    falls = len(times) >= 2 and all(s < t for t, s in pairwise(times))
+    if not falls or times[0] > process.T or times[-1] < 0:
+        raise ValueError(
+            f"times must fall strictly within T = {process.T} .. 0 and hold at least two, got "
+            f"{times if len(times) < 12 else f'{times[:3]} ... {times[-3:]}'}"
+        )
+    return times

@@ -1,0 +1,406 @@
+"""The training loop: a generator whose caller decides about progress bars, logs and early stops.
+
+A :class:`Trainer` holds everything that changes while training; one file holds it all, is replaced
+in one go, and brings the run back to the same bits on the CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ddpmlib.data import Batches, to_float
+
+FORMAT = "ddpmlib-training-1"
+BatchLoss = Callable[[nn.Module, Tensor, Tensor | None, torch.Generator], Tensor]
+"""(model, x (B, ...) float, y (B,) or None, generator) -> mean loss, a scalar."""
+
+
+class TrainingDiverged(FloatingPointError):
+    """The loss or the weights are no longer finite numbers."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Optimiser and budget.
+
+    Attributes:
+        steps: optimiser updates in all.
+        batch_size: samples per update.
+        lr: peak learning rate; linear warm-up, then half a cosine down to zero.
+        warmup: updates of warm-up.
+        weight_decay: of AdamW.
+        ema: decay of the averaged weights.
+        clip: largest gradient norm.
+        seed: of batches, times, noise and label dropout, 0 ≤ seed < 2³².
+
+    Raises:
+        ValueError: for a value out of range, or a fraction where a whole number is meant.
+    """
+
+    steps: int
+    batch_size: int = 64
+    lr: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.0
+    ema: float = 0.999
+    clip: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "warmup", "seed"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} must be a whole number, got {getattr(self, name)!r}")
+        for name in ("steps", "batch_size", "lr", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
+        if not (self.warmup >= 0 and self.weight_decay >= 0):
+            raise ValueError("warmup and weight_decay must not be negative")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must lie in 0..2**32 - 1, got {self.seed}")
+
+    def lr_at(self, step: int) -> float:
+        """Learning rate of update number ``step`` = 0, 1, ..."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One finished update.
+
+    Attributes:
+        step: updates done, 1..steps.
+        loss: its loss, a scalar tensor on the device: reading it makes the CPU wait for a GPU.
+        lr: its learning rate.
+    """
+
+    step: int
+    loss: Tensor
+    lr: float
+
+
+class Trainer:
+    """Model, averaged model, optimiser, random numbers and data, on one device.
+
+    Args:
+        model: what is trained; moved to ``device``.
+        loss: see :data:`BatchLoss`; gets images scaled to [-1, 1].
+        x: all training data (N, ...): uint8 images, scaled on the fly, or float points as they are.
+        y: labels (N,) int64, or None.
+        settings: optimiser and budget.
+        device: where to train; by default a GPU if there is one.
+        bf16: forward pass in bfloat16 by autocast; by default on a CUDA GPU only.
+        compile: run the loss through torch.compile; off by default.
+        recipe: what else decides the run, as JSON values; a state of another recipe is refused.
+
+    Raises:
+        ValueError: if data and labels differ in number, or a batch is larger than the data.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: BatchLoss,
+        x: Tensor,
+        y: Tensor | None,
+        settings: Settings,
+        *,
+        device: torch.device | str | None = None,
+        bf16: bool | None = None,
+        compile: bool = False,
+        recipe: dict[str, Any] | None = None,
+    ) -> None:
+        if y is not None and len(y) != len(x):
+            raise ValueError(f"need one label per sample, got {len(y)} labels for {len(x)} samples")
+        self.device = torch.device(device) if device else default_device()
+        self.settings, self.recipe = settings, recipe
+        self.batches = Batches(len(x), settings.batch_size, settings.seed)
+        self.x, self.y = x.to(self.device), None if y is None else y.to(self.device)
+        self.model = model.to(self.device)
+        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        fused = self.device.type in ("cuda", "cpu")
+        self.optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
+        )
+        self.generator = torch.Generator(self.device).manual_seed(settings.seed)
+        self.bf16 = self.device.type == "cuda" if bf16 is None else bf16
+        self._loss = torch.compile(loss) if compile else loss
+        self.step = 0
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The model with averaged weights, in evaluation mode: the one to sample from."""
+        return self.ema.module.eval()
+
+    def update(self) -> Progress:
+        """One optimiser update on the next batch."""
+        lr = self.settings.lr_at(self.step)
+        for group in self.optimiser.param_groups:
+            group["lr"] = lr
+        x, y = self._batch(self.step)
+        self.model.train()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            loss = self._loss(self.model, x, y, self.generator)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        self.optimiser.step()
+        self.ema.update_parameters(self.model)
+        self.step += 1
+        return Progress(self.step, loss.detach(), lr)
+
+    def _batch(self, step: int) -> tuple[Tensor, Tensor | None]:
+        index = self.batches[step].to(self.device)
+        x, y = self.x[index], None if self.y is None else self.y[index]
+        return to_float(x) if x.dtype == torch.uint8 else x, y
+
+    # ---- everything in one file --------------------------------------------------------------
+
+    def save(self, path: Path | str) -> None:
+        """Write the whole state to ``path`` (safetensors), replacing an older file in one go.
+
+        Raises:
+            TrainingDiverged: if a weight is not finite; the older file then stays as it was.
+            OSError: if the file cannot be written; likewise.
+        """
+        tensors = self._tensors()
+        for name, value in tensors.items():
+            if value.is_floating_point() and not bool(value.isfinite().all()):
+                raise TrainingDiverged(
+                    f"{name} is not finite after step {self.step}; nothing was saved. Lower the "
+                    "learning rate or warm up for longer."
+                )
+        header = {"format": FORMAT, "step": str(self.step)}
+        header |= {key: json.dumps(value) for key, value in self._decided().items()}
+        write_safetensors(path, tensors, header)
+
+    def load(self, path: Path | str) -> None:
+        """Continue from a file written by :meth:`save` for the same model, data and settings.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is not such a file, or belongs to other settings, another recipe or
+                another model. The trainer is then unchanged, as after any error.
+        """
+        tensors, header = read_safetensors(path)
+        if header.get("format") != FORMAT:
+            raise ValueError(f"{path} is not a training state of this library ({FORMAT})")
+        try:
+            step = int(header["step"])
+            theirs = {key: json.loads(header[key]) for key in self._decided() if key in header}
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{path} has a damaged header ({error})") from error
+        ours = {k: v for k, v in self._decided().items() if k in theirs or k == "settings"}
+        _check_same(path, theirs, ours)
+        self._check_tensors(path, tensors)
+        self._restore(tensors)
+        self.step = step
+
+    def _decided(self) -> dict[str, Any]:
+        """What must not change between a start and its resume, as it reads back from JSON."""
+        decided = {"settings": asdict(self.settings), "samples": len(self.x)}
+        decided |= {"recipe": self.recipe} if self.recipe else {}
+        return json.loads(json.dumps(decided))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        for i, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
+        tensors["random.own"] = self.generator.get_state()
+        tensors["random.cpu"] = torch.get_rng_state()
+        if self.device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
+        return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+
+    def _check_tensors(self, path: Path | str, tensors: dict[str, Tensor]) -> None:
+        ours = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        ours |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        there = {k for k in tensors if k.startswith(("model.", "ema."))}
+        for name, value in ours.items():
+            there.discard(name)
+            _check_tensor(path, name, value, tensors.get(name))
+        if there:
+            raise ValueError(f"{path} belongs to another network: here is no {min(there)}")
+        for key, value in tensors.items():
+            if key.startswith("optimiser."):
+                self._check_optimiser(path, key, value)
+        own = {"random.own": self.generator.get_state(), "random.cpu": torch.get_rng_state()}
+        for name, value in own.items():
+            if name not in tensors or tensors[name].shape != value.shape:
+                raise ValueError(
+                    f"{path} was trained on another kind of device than {self.device.type}: "
+                    "random numbers do not go on from one to the other"
+                )
+
+    def _check_optimiser(self, path: Path | str, key: str, value: Tensor) -> None:
+        parameters = list(self.model.parameters())
+        index, name = key.removeprefix("optimiser.").split(".", 1)
+        shapes: list[tuple[int, ...]] = [tuple(p.shape) for p in parameters]
+        known = index.isdecimal() and int(index) < len(shapes)
+        if not known or tuple(value.shape) != (() if name == "step" else shapes[int(index)]):
+            raise ValueError(f"{path} belongs to another network: {key} fits no weight here")
+
+    def _restore(self, tensors: dict[str, Tensor]) -> None:
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        self.ema.load_state_dict(part("ema."))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in part("optimiser.").items():
+            i, name = key.split(".", 1)
+            state.setdefault(int(i), {})[name] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        self.generator.set_state(tensors["random.own"])
+        torch.set_rng_state(tensors["random.cpu"])
+        if self.device.type == "cuda" and "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+
+
+def fit(
+    trainer: Trainer,
+    *,
+    checkpoint: Path | str | None = None,
+    save_every: int = 500,
+    check_every: int = 50,
+) -> Iterator[Progress]:
+    """Train to the end of the budget, from wherever the trainer stands.
+
+    Args:
+        trainer: fresh, or after :meth:`Trainer.load`.
+        checkpoint: file for :meth:`Trainer.save`, every ``save_every`` updates and at the end.
+        save_every: updates between two saves.
+        check_every: updates between two looks at the loss (each makes the CPU wait for a GPU).
+
+    Yields:
+        a :class:`Progress` per update.
+
+    Raises:
+        TrainingDiverged: if the loss is no longer finite; the last good checkpoint is kept.
+        ValueError: if ``save_every`` or ``check_every`` is less than 1.
+    """
+    if save_every < 1 or check_every < 1:
+        raise ValueError(f"need at least 1 update between looks, got {save_every}, {check_every}")
+    total = trainer.settings.steps
+    while trainer.step < total:
+        progress = trainer.update()
+        last = progress.step == total
+        save = checkpoint is not None and (last or progress.step % save_every == 0)
+        if save or last or progress.step % check_every == 0:
+            _check_loss(progress, checkpoint)
+        if save and checkpoint is not None:
+            trainer.save(checkpoint)
+        yield progress
+
+
+def _check_loss(progress: Progress, checkpoint: Path | str | None) -> None:
+    if bool(progress.loss.isfinite()):
+        return
+    there = checkpoint is not None and Path(checkpoint).exists()
+    kept = f"; the last good state is kept in {checkpoint}" if there else ""
+    raise TrainingDiverged(
+        f"the loss is {float(progress.loss)} at step {progress.step} with learning rate "
+        f"{progress.lr:.2g}{kept}. Lower the learning rate or warm up for longer."
+    )
+
+
+def default_device() -> torch.device:
+    """A CUDA GPU, else Apple's, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+# ---- files that are whole or not there -----------------------------------------------------------
+
+
+def write_safetensors(path: Path | str, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write tensors and a string header, replacing ``path`` in one go."""
+    from safetensors.torch import save
+
+    write_atomically(path, save(tensors, metadata=header))
+
+
+def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of a safetensors file; nothing in it is ever executed.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a whole safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            # Copies, because a tensor would otherwise stay a window onto the file on disk.
+            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
+
+
+def write_atomically(path: Path | str, content: bytes) -> None:
+    """Write beside ``path``, flush, rename: a killed write leaves the old file untouched.
+
+    Raises:
+        OSError: naming ``path``, for a full disk or a folder that takes no files.
+    """
+    path = Path(path)
+    try:
+        _write_beside_and_rename(path, content)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _write_beside_and_rename(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")  # one name, so a killed write is tidied by the next
+    try:
+        with open(part, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def _check_same(path: Path | str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    for name, value in ours.items():
+        found = theirs.get(name)
+        if isinstance(found, dict) and isinstance(value, dict):
+            _check_same(path, found, value)
+        elif found != value:
+            raise ValueError(
+                f"{path} was trained with {name} = {found}, not {value}: resume with the same "
+                "settings, or start in another folder"
+            )
+
+
+def _check_tensor(path: Path | str, name: str, ours: Tensor, theirs: Tensor | None) -> None:
+    if theirs is None or theirs.shape != ours.shape or theirs.dtype != ours.dtype:
+        found = "missing" if theirs is None else f"{tuple(theirs.shape)} {theirs.dtype}"
+        raise ValueError(
+            f"{path} belongs to another network: {name} is {tuple(ours.shape)} {ours.dtype} here "
+            f"and {found} in the file"
+        )
