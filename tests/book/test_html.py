@@ -1,0 +1,385 @@
+"""The built book keeps its promise: it works from a stick, with the network cut.
+
+First the pages are read as text, then a real browser opens them. All tests of the built book stand
+in this one module, so that with `--dist loadscope` one worker builds it, once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from bs4 import BeautifulSoup
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from scripts import notebooks
+from tests.book.test_equations import prose, tags
+
+ROOT = notebooks.ROOT
+HTML = ROOT / "_build" / "html"
+STAMP = ROOT / "_build" / "html-sources.sha256"
+PAGE_LIMIT, BOOK_LIMIT = 1_500_000, 60_000_000  # bytes
+LOADING = {
+    "script": "src",
+    "img": "src",
+    "iframe": "src",
+    "audio": "src",
+    "video": "src",
+    "source": "src",
+    "track": "src",
+    "embed": "src",
+    "input": "src",
+    "object": "data",
+    "link": "href",
+}
+
+
+# Building
+
+
+def sources() -> list[Path]:
+    """Everything that the HTML is made of."""
+    files = [ROOT / "_config.yml", ROOT / "_toc.yml", *ROOT.glob("notebooks/*.ipynb")]
+    files += [path for path in ROOT.glob("book/**/*") if path.is_file()]
+    return sorted(path for path in files if "__pycache__" not in path.parts)
+
+
+def digest() -> str:
+    """Changes whenever a source changes."""
+    total = hashlib.sha256()
+    for path in sources():
+        total.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def html() -> Path:
+    """The folder of the built book, rebuilt when a source has changed; a warning is an error."""
+    wanted = digest()
+    if not (HTML / "index.html").exists() or not STAMP.exists() or STAMP.read_text() != wanted:
+        STAMP.unlink(missing_ok=True)
+        program = Path(sys.executable).with_name("jupyter-book")
+        command = [str(program), "build", str(ROOT), "--all", "-W", "--keep-going"]
+        run = subprocess.run(command, capture_output=True, text=True)
+        assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
+        STAMP.write_text(wanted)
+    return HTML
+
+
+@pytest.fixture(scope="module")
+def pages(html: Path) -> dict[str, BeautifulSoup]:
+    """Every page of the book by its path."""
+    paths = [path for path in sorted(html.rglob("*.html")) if "_static" not in path.parts]
+    return {path.relative_to(html).as_posix(): parse(path.read_text("utf-8")) for path in paths}
+
+
+def parse(text: str) -> BeautifulSoup:
+    return BeautifulSoup(text, "html.parser")
+
+
+def is_redirect(soup: BeautifulSoup) -> bool:
+    return soup.find("meta", attrs={"http-equiv": re.compile("refresh", re.I)}) is not None
+
+
+# Reading
+
+
+def foreign(address: str) -> bool:
+    """Whether a browser would leave the folder of the book for it."""
+    return bool(re.match(r"\s*(?:[a-z][a-z0-9+.-]*:)?//", address, re.I))
+
+
+def foreign_in_css(text: str) -> Iterator[str]:
+    """Addresses outside the book that a style sheet loads."""
+    text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
+    for address in re.findall(r"""(?:url\(|@import\s)\s*["']?([^"')\s;]+)""", text):
+        if foreign(address):
+            yield address
+
+
+def foreign_resources(soup: BeautifulSoup) -> Iterator[str]:
+    """Everything that a page would load from elsewhere; links for the reader are none of it."""
+    for name, attribute in LOADING.items():
+        for element in soup.find_all(name):
+            found = [str(element.get(attribute, "")), *str(element.get("srcset", "")).split(",")]
+            if name != "link" or "canonical" not in (element.get("rel") or []):
+                yield from (f"<{name}> {address}" for address in found if foreign(address))
+    for element in soup.find_all("style"):
+        yield from (f"<style> {address}" for address in foreign_in_css(element.get_text()))
+    for element in soup.find_all(style=True):
+        yield from (f"style= {address}" for address in foreign_in_css(str(element["style"])))
+    for element in soup.find_all("script", src=False):
+        addresses = re.findall(r"""["'`](?:https?:)?//[^"'`\s]+""", element.get_text())
+        yield from (f"inline script {address[1:]}" for address in addresses)
+
+
+def broken_links(name: str, soups: dict[str, BeautifulSoup], folder: Path) -> Iterator[str]:
+    """Links, pictures, scripts and style sheets of a page that lead nowhere in the book."""
+    found = [("a", "href"), ("img", "src"), ("script", "src"), ("link", "href")]
+    for element, attribute in found:
+        for one in soups[name].find_all(element, attrs={attribute: True}):
+            address = urlsplit(str(one[attribute]))
+            if address.scheme or address.netloc:
+                continue
+            path = (folder / name).parent / unquote(address.path) if address.path else folder / name
+            target = path.resolve()
+            if not target.is_file():
+                yield f"{name}: {one[attribute]} does not exist"
+            elif address.fragment and target.suffix == ".html":
+                page = soups.get(target.relative_to(folder.resolve()).as_posix())
+                if page is not None and not _has_anchor(page, unquote(address.fragment)):
+                    yield f"{name}: {one[attribute]} has no such anchor"
+
+
+def _has_anchor(soup: BeautifulSoup, fragment: str) -> bool:
+    return soup.find(id=fragment) is not None or bool(soup.select(f'[name="{fragment}"]'))
+
+
+def without_words(soup: BeautifulSoup) -> Iterator[str]:
+    """What a screen reader would stumble over: pictures without text, a page without a name."""
+    for image in soup.find_all("img"):
+        if not str(image.get("alt", "")).strip():
+            yield f"picture {str(image.get('src'))[:80]} has no alt text"
+    if soup.title is None or not soup.title.get_text(strip=True):
+        yield "the page has no title"
+    if not soup.html or not soup.html.get("lang"):
+        yield "the page does not say its language"
+    article = soup.find("article")
+    if article is not None and len(article.find_all("h1")) != 1:
+        yield f"the page has {len(article.find_all('h1'))} headings of level 1"
+
+
+def test_no_page_loads_anything_from_elsewhere(pages: dict[str, BeautifulSoup]) -> None:
+    wrong = [f"{name}: {what}" for name, soup in pages.items() for what in foreign_resources(soup)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_no_style_sheet_loads_anything_from_elsewhere(html: Path) -> None:
+    sheets = list(html.rglob("*.css"))
+    wrong = [f"{p.name}: {a}" for p in sheets for a in foreign_in_css(p.read_text("utf-8"))]
+    assert sheets and not wrong, "\n".join(wrong)
+
+
+def test_all_links_and_pictures_lead_somewhere(pages: dict[str, BeautifulSoup], html: Path) -> None:
+    wrong = [problem for name in pages for problem in broken_links(name, pages, html)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_pictures_have_words_and_pages_have_names(pages: dict[str, BeautifulSoup]) -> None:
+    wrong = [f"{name}: {what}" for name, soup in pages.items() for what in without_words(soup)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_page_of_the_table_of_contents_is_there(pages: dict[str, BeautifulSoup]) -> None:
+    listed = re.findall(r"(?:file|root): (\S+)", (ROOT / "_toc.yml").read_text("utf-8"))
+    assert listed and {f"{name}.html" for name in listed} <= set(pages)
+    assert {"index.html", "search.html"} <= set(pages)
+
+
+def test_numbered_equations_reach_the_page(pages: dict[str, BeautifulSoup]) -> None:
+    for chapter in notebooks.chapters():
+        maths = pages[f"notebooks/{chapter.name}.html"].find_all(class_="math")
+        shown = tags("\n".join(element.get_text() for element in maths))
+        assert shown == tags(prose(chapter.text)), chapter.name
+
+
+def test_mathjax_and_its_licence_are_in_the_book(html: Path) -> None:
+    mathjax = html / "_static" / "mathjax"
+    assert (mathjax / "tex-chtml-full.js").is_file() and (mathjax / "LICENSE").is_file()
+    assert len(list(mathjax.glob("output/chtml/fonts/woff-v2/*.woff"))) > 20
+
+
+def test_pages_are_small_enough_for_a_slow_line(
+    pages: dict[str, BeautifulSoup], html: Path
+) -> None:
+    for name, soup in pages.items():
+        pictures = {((html / name).parent / src).resolve() for src in local_pictures(soup)}
+        size = (html / name).stat().st_size + sum(path.stat().st_size for path in pictures)
+        assert size <= PAGE_LIMIT, f"{name} with its pictures has {size / 1e6:.1f} MB"
+    assert sum(path.stat().st_size for path in html.rglob("*") if path.is_file()) <= BOOK_LIMIT
+
+
+def local_pictures(soup: BeautifulSoup) -> list[str]:
+    addresses = [str(image["src"]) for image in soup.find_all("img")]
+    return [address for address in addresses if not address.startswith("data:")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<script src="https://cdn.org/x.js"></script>',
+        '<link rel="stylesheet" href="//cdn.org/x.css">',
+        '<link rel="preconnect" href="https://fonts.org">',
+        '<img srcset="a.png 1x, https://x.org/b.png 2x" src="a.png">',
+        "<style>@import 'https://x.org/a.css';</style>",
+        '<p style="background: url(http://x.org/a.png)">',
+        '<script>const THEBE = "https://x.org/index.js"</script>',
+        '<iframe src="HTTPS://x.org"></iframe>',
+    ],
+)
+def test_a_foreign_resource_is_found(text: str) -> None:
+    assert list(foreign_resources(parse(text)))
+
+
+def test_links_for_the_reader_are_no_foreign_resources() -> None:
+    text = '<a href="https://x.org">x</a><img src="a.png"><link rel="canonical" href="https://x">'
+    assert list(foreign_resources(parse(text))) == []
+    style = "/* url(https://x) */ a { b: url(data:image/png;base64,AA//B) }"
+    assert list(foreign_in_css(style)) == []
+
+
+def test_broken_links_are_found(tmp_path: Path) -> None:
+    text = '<a href="#no"></a><a href="#yes" id="yes"></a><a href="b.html#no"></a><img src="c.png">'
+    soups = {"a.html": parse(text), "b.html": parse("<h1 id=top></h1>")}
+    for name in soups:
+        (tmp_path / name).touch()
+    assert len(list(broken_links("a.html", soups, tmp_path))) == 3
+
+
+def test_missing_words_are_found() -> None:
+    assert len(list(without_words(parse('<html><img src="a"><article><h1>A</h1><h1>B</h1>')))) == 4
+    good = '<html lang="en"><title>A</title><article><h1>A</h1><img alt="A dot" src="a">'
+    assert list(without_words(parse(good))) == []
+
+
+# Opening in a browser
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND",
+]
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium of this machine, for which no host name exists."""
+    executable = next(filter(None, map(shutil.which, NAMES)), None)
+    if executable is None:
+        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """One page, opened from the disk with the network cut, and what it tried and complained of."""
+
+    def __init__(self, browser: Browser, path: Path, width: int = 1280, query: str = "") -> None:
+        self.context = browser.new_context(
+            offline=True, viewport={"width": width, "height": 900}, color_scheme="light"
+        )
+        self.page: Page = self.context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.complaints.append(request.url))
+        self.page.goto(path.resolve().as_uri() + query, wait_until="load")
+        self.page.wait_for_function("!window.MathJax || window.MathJax.startup?.promise")
+        self.page.evaluate("window.MathJax?.startup?.promise")
+        self.page.evaluate("document.fonts.ready.then(() => null)")
+
+    def _console(self, message: object) -> None:
+        if message.type == "error":  # type: ignore[attr-defined]
+            self.complaints.append(message.text)  # type: ignore[attr-defined]
+
+    def foreign(self) -> list[str]:
+        """Requests that left the disk."""
+        return [url for url in self.requests if not url.startswith(("file:", "data:", "blob:"))]
+
+    def __enter__(self) -> Visit:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.context.close()
+
+
+MATHS = """() => ({
+    formulas: document.querySelectorAll('.math').length,
+    rendered: document.querySelectorAll('.math mjx-container').length,
+    errors: [...document.querySelectorAll('mjx-merror')].map(e => e.textContent),
+    fonts: [...document.fonts].filter(f => /^MJX/.test(f.family) && f.status === 'loaded').length,
+    failed: [...document.fonts].filter(f => f.status === 'error').map(f => f.family),
+})"""
+PICTURES = """async () => {
+    const all = [...document.images];
+    all.forEach(image => { image.loading = 'eager'; });
+    await Promise.all(all.map(image => image.decode().catch(() => null)));
+    return all.filter(image => !image.naturalWidth).map(image => image.src.slice(0, 100));
+}"""
+OVERFLOW = """() => {
+    const width = document.documentElement.clientWidth;
+    if (document.documentElement.scrollWidth <= width) return [];
+    return [...document.querySelectorAll('.bd-article *')]
+        .filter(e => e.getBoundingClientRect().right > width + 1)
+        .slice(0, 5).map(e => e.outerHTML.slice(0, 120));
+}"""
+
+
+def real_pages(pages: dict[str, BeautifulSoup]) -> list[str]:
+    return [name for name, soup in pages.items() if not is_redirect(soup)]
+
+
+def test_browser_renders_every_page_offline(
+    browser: Browser, html: Path, pages: dict[str, BeautifulSoup]
+) -> None:
+    for name in real_pages(pages):
+        with Visit(browser, html / name) as visit:
+            maths = visit.page.evaluate(MATHS)
+            assert visit.page.evaluate(PICTURES) == [], f"{name}: pictures without pixels"
+            assert visit.foreign() == [], f"{name} asks for something from elsewhere"
+            assert visit.complaints == [], f"{name}: errors in the console"
+        assert maths["errors"] == [] and maths["failed"] == [], name
+        assert maths["rendered"] == maths["formulas"], f"{name}: formulas are not rendered"
+        assert (maths["fonts"] > 0) == (maths["formulas"] > 0), f"{name}: no font for the formulas"
+
+
+def test_there_is_something_to_render(pages: dict[str, BeautifulSoup]) -> None:
+    for chapter in notebooks.chapters():
+        soup = pages[f"notebooks/{chapter.name}.html"]
+        assert soup.find(class_="math") and soup.find("img") and soup.find(class_="cell_input")
+
+
+def test_nothing_sticks_out_on_a_phone(
+    browser: Browser, html: Path, pages: dict[str, BeautifulSoup]
+) -> None:
+    for name in real_pages(pages):
+        with Visit(browser, html / name, width=390) as visit:
+            width = visit.page.evaluate("document.documentElement.scrollWidth")
+            assert width <= 390, f"{name} is {width} wide: {visit.page.evaluate(OVERFLOW)}"
+
+
+def test_first_page_is_reached_from_the_index(browser: Browser, html: Path) -> None:
+    with Visit(browser, html / "index.html") as visit:
+        visit.page.wait_for_url("**/book/intro.html")
+        assert visit.page.locator("h1").first.inner_text().strip("#\n ")
+
+
+def test_search_finds_a_word_offline(browser: Browser, html: Path) -> None:
+    with Visit(browser, html / "search.html", query="?q=noise") as visit:
+        link = visit.page.locator("#search-results li a").first
+        link.wait_for(timeout=15_000)
+        assert visit.page.locator("#search-results li a").count() >= 1
+        assert visit.foreign() == [] and visit.complaints == []
+
+
+def test_the_browser_test_notices_the_network(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text('<title>x</title><script src="https://example.org/x.js"></script>')
+    with Visit(browser, page) as visit:
+        assert visit.foreign() == ["https://example.org/x.js"] and visit.complaints
