@@ -72,7 +72,7 @@ EPS = Parameterization("eps", lambda x0, eps, scale, std: eps, _split_eps)
 X0 = Parameterization("x0", lambda x0, eps, scale, std: x0, _split_x0)
 """Predict the clean data. Its implied noise is undefined at t = 0."""
 V = Parameterization("v", lambda x0, eps, scale, std: scale * eps - std * x0, _split_v)
-"""Predict the velocity v = √ᾱ_t ε − √(1−ᾱ_t) x_0 (Salimans & Ho 2022): well behaved at both ends."""
+"""Predict the velocity v = √ᾱ_t ε − √(1−ᾱ_t) x_0 (Salimans & Ho 2022): tame at both ends."""
 
 PARAMETERIZATIONS = {p.name: p for p in (EPS, X0, V)}
 

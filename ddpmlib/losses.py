@@ -13,8 +13,8 @@ def l_simple(
 ) -> Tensor:
     """Squared error of the network's output, unweighted (Ho et al. 2020, eq. 14).
 
-    For an ε-network this is L_simple itself; an x_0- or v-network regresses on its own target, which
-    weights the times differently.
+    For an ε-network this is L_simple itself; an x_0- or v-network regresses on its own target,
+    which weights the times differently.
 
     Args:
         denoiser: network, process and parameterization.

@@ -7,7 +7,7 @@ from torch import Tensor
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Squared Fréchet distance between the Gaussians fitted to two feature sets.
 
-    |m_a − m_b|² + tr(C_a + C_b − 2 (C_a^½ C_b C_a^½)^½), the formula behind FID (Heusel et al. 2017;
+    |m_a − m_b|² + tr(C_a + C_b − 2 (C_a^½ C_b C_a^½)^½), the formula of FID (Heusel et al. 2017;
     Dowson & Landau 1982), in float64 through symmetric eigen-decompositions, so that rank-deficient
     covariances need no care. Features are ours to choose: say which, and how many samples.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ddpmlib.denoiser import Prediction
 from ddpmlib.equations import equation
-from ddpmlib.process import DDPM, Time
+from ddpmlib.process import DDPM, Coefficient, Time
 
 
 class Mixture:
@@ -44,7 +44,7 @@ class Mixture:
     def __call__(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
         """The exact posterior mean E[x_0 | x_t], x_t (B, ...); labels are ignored."""
         x = self._flat(x_t)
-        scale, std, means, var, variances = self._at(t, x)
+        scale, means, var, variances = self._at(t, x)
         share = torch.softmax(self._log_joint(x, means, scale, var), dim=1)  # p(k | x_t)
         gain = scale * variances / var  # regression of x_0 on x_t inside one component
         x0 = (share * (1 - gain * scale)) @ means + (share * gain).sum(1, keepdim=True) * x
@@ -58,13 +58,13 @@ class Mixture:
             ValueError: at t = 0 if a component is a point (its density is infinite).
         """
         x = self._flat(x_t)
-        scale, _, means, var, _ = self._at(t, x)
+        scale, means, var, _ = self._at(t, x)
         return torch.logsumexp(self._log_joint(x, means, scale, var), dim=1)
 
     def score(self, x_t: Tensor, t: Time) -> Tensor:
         """∇ log q(x_t), shape of x_t; at t = 0 as :meth:`log_prob`."""
         x = self._flat(x_t)
-        scale, _, means, var, _ = self._at(t, x)
+        scale, means, var, _ = self._at(t, x)
         share = torch.softmax(self._log_joint(x, means, scale, var), dim=1) / var
         return (scale * (share @ means) - share.sum(1, keepdim=True) * x).reshape(x_t.shape)
 
@@ -79,20 +79,20 @@ class Mixture:
     def _flat(self, x_t: Tensor) -> Tensor:
         if x_t.shape[1:] != self.shape:
             raise ValueError(
-                f"expected data of shape (B, {', '.join(map(str, self.shape))}), got {tuple(x_t.shape)}"
+                f"expected data of shape (B, *{tuple(self.shape)}), got {tuple(x_t.shape)}"
             )
         return x_t.flatten(1) if x_t.ndim > 1 else x_t[:, None]
 
-    def _at(self, t: Time, x: Tensor):
-        """Kernel, means and the components' variances at time t, (1 or B, K), for x (B, D)."""
+    def _at(self, t: Time, x: Tensor) -> tuple[Coefficient, Tensor, Tensor, Tensor]:
+        """Scale, means, the components' variances at time t, (1 or B, K), and at time 0."""
         scale, std = self.process.kernel(t, x)
         means, variances = self.means.to(x), self.variances.to(x)
         var = scale**2 * variances[None] + std**2
         if bool((var == 0).any()):
             raise ValueError("a point has no density at t = 0; use a time t >= 1")
-        return scale, std, means, var, variances
+        return scale, means, var, variances
 
-    def _log_joint(self, x: Tensor, means: Tensor, scale, var: Tensor) -> Tensor:
+    def _log_joint(self, x: Tensor, means: Tensor, scale: Coefficient, var: Tensor) -> Tensor:
         """log w_k N(x; scale · mean_k, var_k I), (B, K)."""
         # Differences first: expanding the square would cancel away what small variances need.
         if isinstance(scale, Tensor):
@@ -183,7 +183,7 @@ class Gaussian:
         spread = (excess - torch.log1p(excess)).sum()
         return float(0.5 * (spread + scale**2 * (self.mean**2).sum()))
 
-    def _along(self, x_t: Tensor, t: Time):
+    def _along(self, x_t: Tensor, t: Time) -> tuple[Coefficient, Tensor, Tensor, Tensor]:
         """scale, variances along the principal axes, x_t − its mean in those axes, the axes."""
         if x_t.ndim != 2 or x_t.shape[1] != len(self.mean):
             raise ValueError(

@@ -135,11 +135,10 @@ class DDPM:
         if not isinstance(var_mix, Tensor) and not 0 <= var_mix <= 1:
             raise ValueError(f"var_mix must lie in [0, 1] (0: beta_tilde, 1: beta), got {var_mix}")
         a_t, a_s = float(self.alpha_bar[t]), float(self.alpha_bar[s])
-        beta, beta_tilde = 1 - a_t / a_s, self._beta_tilde(a_t, a_s)
+        beta, beta_tilde = 1 - a_t / a_s, float(self._beta_tilde(a_t, a_s))
         # The powers of plain floats keep 0 ** 0 == 1, so s = 0 needs no clipped logarithm.
         if isinstance(var_mix, Tensor):
-            floor = torch.full_like(var_mix, beta_tilde)
-            return (beta**var_mix * floor ** (1 - var_mix)).sqrt()
+            return (beta**var_mix * beta_tilde ** (1 - var_mix)).sqrt()
         return float((beta**var_mix * beta_tilde ** (1 - var_mix)) ** 0.5)
 
     @equation("3.7")
@@ -171,8 +170,7 @@ class DDPM:
         """
         self._check_pair(t, s)
         _check_same_shape(x_t, prediction.x0, "prediction.x0")
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1] (0 is DDIM, 1 is DDPM), got {eta}")
+        check_eta(eta)
         a_t, a_s = float(self.alpha_bar[t]), float(self.alpha_bar[s])
         left = 1 - a_s - eta**2 * self._beta_tilde(a_t, a_s)
         # 1 − ᾱ_s − β̃ is never negative, but its rounding error may be.
@@ -243,11 +241,17 @@ class DDPM:
             raise ValueError(f"a reverse step goes down in time, s < t, but got t = {t}, s = {s}")
 
 
+def check_eta(eta: float) -> None:
+    """Raise ValueError unless 0 ≤ η ≤ 1."""
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1] (0 is DDIM, 1 is DDPM), got {eta}")
+
+
 def _checked_beta(beta: Tensor) -> Tensor:
     beta = torch.as_tensor(beta).detach().to(device="cpu", dtype=torch.float64)
     if beta.ndim != 1 or len(beta) < 2 or beta[0] != 0:
         raise ValueError(
-            "beta must be a table of shape (T+1,) with beta[0] == 0, as ddpmlib.schedules makes them"
+            "beta must be a table of shape (T+1,) with beta[0] == 0, see ddpmlib.schedules"
         )
     inside = (beta[1:] > 0) & (beta[1:] < 1)
     inside[-1] |= beta[-1] == 1

@@ -1,7 +1,7 @@
 """Reverse loops as generators: the caller's ``for`` draws progress bars, films and early stops.
 
-There is one loop. Ancestral sampling is every time with η = 1, strided sampling skips times, DDIM is
-η = 0: see :meth:`ddpmlib.process.DDPM.step`.
+There is one loop. Ancestral sampling is every time with η = 1, strided sampling skips times, DDIM
+is η = 0: see :meth:`ddpmlib.process.DDPM.step`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ddpmlib.denoiser import Denoise
 from ddpmlib.equations import equation
-from ddpmlib.process import DDPM
+from ddpmlib.process import DDPM, check_eta
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,6 @@ def uniform_times(T: int, steps: int) -> list[int]:
     return [round(T * k / steps) for k in range(steps, -1, -1)]
 
 
-@torch.no_grad()
 @equation("2.19")
 def sample(
     denoiser: Denoise,
@@ -55,6 +54,8 @@ def sample(
     generator: torch.Generator | None = None,
 ) -> Iterator[State]:
     """Walk down the chain: predict the clean data, then draw the next state.
+
+    Arguments are checked at the call; the network first runs when the first step is asked for.
 
     Args:
         denoiser: network, oracle or guided wrapper.
@@ -71,7 +72,20 @@ def sample(
     Raises:
         ValueError: if times do not fall within 0..T or η leaves [0, 1].
     """
-    times = _checked_times(process, times)
+    check_eta(eta)
+    return _walk_down(denoiser, process, x, _checked_times(process, times), eta, y, generator)
+
+
+@torch.no_grad()
+def _walk_down(
+    denoiser: Denoise,
+    process: DDPM,
+    x: Tensor,
+    times: list[int],
+    eta: float,
+    y: Tensor | None,
+    generator: torch.Generator | None,
+) -> Iterator[State]:
     yield State(times[0], x)
     for t, s in pairwise(times):
         prediction = denoiser(x, t, y)
@@ -98,7 +112,6 @@ def draw(
     return x
 
 
-@torch.no_grad()
 @equation("3.9")
 def ddim_invert(
     denoiser: Denoise,
@@ -128,11 +141,17 @@ def ddim_invert(
     Raises:
         ValueError: if times do not fall within 0..T or ``refine`` < 1.
     """
-    times = _checked_times(process, times)
     if refine < 1:
         raise ValueError(
             f"refine counts network calls per step and must be at least 1, got {refine}"
         )
+    return _walk_up(denoiser, process, x, _checked_times(process, times), y, refine)
+
+
+@torch.no_grad()
+def _walk_up(
+    denoiser: Denoise, process: DDPM, x: Tensor, times: list[int], y: Tensor | None, refine: int
+) -> Iterator[State]:
     yield State(times[-1], x)
     for s, t in pairwise(reversed(times)):
         (scale_s, std_s), (scale_t, std_t) = process.kernel(s, x), process.kernel(t, x)

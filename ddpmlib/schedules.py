@@ -27,7 +27,7 @@ def linear(T: int, first: float | None = None, last: float | None = None) -> Ten
         beta, float64 (T+1,).
 
     Raises:
-        ValueError: if T < 1 or an end point leaves (0, 1); with default end points T > 20 is needed.
+        ValueError: if T < 1 or an end point leaves (0, 1); the default end points need T > 20.
     """
     first, last = _end_points(T, first, last)
     return _with_zero(torch.linspace(first, last, T, dtype=torch.float64))
@@ -73,7 +73,7 @@ def cosine(T: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
 
 
 def from_alpha_bar(T: int, alpha_bar: Callable[[float], float], max_beta: float = 0.999) -> Tensor:
-    """The β table of any decreasing curve ᾱ(u), u = t/T in [0, 1], each β_t clipped at ``max_beta``.
+    """The β table of a decreasing curve ᾱ(u), u = t/T in [0, 1], each β_t clipped at ``max_beta``.
 
     Returns:
         beta, float64 (T+1,): β_t = min(1 − ᾱ(t/T)/ᾱ((t−1)/T), max_beta).

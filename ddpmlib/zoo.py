@@ -456,7 +456,9 @@ def _judged(
 ) -> dict[str, Any]:
     fake, logits = features.judge(classifier, x0)
     train, _ = features.judge(classifier, images.x_train)
-    test, _ = features.judge(classifier, images.x_test[: len(x0)])
+    # At random, because test sets are sorted: the first half of MNIST's is the easier one.
+    order = torch.randperm(len(images.x_test), generator=torch.Generator().manual_seed(0))
+    test, _ = features.judge(classifier, images.x_test[order[: len(x0)]])
     agreement = {} if y is None else {"class_agreement": metrics.class_agreement(logits, y)}
     return agreement | {
         "frechet": round(metrics.frechet_distance(fake, train), 4),

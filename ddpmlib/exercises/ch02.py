@@ -52,7 +52,7 @@ def _(answer: Any) -> None:
             # The conditional variance of a Gaussian pair: var_s − cov² / var_t.
             var_s, var_t = a_s * v + 1 - a_s, a_t * v + 1 - a_t
             want = var_s - (a_t / a_s) * var_s**2 / var_t
-            assert abs(answer(v, a_t, a_s) - want) < 1e-9, "Both ends are right, between they are not."
+            assert abs(answer(v, a_t, a_s) - want) < 1e-9, "Right at both ends, but not between."
 
 
 @exercise("2.4", hint="In each step one call, one draw with √β, and think about the step to s = 0.")
@@ -73,11 +73,12 @@ def _returns_a_certain_point(sampler: Sampler, process: DDPM) -> None:
 
     generator = torch.Generator().manual_seed(0)
     for shape in ((3,), (3, 2), (2, 1, 4, 4)):
-        x = sampler(certain, process, torch.randn(shape, generator=generator), [200, 90, 7, 0], generator)
-        assert x is not None and x is not ..., "Return the last x."
+        start = torch.randn(shape, generator=generator)
+        x = sampler(certain, process, start, [200, 90, 7, 0], generator)
+        assert isinstance(x, Tensor), "Return the last x."
         assert x.shape == shape, f"From shape {shape} came shape {tuple(x.shape)}."
         off = float((x - 0.25).abs().max())
-        assert off < 1e-5, f"A certain denoiser must get its point back, but it is off by {off:.2g}."
+        assert off < 1e-5, f"A certain denoiser must get its point back; it is off by {off:.2g}."
     assert calls == [200, 90, 7] * 3, "Call the denoiser once per step, at the time that is left."
 
 
@@ -106,7 +107,7 @@ def _draws_a_mixture(sampler: Sampler, process: DDPM) -> None:
     assert distance < 0.025, f"The samples are not distributed as the data (KS {distance:.3f})."
 
 
-@exercise("2.5", hint="Differentiate (2.18); the slope of E[x_0|x_t] is √ᾱ/(1−ᾱ) times the variance.")
+@exercise("2.5", hint="Differentiate (2.18); E[x_0|x_t] has the slope √ᾱ/(1−ᾱ) Var(x_0|x_t).")
 def _(answer: Any) -> None:
     """The uncertainty about x_0 from the curvature of log q(x_t)."""
     # Gaussian data: everything is known in closed form.

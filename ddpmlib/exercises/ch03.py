@@ -1,6 +1,9 @@
 """Checks of chapter 03: train a network, sample from it."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from ddpmlib import schedules
 from ddpmlib.denoiser import Prediction
@@ -12,7 +15,7 @@ from ddpmlib.samplers import draw, uniform_times
 @exercise(
     "3.1", hint="Put 0 for the network's answer: the loss is then the mean square of the target."
 )
-def _(answer):
+def _(answer: Any) -> None:
     """What the untrained network loses."""
     eps_loss, x0_loss = (float(a) for a in answer)
     assert abs(eps_loss - 1) < 1e-9, "The ε-network's loss is not that."
@@ -20,7 +23,7 @@ def _(answer):
 
 
 @exercise("3.2", hint="Equation (3.6), right half; then solve it for v.")
-def _(answer):
+def _(answer: Any) -> None:
     """From velocity to noise and back."""
     eps_from_v, v_from_eps = answer
     g = torch.Generator().manual_seed(0)
@@ -38,7 +41,7 @@ def _(answer):
 @exercise(
     "3.3", hint="Cov(ε, x_t) = √(1−ᾱ) and Var(x_t) = ᾱ c² + 1 − ᾱ; now use the formula in the hint."
 )
-def _(answer):
+def _(answer: Any) -> None:
     """The loss that no network can go below, for Gaussian data."""
     g = torch.Generator().manual_seed(0)
     eps, x0 = torch.randn(2, 400_000, generator=g, dtype=torch.float64)
@@ -52,16 +55,16 @@ def _(answer):
 
 
 @exercise("3.4", hint="For each pair (t, s): x̂_0 by (3.4), then √ᾱ_s x̂_0 + √(1−ᾱ_s) ε̂.")
-def _(answer):
+def _(answer: Any) -> None:
     """Your own DDIM."""
     process = DDPM(schedules.cosine(60))
     g = torch.Generator().manual_seed(0)
     weight = torch.randn(3, 3, generator=g, dtype=torch.float64)
 
-    def eps_net(x_t, t):
+    def eps_net(x_t: Tensor, t: int) -> Tensor:
         return torch.tanh(x_t @ weight + t / 60)
 
-    def denoiser(x_t, t, y=None):
+    def denoiser(x_t: Tensor, t: Any, y: Tensor | None = None, /) -> Prediction:
         scale, std = process.kernel(t, x_t)
         return Prediction((x_t - std * eps_net(x_t, t)) / scale)
 

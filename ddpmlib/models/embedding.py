@@ -51,7 +51,7 @@ class Embedding(nn.Module):
         Raises:
             ValueError: if labels come to a network without classes, or not one per time.
         """
-        h = self.time(sinusoidal(t, self.dim).to(self.time[0].weight.dtype))
+        h = self.time(sinusoidal(t, self.dim).to(next(self.time.parameters()).dtype))
         if self.label is None:
             if y is not None:
                 raise ValueError(
@@ -66,6 +66,6 @@ class Embedding(nn.Module):
             )
         if y.device.type == "cpu" and not 0 <= int(y.min()) <= int(y.max()) <= self.num_classes:
             raise ValueError(
-                f"labels must lie in 0..{self.num_classes - 1} ({self.num_classes} is the null label)"
+                f"labels must lie in 0..{self.num_classes - 1} ({self.num_classes} is the null one)"
             )
         return h + self.label(y)

@@ -1,4 +1,4 @@
-"""The U-Net that predicts noise: residual blocks, skips, time by AdaGN, attention where it is cheap.
+"""The U-Net that predicts noise: residual blocks, skips, time by AdaGN, attention where cheap.
 
 After Ho et al. (2020, appendix B) with the adaptive group normalisation of Nichol & Dhariwal (2021)
 and, optionally, 2×2 or 4×4 pixel patches at the door, which is what makes it quick on a CPU.
@@ -45,7 +45,7 @@ class UNetConfig:
     def __post_init__(self) -> None:
         if len(self.mults) != len(self.attention) or not self.mults:
             raise ValueError(
-                f"mults and attention need one entry per level, got {self.mults} and {self.attention}"
+                f"mults and attention need one entry a level, got {self.mults} and {self.attention}"
             )
         if self.width % self.groups or self.width % self.heads or self.width % 2:
             raise ValueError(
@@ -138,7 +138,7 @@ class Block(nn.Module):
 
 
 class AdaGN(nn.Module):
-    """Group normalisation whose scale and shift the embedding sets (Dhariwal & Nichol 2021, eq. 3)."""
+    """Group normalisation scaled and shifted by the embedding (Dhariwal & Nichol 2021, eq. 3)."""
 
     def __init__(self, groups: int, features: int, emb: int) -> None:
         super().__init__()

@@ -1,0 +1,118 @@
+"""Chapter 03: the claims of its derivation, and its exercises."""
+
+from __future__ import annotations
+
+import pytest
+import sympy as sp
+import torch
+
+from ddpmlib import data, oracle, schedules
+from ddpmlib.denoiser import EPS, Denoiser
+from ddpmlib.exercises import check
+from ddpmlib.models import UNet, UNetConfig
+from ddpmlib.process import DDPM
+from ddpmlib.recipes import diffusion_loss
+
+
+def test_algorithm_2_is_the_posterior_mean_at_the_implied_x0() -> None:
+    alpha_t, abar_s, x, eps = sp.symbols("alpha_t alphabar_s x epsilon", positive=True)
+    abar_t = alpha_t * abar_s
+    x0 = (x - sp.sqrt(1 - abar_t) * eps) / sp.sqrt(abar_t)
+    mean = sp.sqrt(abar_s) * (1 - alpha_t) / (1 - abar_t) * x0
+    mean += sp.sqrt(alpha_t) * (1 - abar_s) / (1 - abar_t) * x
+    printed = (x - (1 - alpha_t) / sp.sqrt(1 - abar_t) * eps) / sp.sqrt(alpha_t)
+    misprinted = (x - (1 - alpha_t) / sp.sqrt(1 - alpha_t) * eps) / sp.sqrt(alpha_t)
+    assert sp.simplify(mean - printed) == 0
+    assert sp.simplify(mean - misprinted) != 0
+
+
+def test_the_step_at_eta_1_puts_the_posteriors_factor_on_x_t() -> None:
+    a_t, a_s = sp.symbols("a_t a_s", positive=True)
+    beta_tilde = (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)
+    squared = (1 - a_s - beta_tilde) / (1 - a_t)
+    posterior = a_t / a_s * ((1 - a_s) / (1 - a_t)) ** 2
+    assert sp.simplify(squared - posterior) == 0
+
+
+def test_velocity_is_a_rotation() -> None:
+    phi, x0, eps = sp.symbols("phi x0 epsilon", real=True)
+    pair = sp.Matrix([sp.cos(phi) * x0 + sp.sin(phi) * eps, sp.cos(phi) * eps - sp.sin(phi) * x0])
+    back = sp.Matrix([[sp.cos(phi), -sp.sin(phi)], [sp.sin(phi), sp.cos(phi)]]) * pair
+    assert sp.simplify(back - sp.Matrix([x0, eps])) == sp.zeros(2, 1)
+
+
+@pytest.mark.parametrize("t", [5, 50, 95])
+def test_the_loss_floor_and_the_variance_of_the_answer_add_up_to_one(t: int) -> None:
+    process = DDPM(schedules.cosine(100))
+    exact = oracle.Mixture(process, torch.ones(8), data.ring_means(8), torch.full((8,), 0.15))
+    g = torch.Generator().manual_seed(t)
+    x0, eps = exact.draw(40_000, generator=g), torch.randn(40_000, 2, generator=g)
+    x_t = process.q_sample(x0, t, eps)
+    best = process.eps_from_x0(x_t, exact(x_t, t).x0, t)
+    floor = float(((eps - best) ** 2).mean())
+    assert floor + float(best.var()) == pytest.approx(1, abs=0.02)
+    assert 0 < floor < 1
+    # any other answer loses exactly its distance to the conditional mean
+    other = best + 0.3 * torch.sin(x_t)
+    gap = float(((other - best) ** 2).mean())
+    assert float(((eps - other) ** 2).mean()) == pytest.approx(floor + gap, abs=0.01)
+
+
+def test_an_untrained_network_loses_exactly_one() -> None:
+    """The output layer starts at zero, so the ε-loss is the mean square of the noise: 1."""
+    net = UNet(UNetConfig(width=8, mults=(1,), attention=(False,), heads=1))
+    denoiser = Denoiser(net, DDPM(schedules.cosine(50)), EPS)
+    x, g = torch.zeros(256, 1, 16, 16), torch.Generator().manual_seed(0)
+    assert float(diffusion_loss(denoiser, x, None, g)) == pytest.approx(1, abs=0.03)
+
+
+def test_exercise_1() -> None:
+    check("3.1", (1.0, 0.7))
+    for wrong in ((0.0, 0.0), (1.0, 0.49), (0.7, 1.0)):
+        with pytest.raises(AssertionError, match="Hint"):
+            check("3.1", wrong)
+
+
+def test_exercise_2() -> None:
+    def eps_from_v(v, x_t, a):  # type: ignore[no-untyped-def]
+        return (1 - a) ** 0.5 * x_t + a**0.5 * v
+
+    def v_from_eps(eps, x_t, a):  # type: ignore[no-untyped-def]
+        return (eps - (1 - a) ** 0.5 * x_t) / a**0.5
+
+    check("3.2", (eps_from_v, v_from_eps))
+    for wrong in ((v_from_eps, eps_from_v), (lambda v, x, a: a**0.5 * x + v, v_from_eps)):
+        with pytest.raises(AssertionError, match="Hint"):
+            check("3.2", wrong)
+
+
+def test_exercise_3() -> None:
+    check("3.3", lambda a, c: a * c**2 / (a * c**2 + 1 - a))
+    for wrong in (lambda a, c: a, lambda a, c: (1 - a) / (a * c**2 + 1 - a), lambda a, c: a * c):
+        with pytest.raises(AssertionError, match="Hint"):
+            check("3.3", wrong)
+
+
+def _ddim(eps_net, x, alpha_bar, times, noise_last=0.0):  # type: ignore[no-untyped-def]
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        eps = eps_net(x, t)
+        x0 = (x - (1 - alpha_bar[t]).sqrt() * eps) / alpha_bar[t].sqrt()
+        x = alpha_bar[s].sqrt() * x0 + (1 - alpha_bar[s]).sqrt() * eps
+    return x + noise_last
+
+
+def test_exercise_4() -> None:
+    check("3.4", _ddim)
+    for wrong in (
+        lambda *a: _ddim(*a, noise_last=1e-3),
+        lambda net, x, bar, times: _ddim(net, x, bar, times[:-1]),
+        lambda net, x, bar, times: x,
+    ):
+        with pytest.raises(AssertionError, match="Hint"):
+            check("3.4", wrong)
+
+
+@pytest.mark.parametrize("key", ["3.1", "3.2", "3.3", "3.4"])
+def test_the_skeletons_fail(key: str) -> None:
+    with pytest.raises(AssertionError, match="No answer yet"):
+        check(key, ...)

@@ -1,0 +1,389 @@
+"""`ddpmlib.models`: networks taken apart, each piece against loops or formulas written out."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ddpmlib import schedules
+from ddpmlib.denoiser import EPS, Denoiser
+from ddpmlib.losses import l_simple
+from ddpmlib.models import MLP, Classifier, ClassifierConfig, UNet, UNetConfig
+from ddpmlib.models.embedding import Embedding, sinusoidal
+from ddpmlib.models.unet import AdaGN, Block, Downsample, SelfAttention, Upsample
+from ddpmlib.process import DDPM
+
+F64 = torch.float64
+SMALL = UNetConfig(width=8, mults=(1, 2), attention=(False, True), heads=2, groups=4)
+CONFIGS = {
+    "small": SMALL,
+    "one level": UNetConfig(width=8, mults=(1,), attention=(True,), heads=2, groups=4),
+    "colour, three levels": UNetConfig(
+        channels=3, width=8, mults=(1, 2, 3), attention=(False, True, True), heads=4, groups=4
+    ),
+    "two blocks, classes": UNetConfig(
+        width=8, mults=(1, 2), blocks=2, attention=(True, False), heads=1, groups=8, num_classes=5
+    ),
+    "patches": UNetConfig(
+        width=8, mults=(1, 2), attention=(False, True), heads=2, groups=4, patch=2, num_classes=3
+    ),
+    "dropout": UNetConfig(
+        width=8, mults=(2, 1), attention=(False, False), heads=2, groups=4, dropout=0.2
+    ),
+}
+each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def randomise(module: nn.Module) -> nn.Module:
+    """Undo the zero starts, so that nothing passes because it is multiplied by nothing."""
+    for p in module.parameters():
+        nn.init.normal_(p, std=0.3)
+    return module.eval()
+
+
+def images(config: UNetConfig, n: int = 3, side: int = 2) -> Tensor:
+    return torch.randn(n, config.channels, side * config.side_divisor, 2 * config.side_divisor)
+
+
+def labels(config: UNetConfig, n: int = 3) -> Tensor | None:
+    return torch.arange(n) % config.num_classes if config.num_classes else None
+
+
+# ---- time and class ----------------------------------------------------------------------
+
+
+@pytest.mark.equation("3.10")
+@pytest.mark.parametrize("dim", [2, 6, 64])
+def test_sinusoidal_by_hand(dim: int) -> None:
+    t = torch.tensor([0, 1, 37, 1000])
+    found = sinusoidal(t, dim)
+    assert found.shape == (4, dim) and found.dtype == torch.float32
+    for row, time in zip(found.tolist(), t.tolist(), strict=True):
+        angles = [time / 10_000 ** (k / (dim // 2)) for k in range(dim // 2)]
+        by_hand = [math.sin(a) for a in angles] + [math.cos(a) for a in angles]
+        assert row == pytest.approx(by_hand, abs=2e-4)  # float32 angles of up to 1000
+
+
+@pytest.mark.equation("3.10")
+def test_sinusoidal_turns_at_a_fixed_pace() -> None:
+    """Every pair (sin, cos) rotates by the same angle per unit of time, and has length one."""
+    found = sinusoidal(torch.arange(5), 8).double()
+    sine, cosine = found.chunk(2, 1)
+    torch.testing.assert_close(sine**2 + cosine**2, torch.ones(5, 4).double(), rtol=0, atol=1e-6)
+    angle = torch.atan2(sine, cosine)
+    expected = torch.tensor([1, 0.1, 0.01, 0.001], dtype=F64)
+    torch.testing.assert_close(angle[1:4] - angle[:3], expected.expand(3, 4), rtol=0, atol=1e-6)
+
+
+def test_sinusoidal_tells_all_times_apart() -> None:
+    found = sinusoidal(torch.arange(1001), 32)
+    distance = torch.cdist(found, found) + 9 * torch.eye(1001)
+    assert float(distance.min()) > 0.5
+
+
+@pytest.mark.parametrize("dim", [0, -2, 3])
+def test_sinusoidal_needs_pairs(dim: int) -> None:
+    with pytest.raises(ValueError, match=f"dim must be a positive even number, got {dim}"):
+        sinusoidal(torch.zeros(2), dim)
+
+
+def test_no_label_is_the_null_label() -> None:
+    embed, t = Embedding(8, num_classes=4), torch.tensor([1, 2, 3])
+    null = embed(t, torch.full((3,), 4))
+    assert torch.equal(embed(t), null)
+    assert float((embed(t, torch.tensor([0, 1, 2])) - null).detach().abs().min()) > 0
+
+
+def test_the_class_is_added_to_the_time() -> None:
+    embed, t, y = Embedding(8, num_classes=4), torch.tensor([1, 2, 3]), torch.tensor([3, 0, 4])
+    table = embed.label.weight
+    assert table.shape == (5, 8)
+    torch.testing.assert_close(embed(t, y), embed.time(sinusoidal(t, 8)) + table[y])
+
+
+def test_bad_labels_are_refused() -> None:
+    t = torch.tensor([1, 2, 3])
+    with pytest.raises(ValueError, match="knows no classes: build it with num_classes, or drop y"):
+        Embedding(8)(t, torch.zeros(3, dtype=torch.int64))
+    embed = Embedding(8, num_classes=4)
+    with pytest.raises(ValueError, match=r"one label per sample, shape \(3,\), got \(2,\)"):
+        embed(t, torch.tensor([0, 1]))
+    for bad in (5, -1):
+        with pytest.raises(ValueError, match=r"labels must lie in 0\.\.3 \(4 is the null"):
+            embed(t, torch.tensor([0, bad, 1]))
+
+
+# ---- the perceptron ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_perceptron_keeps_the_shape_and_learns_everywhere(dim: int, classes: int) -> None:
+    net, y = MLP(dim, width=16, depth=2, num_classes=classes), None
+    if classes:
+        y = torch.tensor([0, 1, 2, 3])
+    out = net(torch.randn(4, dim), torch.tensor([1, 2, 3, 4]), y)
+    assert out.shape == (4, dim)
+    (out**2).sum().backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None and float(p.grad.abs().max()) > 0, name
+
+
+def test_the_perceptron_hears_point_time_and_class_of_its_own_sample() -> None:
+    net = MLP(2, width=16, depth=2, num_classes=3)
+    x, t, y = torch.randn(3, 2), torch.tensor([5, 5, 5]), torch.tensor([0, 0, 0])
+    with torch.no_grad():
+        before = net(x, t, y)
+        for moved in (
+            net(x + torch.tensor([[0.0], [1.0], [0.0]]), t, y),
+            net(x, torch.tensor([5, 50, 5]), y),
+            net(x, t, torch.tensor([0, 2, 0])),
+        ):
+            assert float((moved - before)[1].abs().max()) > 1e-4
+            torch.testing.assert_close(moved[[0, 2]], before[[0, 2]])
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 2, 1)])
+def test_the_perceptron_refuses_other_points(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected points of shape \(B, 2\), got"):
+        MLP(2, width=8)(torch.zeros(shape), torch.ones(4, dtype=torch.int64))
+
+
+# ---- pieces of the U-Net -----------------------------------------------------------------
+
+
+def group_norm_by_hand(x: Tensor, groups: int, weight: Tensor, bias: Tensor) -> Tensor:
+    out, size = torch.empty_like(x), x.shape[1] // groups
+    for b in range(len(x)):
+        for g in range(groups):
+            part = x[b, g * size : (g + 1) * size]
+            spread = (part.var(unbiased=False) + 1e-5).sqrt()
+            out[b, g * size : (g + 1) * size] = (part - part.mean()) / spread
+    return out * weight[:, None, None] + bias[:, None, None]
+
+
+@pytest.mark.equation("3.11")
+def test_adagn_by_hand() -> None:
+    """The embedding's linear map gives a scale and a shift per feature, on top of GroupNorm."""
+    layer = randomise(AdaGN(groups=2, features=6, emb=5)).double()
+    h, emb = torch.randn(3, 6, 4, 4, dtype=F64), torch.randn(3, 5, dtype=F64)
+    normed = group_norm_by_hand(h, 2, layer.norm.weight, layer.norm.bias)
+    film = emb @ layer.film.weight.T + layer.film.bias
+    scale, shift = film[:, :6], film[:, 6:]
+    expected = (1 + scale[:, :, None, None]) * normed + shift[:, :, None, None]
+    torch.testing.assert_close(layer(h, emb), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.equation("3.11")
+def test_adagn_without_a_message_is_group_norm() -> None:
+    layer = AdaGN(groups=2, features=6, emb=5)
+    nn.init.zeros_(layer.film.bias)
+    h = torch.randn(3, 6, 4, 4)
+    torch.testing.assert_close(layer(h, torch.zeros(3, 5)), nn.functional.group_norm(h, 2))
+
+
+@pytest.mark.equation("3.12")
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_attention_is_the_loop_over_heads_and_pixels(heads: int) -> None:
+    features, height, width = 8, 3, 2
+    layer = randomise(SelfAttention(features, heads, groups=4)).double()
+    x = torch.randn(2, features, height, width, dtype=F64)
+    normed = group_norm_by_hand(x, 4, layer.norm.weight, layer.norm.bias)
+    each = features // heads
+    expected = torch.empty_like(x)
+    for b in range(2):
+        pixels = normed[b].reshape(features, -1).T  # (H·W, F)
+        qkv = pixels @ layer.qkv.weight[:, :, 0, 0].T + layer.qkv.bias
+        mixed = torch.empty(height * width, features, dtype=F64)
+        for head in range(heads):
+            here = slice(head * each, (head + 1) * each)
+            q, k, v = (qkv[:, i * features : (i + 1) * features][:, here] for i in range(3))
+            for i in range(height * width):
+                logits = torch.stack([(q[i] * k[j]).sum() for j in range(height * width)])
+                share = (logits / math.sqrt(each)).exp()
+                mixed[i, here] = (share / share.sum()) @ v
+        out = mixed @ layer.out.weight[:, :, 0, 0].T + layer.out.bias
+        expected[b] = x[b] + out.T.reshape(features, height, width)
+    found = layer(x)
+    assert float((found - x).detach().abs().max()) > 0.1  # the residual is not the whole story
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.equation("3.12")
+def test_attention_moves_with_the_pixels() -> None:
+    """Without positions, shuffling the pixels shuffles the answer."""
+    layer, x = randomise(SelfAttention(8, 2, 4)).double(), torch.randn(2, 8, 3, 4, dtype=F64)
+    order = torch.randperm(12)
+    shuffled = layer(x.flatten(2)[:, :, order].reshape(x.shape)).flatten(2)
+    torch.testing.assert_close(shuffled, layer(x).flatten(2)[:, :, order])
+
+
+def test_new_branches_begin_as_the_identity() -> None:
+    x, emb = torch.randn(2, 8, 4, 4), torch.randn(2, 32)
+    assert torch.equal(SelfAttention(8, 2, 4)(x), x)
+    assert torch.equal(Block(SMALL, 8, 8, attention=True)(x, emb), x)
+
+
+def test_down_and_up_change_the_side_by_two() -> None:
+    x, emb = torch.randn(2, 8, 4, 6), torch.randn(2, 32)
+    assert Downsample(8)(x, emb).shape == (2, 8, 2, 3)
+    up = Upsample(8)
+    nn.init.dirac_(up.conv.weight)
+    nn.init.zeros_(up.conv.bias)
+    expected = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(up(x, emb), expected)
+
+
+# ---- the U-Net ---------------------------------------------------------------------------
+
+
+@each_config
+def test_the_unet_keeps_the_shape_and_starts_at_zero(config: UNetConfig) -> None:
+    x = images(config)
+    out = UNet(config)(x, torch.tensor([1, 2, 3]), labels(config))
+    assert out.shape == x.shape
+    assert not bool(out.any())
+
+
+@each_config
+def test_a_gradient_reaches_every_parameter(config: UNetConfig) -> None:
+    net = randomise(UNet(config))
+    y = labels(config, 6)
+    out = net(images(config, 6), torch.tensor([1, 2, 3, 4, 5, 6]), y)
+    (out**2).sum().backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None and bool(p.grad.isfinite().all()), name
+        assert float(p.grad.abs().max()) > 0, name
+
+
+@each_config
+def test_each_sample_is_seen_alone(config: UNetConfig) -> None:
+    net = randomise(UNet(config)).double()
+    x, t, y = images(config).double(), torch.tensor([1, 50, 900]), labels(config)
+    together = net(x, t, y)
+    for i in range(3):
+        y_i = None if y is None else y[i : i + 1]
+        alone = net(x[i : i + 1], t[i : i + 1], y_i)
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["two blocks, classes", "patches"])
+def test_the_unet_hears_time_and_class_and_knows_the_null_label(name: str) -> None:
+    config = CONFIGS[name]
+    net = randomise(UNet(config)).double()
+    x, t, y = images(config).double(), torch.tensor([1, 50, 900]), labels(config)
+    with torch.no_grad():
+        out, null = net(x, t, y), torch.full((3,), config.num_classes)
+        assert float((net(x, t + 30, y) - out).abs().max()) > 1e-3
+        assert float((net(x, t, y.flip(0)) - out).abs().max()) > 1e-3
+        assert torch.equal(net(x, t), net(x, t, null))
+        assert float((net(x, t) - out).abs().max()) > 1e-3
+
+
+def test_every_pixel_may_depend_on_every_pixel() -> None:
+    """Attention at the bottom joins corners that the convolutions alone do not."""
+    net = randomise(UNet(SMALL)).double()
+    x = torch.randn(1, 1, 32, 32, dtype=F64, requires_grad=True)
+    (slope,) = torch.autograd.grad(net(x, torch.tensor([5]))[0, 0, 0, 0], x)
+    assert bool((slope[0, 0] != 0).all())
+
+
+def test_patches_are_a_rearrangement_and_no_blur() -> None:
+    """With patches the network works on a smaller grid, and gives every pixel back its own."""
+    config = CONFIGS["patches"]
+    net = UNet(config)
+    assert net.inp.in_channels == 4 and net.out.out_channels == 4
+    nn.init.normal_(net.out.weight)
+    out = net(images(config), torch.tensor([1, 2, 3]))
+    corners = out.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)
+    assert float((corners.max(-1).values - corners.min(-1).values).detach().min()) > 0
+
+
+def test_side_divisor() -> None:
+    assert CONFIGS["one level"].side_divisor == 1
+    assert CONFIGS["colour, three levels"].side_divisor == 4
+    assert CONFIGS["patches"].side_divisor == 4
+    assert UNet(CONFIGS["one level"])(torch.zeros(1, 1, 3, 5), torch.ones(1)).shape == (1, 1, 3, 5)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8), (2, 3, 8, 8), (2, 1, 7, 8), (2, 1, 8, 7)])
+def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    sentence = r"expected images of shape \(B, 1, H, W\) with H and W multiples of 2, got"
+    with pytest.raises(ValueError, match=sentence):
+        UNet(SMALL)(torch.zeros(shape), torch.ones(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"mults": (1, 2)}, "mults and attention need one entry"),
+        ({"mults": (), "attention": ()}, "mults and attention need one entry"),
+        ({"width": 12}, "must be even and a multiple of groups = 8 and of heads = 4"),
+        ({"width": 40, "heads": 3}, "multiple of groups = 8 and of heads = 3"),
+        ({"width": 3, "groups": 1, "heads": 1}, "width = 3 must be even"),
+    ],
+)
+def test_shapes_that_cannot_be_built_are_refused(options: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        UNetConfig(**options)
+
+
+def test_dropout_acts_in_training_only() -> None:
+    net = randomise(UNet(CONFIGS["dropout"]))
+    x, t = images(CONFIGS["dropout"]), torch.tensor([1, 2, 3])
+    with torch.no_grad():
+        assert torch.equal(net(x, t), net(x, t))
+        net.train()
+        assert not torch.equal(net(x, t), net(x, t))
+
+
+def test_a_unet_learns_an_image_by_heart() -> None:
+    """The whole path, loss to weights: forty steps on one image beat the untrained network."""
+    process = DDPM(schedules.cosine(100))
+    denoiser = Denoiser(UNet(SMALL), process, EPS)
+    x0 = torch.rand(1, 1, 8, 8).expand(16, 1, 8, 8) * 2 - 1
+    optimiser = torch.optim.AdamW(denoiser.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(40):
+        t = torch.randint(1, 101, (16,))
+        loss = l_simple(denoiser, x0, t, torch.randn_like(x0)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[0] == pytest.approx(1, abs=0.15)  # saying zero costs E ε² = 1
+    assert sum(losses[-5:]) / 5 < 0.75
+
+
+# ---- the classifier ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", [4, 8, 28])
+def test_the_classifier_has_logits_and_features(side: int) -> None:
+    net = Classifier(ClassifierConfig(channels=2, num_classes=7, width=4, features=6)).eval()
+    x = torch.randn(3, 2, side, side)
+    assert net(x).shape == (3, 7) and net.features(x).shape == (3, 6)
+    torch.testing.assert_close(net(x), net.head(net.features(x)))
+
+
+def test_a_gradient_reaches_every_parameter_of_the_classifier() -> None:
+    net = Classifier(ClassifierConfig(width=4, features=8, dropout=0.0))
+    loss = nn.functional.cross_entropy(net(torch.randn(8, 1, 8, 8)), torch.arange(8))
+    loss.backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None and bool(p.grad.isfinite().all()), name
+        # A bias before batch normalisation is subtracted again: its gradient is rounding.
+        before_norm = name.startswith("body") and p.ndim == 1
+        assert before_norm or float(p.grad.abs().max()) > 0, name
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8), (2, 3, 8, 8), (2, 1, 3, 8), (2, 1, 8, 3)])
+def test_the_classifier_refuses_other_images(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected images of shape \(B, 1, H, W\), sides >= 4"):
+        Classifier(ClassifierConfig())(torch.zeros(shape))

@@ -1,0 +1,216 @@
+"""`ddpmlib.plots`: every pixel where it belongs, and films that need nothing from elsewhere."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from ddpmlib import data, plots
+
+mpl = pytest.importorskip("matplotlib")
+mpl.use("Agg")
+Image = pytest.importorskip("PIL.Image")
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    import matplotlib.pyplot as plt
+
+    with mpl.rc_context():
+        yield
+    plt.close("all")
+
+
+def images(n=5, c=1, h=3, w=4):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 255, (n, c, h, w), generator=generator, dtype=torch.uint8)
+
+
+# ---- sheets ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("c", [1, 3])
+@pytest.mark.parametrize("pad", [0, 1, 2])
+def test_sheet_is_exact_to_the_pixel(c, pad):
+    x = images(c=c)
+    sheet = plots.sheet(x, ncol=2, pad=pad)
+    assert sheet.dtype == np.uint8 and sheet.shape == (9 + 2 * pad, 8 + pad, 3)
+    left_over = np.ones(sheet.shape[:2], bool)
+    for i in range(5):
+        top, left = (i // 2) * (3 + pad), (i % 2) * (4 + pad)
+        tile = sheet[top : top + 3, left : left + 4]
+        assert np.array_equal(tile, x[i].expand(3, -1, -1).permute(1, 2, 0).numpy())
+        left_over[top : top + 3, left : left + 4] = False
+    assert left_over.any() and (sheet[left_over] == 255).all()
+
+
+def test_sheet_scales_and_clips_floats():
+    x = images()
+    floats = data.to_float(x)
+    assert np.array_equal(plots.sheet(floats), plots.sheet(x))
+    assert np.array_equal(plots.sheet(floats.double().requires_grad_()), plots.sheet(x))
+    assert plots.sheet(torch.full((1, 1, 2, 2), 5.0)).max() == 255
+    assert plots.sheet(torch.full((1, 1, 2, 2), -5.0)).max() == 0
+
+
+def test_sheet_of_few_images_is_as_narrow_as_they_are():
+    assert plots.sheet(images(1), ncol=10).shape == (3, 4, 3)
+    assert plots.sheet(images(3), ncol=10).shape == (3, 14, 3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [torch.zeros(3, 4), torch.zeros(2, 2, 3, 4), torch.zeros(0, 1, 3, 4), torch.zeros(1, 3, 4)],
+)
+def test_sheet_refuses_other_shapes(wrong):
+    with pytest.raises(ValueError, match=r"expected images \(N, 1 or 3, H, W\)"):
+        plots.sheet(wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
+def test_sheet_refuses_numbers_whose_range_is_unknown(dtype):
+    with pytest.raises(ValueError, match="takes float images"):
+        plots.sheet(torch.ones(1, 1, 2, 2, dtype=dtype))
+
+
+@pytest.mark.parametrize("options", [{"ncol": 0}, {"pad": -1}])
+def test_sheet_refuses_impossible_layouts(options):
+    with pytest.raises(ValueError, match="need ncol >= 1 and pad >= 0"):
+        plots.sheet(images(), **options)
+
+
+def test_save_grid_zooms_by_whole_pixels(tmp_path):
+    path = tmp_path / "a new folder" / "grid.png"
+    plots.save_grid(images(), path, ncol=2, least_width=20)
+    saved, sheet = np.asarray(Image.open(path)), plots.sheet(images(), ncol=2)
+    assert saved.shape == (33, 27, 3)  # 9 pixels wide, three times
+    assert np.array_equal(saved[1::3, 1::3], sheet)
+    assert np.array_equal(saved, sheet.repeat(3, 0).repeat(3, 1))
+
+
+# ---- figures -----------------------------------------------------------------------------------
+
+
+def test_grid_shows_the_sheet():
+    ax = plots.grid(images(), ncol=2, title="five")
+    assert np.array_equal(ax.images[0].get_array(), plots.sheet(images(), 2))
+    assert ax.get_title() == "five" and not ax.axison
+    assert plots.grid(images(), ax=ax) is ax and len(ax.images) == 2
+
+
+def test_scatter_shows_the_points():
+    points = torch.tensor([[0.0, 1.0], [2.0, -1.0]], requires_grad=True)
+    ax = plots.scatter(points, reach=3, color="red")
+    assert np.array_equal(ax.collections[0].get_offsets(), points.detach().numpy())
+    assert ax.get_xlim() == (-3, 3) == ax.get_ylim()
+    assert ax.get_xlabel() and ax.get_ylabel() and ax.get_aspect() == 1
+    assert mpl.colors.to_hex(ax.collections[0].get_facecolor()[0]) == "#ff0000"
+    assert plots.scatter(points, ax=ax) is ax
+    for wrong in (torch.zeros(2, 3), torch.zeros(2)):
+        with pytest.raises(ValueError, match=r"expected points \(N, 2\)"):
+            plots.scatter(wrong)
+
+
+def test_curve_takes_a_log_or_the_pairs_of_a_card():
+    ax = plots.curve({"step": [10, 20], "loss": [0.5, 0.25]}, label="run")
+    plots.curve([(10, 0.5), (20, 0.25)], ax=ax)
+    for line in ax.lines:
+        assert line.get_xdata().tolist() == [10, 20] and line.get_ydata().tolist() == [0.5, 0.25]
+    assert len(ax.lines) == 2 and ax.lines[0].get_label() == "run"
+    assert ax.get_xlabel() == "training step" and ax.get_yscale() == "log"
+
+
+def test_style_is_one_for_all_figures():
+    plots.style()
+    colours = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
+    assert tuple(colours) == plots.COLOURS and len(set(colours)) == 7
+    assert mpl.rcParams["image.cmap"] == "gray"
+
+
+def test_picture_is_the_figure_and_closes_it():
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(2, 1), dpi=50)
+    pixels = plots.picture(figure)
+    assert pixels.shape == (50, 100, 3) and pixels.dtype == np.uint8
+    assert not plt.get_fignums()
+
+
+# ---- films -------------------------------------------------------------------------------------
+
+pytest.importorskip("IPython")
+
+
+def opened(html):
+    (encoded,) = re.findall(r'src="data:image/webp;base64,([A-Za-z0-9+/=]+)"', html.data)
+    return Image.open(io.BytesIO(base64.b64decode(encoded, validate=True)))
+
+
+def frames(n):
+    return [torch.full((4, 1, 8, 8), -1 + 2 * k / max(1, n - 1)) for k in range(n)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_film_has_all_frames_in_order(n):
+    film = opened(plots.film(frames(n), "noise turns into digits", ncol=2, width=34))
+    assert film.format == "WEBP" and film.n_frames == n
+    assert film.size == (34, 34)  # 17 pixels, twice
+    levels = []
+    for k in range(n):
+        film.seek(k)
+        levels.append(int(np.asarray(film.convert("RGB"))[8, 8, 0]))
+    expected = [255 * k / max(1, n - 1) for k in range(n)]
+    assert levels == pytest.approx(expected, abs=12)  # the format is lossy
+
+
+def test_film_holds_its_last_frame_and_repeats():
+    film = opened(plots.film(frames(5), "five", seconds=1.0, hold=2.0))
+    durations = []
+    for k in range(5):
+        film.seek(k)
+        film.load()
+        durations.append(film.info["duration"])
+    assert durations == [200] * 4 + [2000] and film.info["loop"] == 0
+
+
+def test_film_loads_nothing_and_runs_no_script():
+    html = plots.film(frames(2), "two").data
+    assert "http" not in html and "<script" not in html and html.count("<") == 1
+
+
+def test_alternative_text_cannot_break_out_of_its_place():
+    alt = "α < β & \"quoted\" 'so' > <script>alert(1)</script>"
+    html = plots.film(frames(2), alt).data
+    (escaped,) = re.findall(r' alt="([^"]*)" ', html)
+    from html import unescape
+
+    assert unescape(escaped) == alt and "<" not in escaped
+    assert opened(plots.film(frames(2), alt)).n_frames == 2
+
+
+def test_film_takes_finished_pictures():
+    pictures = [np.full((10, 20, 3), v, np.uint8) for v in (0, 128, 255)]
+    film = opened(plots.film(pictures, "three greys", width=40))
+    assert film.n_frames == 3 and film.size == (40, 20)
+
+
+@pytest.mark.parametrize("alt", ["", "  \n"])
+def test_film_needs_an_alternative_text(alt):
+    with pytest.raises(ValueError, match="alternative text"):
+        plots.film(frames(2), alt)
+
+
+def test_film_needs_frames_that_fit():
+    with pytest.raises(ValueError, match="at least one frame"):
+        plots.film([], "nothing")
+    for wrong in (
+        [np.zeros((4, 4, 3), np.float32)],
+        [np.zeros((4, 4), np.uint8)],
+        [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)],
+        [torch.zeros(1, 1, 4, 4), torch.zeros(2, 1, 4, 4)],
+    ):
+        with pytest.raises(ValueError, match="all of one size"):
+            plots.film(wrong, "does not fit")

@@ -1,0 +1,66 @@
+"""What README.md promises: its Python runs, its commands and its links exist."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(program: str) -> list[list[str]]:
+    """The command lines of the shell blocks that start with the program, without comments."""
+    lines = [
+        line.partition("#")[0].split() for block in blocks("bash") for line in block.split("\n")
+    ]
+    return [words for words in lines if words[:1] == [program]]
+
+
+def test_quick_start_draws_the_picture(tmp_path):
+    (code,) = blocks("python")
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["digits.png"]
+    plt = pytest.importorskip("matplotlib.pyplot")
+    assert plt.imread(tmp_path / "digits.png").std() > 0.1  # a picture, not a blank page
+
+
+def test_make_targets_exist():
+    named = {words[1] for words in commands("make")}
+    assert {"book", "test"} <= named
+    named |= set(re.findall(r"`make ([a-z]+)`", README))
+    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, flags=re.MULTILINE))
+    assert named <= targets
+
+
+FASTER = {"train": ["--steps", "2"], "sample": ["--n", "2", "--sampling-steps", "2"]}
+
+
+def test_training_and_sampling_by_command_line(tmp_path):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for _, verb, *arguments in commands("ddpmlib"):
+        command = [sys.executable, "-m", "ddpmlib.cli", verb, *arguments, *FASTER[verb]]
+        subprocess.run(command, cwd=tmp_path, env=env, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "digits.png"}
+
+
+@pytest.mark.parametrize(
+    "page", [README, (ROOT / "CONTRIBUTING.md").read_text()], ids=["README", "CONTRIBUTING"]
+)
+def test_local_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#\s]+)", page)
+    missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
+    assert missing == []

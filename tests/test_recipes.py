@@ -1,0 +1,242 @@
+"""`ddpmlib.recipes`: a recipe says all, builds the same every time, and travels as JSON."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from ddpmlib import data, recipes
+from ddpmlib.denoiser import PARAMETERIZATIONS, Denoiser
+from ddpmlib.models import Classifier, ClassifierConfig, UNetConfig
+from ddpmlib.process import DDPM
+from ddpmlib.recipes import RECIPES, ClassifierRecipe, DiffusionRecipe
+from ddpmlib.schedules import cosine
+from ddpmlib.training import Settings
+
+NET = UNetConfig(
+    width=8, mults=(1,), attention=(False,), heads=1, groups=4, num_classes=10, dropout=0.1
+)
+TINY = DiffusionRecipe("tiny", "digits", NET, Settings(steps=3, batch_size=4), T=40)
+JUDGE = ClassifierRecipe("judge", "digits", ClassifierConfig(width=4), Settings(steps=3))
+each_recipe = pytest.mark.parametrize("name", RECIPES)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# ---- JSON --------------------------------------------------------------------------------------
+
+
+@each_recipe
+def test_round_trip_through_json(name):
+    recipe = RECIPES[name]
+    assert recipe.name == name
+    back = recipes.from_dict(json.loads(json.dumps(recipes.to_dict(recipe))))
+    assert back == recipe and type(back) is type(recipe)
+    assert type(back.net) is type(recipe.net) and hash(back) == hash(recipe)  # tuples, not lists
+
+
+def test_from_dict_leaves_its_argument_alone():
+    values = json.loads(json.dumps(recipes.to_dict(TINY)))
+    before = json.dumps(values)
+    recipes.from_dict(values)
+    assert json.dumps(values) == before
+
+
+def test_defaults_may_be_left_out():
+    values = recipes.to_dict(TINY)
+    del values["predicts"], values["net"]["dropout"], values["settings"]["lr"]
+    back = recipes.from_dict(values)
+    assert back == replace(TINY, net=replace(NET, dropout=0.0))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "match"),
+    [
+        (("kind",), "autoregressive", "kind 'diffusion' or 'classifier', got 'autoregressive'"),
+        (("kind",), None, "got None"),
+        (("depth",), 3, "DiffusionRecipe has no field 'depth'"),
+        (("net", "depth"), 3, "UNetConfig has no field 'depth'"),
+        (("settings", "epochs"), 3, "Settings has no field 'epochs'"),
+        (("net",), [1, 2], r"UNetConfig is a JSON object with named fields, got \[1, 2\]"),
+        (("data",), "minst", "data must be one of digits, mnist.*'minst'"),
+        (("schedule",), "square", "schedule must be one of linear, cosine, sigmoid, got 'square'"),
+        (("predicts",), "score", "predicts must be one of .*'score'"),
+        (("label_dropout",), 1.5, "label_dropout must lie in"),
+        (("label_dropout",), float("nan"), "label_dropout must lie in"),
+        (("settings", "steps"), 0, "steps must be positive"),
+        (("net", "heads"), 3, "multiple of"),
+    ],
+)
+def test_what_is_wrong_is_said(path, value, match):
+    values = json.loads(json.dumps(recipes.to_dict(TINY)))
+    place = values
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(ValueError, match=match):
+        recipes.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("path", "owner"),
+    [(("name",), "DiffusionRecipe"), (("net",), "DiffusionRecipe"), (("settings", "steps"), "Set")],
+)
+def test_what_is_missing_is_said(path, owner):
+    values = recipes.to_dict(TINY)
+    place = values
+    for key in path[:-1]:
+        place = place[key]
+    del place[path[-1]]
+    with pytest.raises(ValueError, match=rf"{owner}\w* needs the field '{path[-1]}'"):
+        recipes.from_dict(values)
+
+
+def test_a_classifier_has_no_schedule():
+    with pytest.raises(ValueError, match="ClassifierRecipe has no field 'schedule'"):
+        recipes.from_dict(recipes.to_dict(JUDGE) | {"schedule": "cosine"})
+
+
+# ---- building ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("recipe", [TINY, JUDGE], ids=["diffusion", "classifier"])
+def test_build_is_reproducible_and_leaves_the_global_generator_alone(recipe):
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    first = recipe.build()
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(7)
+    second = recipe.build()
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+    other = replace(recipe, settings=replace(recipe.settings, seed=1)).build()
+    pairs = zip(first.parameters(), other.parameters(), strict=True)
+    assert any(not torch.equal(a, b) for a, b in pairs)
+
+
+@each_recipe
+def test_every_recipe_fits_its_data(name):
+    recipe = RECIPES[name]
+    shapes = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28)}
+    x = torch.rand(2, *shapes[recipe.data], generator=generator()) * 2 - 1
+    model = recipe.build()
+    loss = recipe.loss()(model, x, torch.tensor([0, 9]), generator())
+    assert loss.shape == () and bool(loss.isfinite())
+    loss.backward()
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("predicts", PARAMETERIZATIONS)
+@pytest.mark.parametrize("schedule", recipes.SCHEDULES)
+def test_a_denoiser_is_built_as_written(predicts, schedule):
+    denoiser = replace(TINY, predicts=predicts, schedule=schedule, var_mix=1.0).build()
+    assert isinstance(denoiser, Denoiser) and denoiser.process.T == 40
+    assert denoiser.parameterization is PARAMETERIZATIONS[predicts] and denoiser.var_mix == 1.0
+    expected = DDPM(recipes.SCHEDULES[schedule](40)).alpha_bar
+    assert torch.equal(denoiser.process.alpha_bar, expected)
+    assert denoiser.net.config == NET
+
+
+def test_a_classifier_is_built_as_written():
+    model = JUDGE.build()
+    assert isinstance(model, Classifier) and model.config == JUDGE.net
+
+
+# ---- losses ------------------------------------------------------------------------------------
+
+
+class Spy(nn.Module):
+    """A denoiser whose network notes what it is asked and answers with zeros."""
+
+    def __init__(self, T=5, num_classes=10):
+        super().__init__()
+        self.process = DDPM(cosine(T))
+        self.parameterization = PARAMETERIZATIONS["eps"]
+        self.net = nn.Module()
+        self.net.embed = nn.Module()
+        self.net.embed.num_classes = num_classes
+        self.asked = []
+
+    def raw(self, x_t, t, y):
+        self.asked.append((x_t, t, y))
+        return torch.zeros_like(x_t)
+
+
+def test_times_are_uniform_over_1_to_T_with_both_ends():
+    spy = Spy(T=5)
+    recipes.diffusion_loss(spy, torch.zeros(5000, 1), None, generator())
+    ((_, t, y),) = spy.asked
+    assert y is None and t.dtype == torch.int64
+    counts = torch.bincount(t)
+    assert counts[0] == 0 and len(counts) == 6
+    assert float((counts[1:] / 1000 - 1).abs().max()) < 0.15
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+def test_label_dropout_takes_its_share(share):
+    spy, y = Spy(), torch.arange(4000) % 10
+    before = y.clone()
+    recipes.diffusion_loss(spy, torch.zeros(4000, 1), y, generator(), share)
+    ((_, _, seen),) = spy.asked
+    dropped = seen == 10
+    assert float(dropped.float().mean()) == pytest.approx(share, abs=0.025)
+    assert torch.equal(seen[~dropped], y[~dropped]) and torch.equal(y, before)
+
+
+def test_diffusion_loss_is_the_mean_square_at_the_drawn_noise():
+    spy = Spy()
+    x = torch.rand(64, 1, 2, 2, generator=generator(3))
+    loss = recipes.diffusion_loss(spy, x, None, generator(4))
+    ((x_t, t, _),) = spy.asked
+    scale = spy.process.alpha_bar[t].sqrt().reshape(-1, 1, 1, 1)
+    std = (1 - spy.process.alpha_bar[t]).sqrt().reshape(-1, 1, 1, 1)
+    eps = (x_t.double() - scale * x) / std
+    assert float(loss) == pytest.approx(float((eps**2).mean()), rel=1e-4)
+    assert float(eps.std()) == pytest.approx(1, abs=0.15)
+
+
+def test_the_generator_decides_the_loss():
+    x, y = torch.rand(8, 1, 8, 8, generator=generator()), torch.arange(8)
+    model = TINY.build().eval()
+    first, again, other = (TINY.loss()(model, x, y, generator(s)).item() for s in (0, 0, 1))
+    assert first == again != other
+
+
+def test_a_network_without_classes_ignores_labels():
+    recipe = replace(TINY, net=replace(NET, num_classes=0))
+    x, y = torch.rand(8, 1, 8, 8), torch.arange(8)
+    assert bool(recipe.loss()(recipe.build(), x, y, generator()).isfinite())
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_flips_only_where_the_recipe_says_so(monkeypatch, flip):
+    calls = []
+    monkeypatch.setattr(data, "random_flip", lambda x, g: calls.append(len(x)) or x)
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+    for recipe in (replace(TINY, flip=flip), replace(JUDGE, flip=flip)):
+        recipe.loss()(recipe.build(), x, y, generator())
+    assert calls == ([4, 4] if flip else [])
+
+
+def test_digits_are_never_mirrored():
+    assert not any(r.flip for r in RECIPES.values() if r.data in ("digits", "mnist"))
+
+
+def test_a_classifier_learns_from_shifted_images_and_needs_labels(monkeypatch):
+    reaches, real = [], data.random_shift
+    monkeypatch.setattr(
+        data, "random_shift", lambda x, g, reach: reaches.append(reach) or real(x, g, reach)
+    )
+    recipe = replace(JUDGE, reach=1)
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+    model = recipe.build().eval()
+    loss = recipe.loss()(model, x, y, generator())
+    assert reaches == [1]
+    logits = model(real(x, generator(), 1))
+    assert loss.item() == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-5)
+    with pytest.raises(ValueError, match="needs labels"):
+        recipe.loss()(model, x, None, generator())

@@ -1,0 +1,639 @@
+"""`ddpmlib.zoo`: from recipe to run to checkpoint, and no damaged or foreign weights on the way."""
+
+import ast
+import hashlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ddpmlib import data, recipes, samplers, training, zoo
+from ddpmlib.denoiser import Denoiser
+from ddpmlib.models import Classifier, ClassifierConfig, UNetConfig
+from ddpmlib.recipes import ClassifierRecipe, DiffusionRecipe
+from ddpmlib.training import Settings, TrainingDiverged, read_safetensors
+
+ROOT = Path(__file__).resolve().parent.parent
+NET = UNetConfig(width=8, mults=(1,), attention=(False,), heads=1, groups=4, num_classes=10)
+TINY = DiffusionRecipe("tiny", "digits", NET, Settings(steps=10, batch_size=8, warmup=2, ema=0.5))
+JUDGE = ClassifierRecipe(
+    "digits-classifier",
+    "digits",
+    ClassifierConfig(width=4, features=8),
+    Settings(steps=40, batch_size=32, lr=1e-2, warmup=5, ema=0.5),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run; tests that change it take a copy."""
+    folder = tmp_path_factory.mktemp("runs") / "a tiny run"
+    zoo.train(TINY, folder, device="cpu", save_every=4, log_every=3, command="make tiny")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "judge"
+    zoo.train(JUDGE, folder, device="cpu", command="make judge")
+    return folder
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in finished.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    folder = tmp_path / "shipped here"
+    monkeypatch.setattr(zoo, "shipped", lambda: folder)
+    return folder
+
+
+def interrupted(monkeypatch, at, error=KeyboardInterrupt):
+    """Training stops with an error after update number ``at``, as by Ctrl-C."""
+
+    def fit(trainer, **options):
+        for progress in training.fit(trainer, **options):
+            yield progress
+            if progress.step == at:
+                raise error
+
+    monkeypatch.setattr(zoo, "fit", fit)
+
+
+def weights(path):
+    return read_safetensors(path)[0]
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []
+    return True
+
+
+# ---- a run -------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_four_files_and_a_truthful_card(finished):
+    names = {zoo.STATE, zoo.LOG, zoo.MODEL, "model.json"}
+    assert {p.name for p in finished.iterdir()} == names
+    card = zoo.Card.read(finished / "model.json")
+    tensors = weights(finished / zoo.MODEL)
+    assert card.name == "tiny" and recipes.from_dict(card.recipe) == TINY
+    assert card.sha256 == hashlib.sha256((finished / zoo.MODEL).read_bytes()).hexdigest()
+    assert card.parameters == sum(v.numel() for v in tensors.values())
+    assert {v.dtype for v in tensors.values()} == {torch.float32} and card.dtype == "float32"
+    assert card.image_shape == (1, 8, 8) and card.num_classes == 10 and card.metrics == []
+    how = card.training
+    assert how["command"] == "make tiny" and how["images_seen"] == 80 and how["seconds"] >= 0
+    assert how["device"] == "cpu" and how["bf16"] is False and how["compile"] is False
+    assert how["torch"] == torch.__version__ and "thread" in how["hardware"]
+    log = zoo.read_log(finished / zoo.LOG)
+    assert card.loss == [[s, round(v, 6)] for s, v in zip(log["step"], log["loss"], strict=True)]
+
+
+def test_the_checkpoint_holds_the_averaged_weights(finished):
+    state, model = weights(finished / zoo.STATE), weights(finished / zoo.MODEL)
+    averaged = {
+        k.removeprefix("ema.module."): v for k, v in state.items() if k.startswith("ema.module.")
+    }
+    assert same(averaged, model)
+    assert any(not torch.equal(v, state[f"model.{k}"]) for k, v in model.items())
+
+
+def test_the_log_has_the_mean_loss_of_each_stretch(finished, tmp_path, monkeypatch):
+    losses = []
+
+    def fit(trainer, **options):
+        for progress in training.fit(trainer, **options):
+            losses.append(float(progress.loss))
+            yield progress
+
+    monkeypatch.setattr(zoo, "fit", fit)
+    zoo.train(TINY, tmp_path / "r", device="cpu", log_every=3)
+    log = zoo.read_log(tmp_path / "r" / zoo.LOG)
+    assert log["step"] == [3, 6, 9, 10]
+    means = [sum(losses[i:j]) / (j - i) for i, j in ((0, 3), (3, 6), (6, 9), (9, 10))]
+    assert log["loss"] == pytest.approx(means, rel=1e-5)
+    assert log["lr"] == [TINY.settings.lr_at(step - 1) for step in log["step"]]
+    assert log["seconds"] == sorted(log["seconds"]) and min(log["images_per_s"]) > 0
+    assert same(weights(tmp_path / "r" / zoo.MODEL), weights(finished / zoo.MODEL))
+
+
+@pytest.mark.parametrize("at", [2, 4, 7, 10])
+def test_an_interrupted_run_resumes_to_the_same_bits(finished, tmp_path, monkeypatch, at):
+    folder = tmp_path / "r"
+    with monkeypatch.context() as patch:
+        interrupted(patch, at)
+        with pytest.raises(KeyboardInterrupt):
+            zoo.train(TINY, folder, device="cpu", save_every=4, log_every=3)
+    assert not (folder / zoo.MODEL).exists()
+    torch.rand(9)
+    zoo.train(TINY, folder, resume=True, device="cpu", save_every=4, log_every=3)
+    assert same(weights(finished / zoo.STATE), weights(folder / zoo.STATE))
+    assert same(weights(finished / zoo.MODEL), weights(folder / zoo.MODEL))
+
+
+def test_the_log_goes_on_where_the_saved_state_stands(tmp_path, monkeypatch):
+    folder = tmp_path / "r"
+    with monkeypatch.context() as patch:
+        interrupted(patch, 9)
+        with pytest.raises(KeyboardInterrupt):
+            zoo.train(TINY, folder, device="cpu", save_every=5, log_every=2)
+    lines = (folder / zoo.LOG).read_text().splitlines(keepends=True)
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8]
+    (folder / zoo.LOG).write_text("".join(lines) + '{"step": 9, "lo')  # cut by a kill
+    assert zoo.read_log(folder / zoo.LOG)["step"] == [2, 4, 6, 8]
+    card = zoo.train(TINY, folder, resume=True, device="cpu", save_every=5, log_every=2)
+    rows = (folder / zoo.LOG).read_text().splitlines(keepends=True)
+    assert [json.loads(line)["step"] for line in rows] == [2, 4, 6, 8, 10]
+    assert rows[:2] == lines[:2]  # what the saved state knew of is kept, the rest is done again
+    log = zoo.read_log(folder / zoo.LOG)
+    assert log["seconds"] == sorted(log["seconds"])
+    assert [step for step, _ in card.loss] == log["step"]
+
+
+def test_a_log_of_rubbish_does_not_stop_a_resume(tmp_path, monkeypatch):
+    folder = tmp_path / "r"
+    with monkeypatch.context() as patch:
+        interrupted(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            zoo.train(TINY, folder, device="cpu", save_every=4)
+    (folder / zoo.LOG).write_bytes(b"\0\0\xff\n12\n[]\nnull\n{}\n")
+    zoo.train(TINY, folder, resume=True, device="cpu")
+    assert zoo.read_log(folder / zoo.LOG)["step"] == [10]
+
+
+def test_an_empty_and_a_missing_log(tmp_path):
+    (tmp_path / "log.jsonl").write_text("")
+    assert zoo.read_log(tmp_path / "log.jsonl") == {}
+    with pytest.raises(FileNotFoundError, match="no log"):
+        zoo.read_log(tmp_path / "other.jsonl")
+
+
+def test_a_run_is_never_overwritten_by_accident(copied):
+    before = {p.name: p.read_bytes() for p in copied.iterdir()}
+    with pytest.raises(FileExistsError, match="already holds a run: go on with it by --resume"):
+        zoo.train(TINY, copied, device="cpu")
+    (copied / zoo.STATE).unlink()
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match="holds a trained model but no training.safe"):
+            zoo.train(TINY, copied, resume=resume, device="cpu")
+    after = {p.name: p.read_bytes() for p in copied.iterdir()}
+    assert after == {k: v for k, v in before.items() if k != zoo.STATE}
+
+
+def test_resume_with_another_recipe_leaves_the_run_as_it_was(copied):
+    before = {p.name: p.read_bytes() for p in copied.iterdir()}
+    for other, match in (
+        (replace(TINY, predicts="eps"), "predicts = v, not eps"),
+        (replace(TINY, schedule="linear"), "schedule = cosine, not linear"),
+        (replace(TINY, label_dropout=0.2), "label_dropout = 0.1, not 0.2"),
+        (replace(TINY, settings=replace(TINY.settings, steps=12)), "steps = 10, not 12"),
+        (JUDGE, "steps = 10, not 40"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            zoo.train(other, copied, resume=True, device="cpu")
+    assert {p.name: p.read_bytes() for p in copied.iterdir()} == before
+
+
+def test_resuming_a_finished_run_keeps_its_card_and_measurements(copied):
+    card = zoo.Card.read(copied / "model.json")
+    card.metrics.append({"metric": "samples", "n": 2})
+    card.write(copied / "model.json")
+    before = {p.name: p.read_bytes() for p in copied.iterdir()}
+    again = zoo.train(TINY, copied, resume=True, device="cpu", command="another")
+    assert again.metrics == [{"metric": "samples", "n": 2}]
+    assert again.training["command"] == "make tiny"
+    assert {p.name: p.read_bytes() for p in copied.iterdir()} == before
+
+
+@pytest.mark.parametrize("lost", ["model.json", "model.safetensors", "half"])
+def test_a_half_export_is_done_again(copied, finished, lost):
+    if lost == "half":  # killed between the weights and their card
+        (copied / zoo.MODEL).write_bytes(b"other")
+    else:
+        (copied / lost).unlink()
+    zoo.train(TINY, copied, resume=True, device="cpu")
+    zoo.load(copied, "cpu")
+    assert same(weights(copied / zoo.MODEL), weights(finished / zoo.MODEL))
+
+
+def test_diverging_leaves_the_last_good_state(tmp_path, monkeypatch):
+    folder, calls = tmp_path / "r", []
+
+    def diverging(model, x, y, generator):
+        calls.append(1)
+        loss = recipes.diffusion_loss(model, x, y, generator)
+        return loss * float("nan") if len(calls) > 6 else loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionRecipe, "loss", lambda self: diverging)
+        with pytest.raises(TrainingDiverged, match="last good state is kept in"):
+            zoo.train(TINY, folder, device="cpu", save_every=4)
+    assert read_safetensors(folder / zoo.STATE)[1]["step"] == "4"
+    assert not (folder / zoo.MODEL).exists()
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="needs a folder, and .*file is a file"):
+        zoo.train(TINY, tmp_path / "file", device="cpu")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_network_without_classes_is_trained_loaded_and_sampled(tmp_path):
+    recipe = replace(
+        TINY, net=replace(NET, num_classes=0), settings=replace(TINY.settings, steps=2)
+    )
+    card = zoo.train(recipe, tmp_path / "r", device="cpu")
+    assert card.num_classes == 0 and zoo.classes_in_turn(card, 3) is None
+    denoiser, _ = zoo.load(tmp_path / "r", "cpu")
+    assert zoo.generate(denoiser, (1, 8, 8), None, 2, n=3).shape == (3, 1, 8, 8)
+
+
+# ---- shipping and loading ----------------------------------------------------------------------
+
+
+def test_ship_and_load_by_name_folder_and_file(finished, shipped):
+    path = zoo.ship(finished)
+    assert path == shipped / "tiny.safetensors"
+    assert {p.name for p in shipped.iterdir()} == {
+        "tiny.safetensors",
+        "tiny.json",
+        "tiny.jsonl",
+    }
+    assert zoo.names() == ["tiny"]
+    assert (shipped / "tiny.jsonl").read_bytes() == (finished / zoo.LOG).read_bytes()
+    for name in ("tiny", path, str(path), finished, str(finished), finished / zoo.MODEL):
+        model, card = zoo.load(name, "cpu")
+        assert isinstance(model, Denoiser) and card.name == "tiny"
+        assert not model.training
+        assert not any(p.requires_grad for p in model.parameters())
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+    card = zoo.Card.read(shipped / "tiny.json")
+    original = zoo.Card.read(finished / "model.json")
+    assert card.dtype == "float16" and card.training == original.training
+    assert card.loss == original.loss and card.parameters == original.parameters
+
+
+def test_shipping_as_float16_costs_little_and_as_float32_nothing(finished, shipped):
+    half = weights(zoo.ship(finished, "half"))
+    full = weights(zoo.ship(finished, "full", "float32"))
+    exact = weights(finished / zoo.MODEL)
+    assert same(exact, full)
+    for name, value in exact.items():
+        assert half[name].dtype == torch.float16
+        error = (half[name].float() - value).abs()
+        assert bool((error <= value.abs() * 2**-11 + 2**-24).all())
+    sizes = [(shipped / f"{name}.safetensors").stat().st_size for name in ("half", "full")]
+    assert sizes[0] < 0.6 * sizes[1]
+    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    a, b = (zoo.load(n, "cpu")[0](x, 500, torch.arange(4)).x0 for n in ("half", "full"))
+    assert float((a - b).abs().max()) < 5e-3
+
+
+def test_shipped_models_load_on_the_bits_of_their_file(finished, shipped):
+    zoo.ship(finished)
+    model, _ = zoo.load("tiny", "cpu")
+    half = weights(shipped / "tiny.safetensors")
+    assert same({k: v.float() for k, v in half.items()}, dict(model.state_dict()))
+
+
+def test_measurements_do_not_travel_to_other_bits(copied, shipped):
+    card = zoo.Card.read(copied / "model.json")
+    card.metrics.append({"metric": "samples", "n": 2})
+    card.write(copied / "model.json")
+    zoo.ship(copied, "other name")
+    assert zoo.Card.read(shipped / "other name.json").metrics == []
+    assert zoo.load("other name", "cpu")[1].name == "other name"
+
+
+@pytest.mark.parametrize("where", [0, 9, 0.5, -1])
+def test_one_flipped_bit_is_noticed(copied, shipped, where):
+    path = zoo.ship(copied)
+    content = bytearray(path.read_bytes())
+    i = int(len(content) * where) if 0 < where < 1 else where
+    content[i] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged: its SHA-256 is .* the card says") as caught:
+        zoo.load("tiny", "cpu")
+    assert str(path) in str(caught.value)
+
+
+def test_damaged_weights_are_not_shipped(copied, shipped):
+    content = bytearray((copied / zoo.MODEL).read_bytes())
+    content[-1] ^= 1
+    (copied / zoo.MODEL).write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged"):
+        zoo.ship(copied)
+    assert not shipped.exists()
+
+
+def test_a_run_called_like_a_shipped_checkpoint_is_the_one_that_is_shipped(
+    copied, shipped, monkeypatch
+):
+    zoo.ship(copied)  # float16
+    monkeypatch.chdir(copied.parent)
+    copied.rename("tiny")
+    zoo.ship("tiny", dtype="float32")
+    assert same(weights(shipped / "tiny.safetensors"), weights(Path("tiny") / zoo.MODEL))
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", ".hidden", ""])
+def test_a_checkpoint_name_is_a_plain_file_name(finished, shipped, name):
+    if name == "":
+        assert zoo.ship(finished, name).stem == "tiny"  # as without a name
+        return
+    with pytest.raises(ValueError, match="plain file name"):
+        zoo.ship(finished, name)
+    assert not shipped.exists()
+
+
+def test_ship_refuses_other_types_and_what_does_not_fit_them(copied, shipped):
+    with pytest.raises(ValueError, match="float16 or float32, got 'int8'"):
+        zoo.ship(copied, dtype="int8")
+    tensors = weights(copied / zoo.MODEL)
+    next(iter(tensors.values())).fill_(1e6)  # float16 ends at 65504
+    save_file(tensors, copied / zoo.MODEL)
+    digest = hashlib.sha256((copied / zoo.MODEL).read_bytes()).hexdigest()
+    replace(zoo.Card.read(copied / "model.json"), sha256=digest).write(copied / "model.json")
+    with pytest.raises(ValueError, match="does not fit into torch.float16: ship with dtype"):
+        zoo.ship(copied)
+    assert zoo.ship(copied, dtype="float32").exists()
+
+
+def test_an_unfinished_run_says_what_to_do(tmp_path, monkeypatch, shipped):
+    folder = tmp_path / "r"
+    with monkeypatch.context() as patch:
+        interrupted(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            zoo.train(TINY, folder, device="cpu", save_every=4)
+    for use in (zoo.load, zoo.ship, zoo.evaluate, zoo.find):
+        with pytest.raises(FileNotFoundError, match="not finished: resume it with `ddpmlib train`"):
+            use(folder)
+
+
+def test_an_unknown_name_says_what_there_is(finished, shipped):
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint 'minst': .*\(none shipped\)"):
+        zoo.load("minst")
+    zoo.ship(finished)
+    with pytest.raises(FileNotFoundError, match="or one of tiny"):
+        zoo.load("minst")
+
+
+def test_weights_of_another_recipe_are_refused(copied):
+    card = zoo.Card.read(copied / "model.json")
+    card.recipe["net"]["width"] = 16
+    card.write(copied / "model.json")
+    with pytest.raises(ValueError, match="other weights than its card's recipe needs"):
+        zoo.load(copied, "cpu")
+
+
+def test_shipped_is_inside_an_installed_package_else_in_the_clone(tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "PACKAGE", tmp_path / "ddpmlib")
+    assert zoo.shipped() == tmp_path / "data" / "checkpoints"
+    (tmp_path / "ddpmlib" / "checkpoints").mkdir(parents=True)
+    assert zoo.shipped() == tmp_path / "ddpmlib" / "checkpoints"
+
+
+# ---- cards -------------------------------------------------------------------------------------
+
+
+def test_a_card_reads_back_as_it_was_written(finished, tmp_path):
+    card = zoo.Card.read(finished / "model.json")
+    card.write(tmp_path / "card.json")
+    assert zoo.Card.read(tmp_path / "card.json") == card
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", '{"image_shape": [1, 8, 8]}', '{"image_shape": 3}']
+)
+def test_what_is_not_a_card_is_refused(copied, text):
+    (copied / "model.json").write_text(text)
+    with pytest.raises(ValueError, match="model.json is not a checkpoint card"):
+        zoo.load(copied)
+
+
+def test_a_card_with_an_unknown_field_or_none_at_all_is_refused(copied):
+    values = asdict(zoo.Card.read(copied / "model.json"))
+    (copied / "model.json").write_text(json.dumps(values | {"colour": "red"}))
+    with pytest.raises(ValueError, match="colour"):
+        zoo.load(copied)
+    (copied / "model.json").unlink()
+    with pytest.raises(FileNotFoundError, match="no card .*model.json"):
+        zoo.load(copied)
+
+
+def test_thinned_curves_keep_their_mean_and_their_end():
+    pairs = [(k, float(k % 7)) for k in range(1, 1001)]
+    thin = zoo._thinned(pairs)
+    assert len(thin) == 200 and thin[-1][0] == 1000
+    assert thin[0] == (5, 3.0)  # the mean of 1, 2, 3, 4, 5
+    assert zoo._thinned(pairs[:200]) == pairs[:200] and zoo._thinned([]) == []
+
+
+def test_the_commit_is_only_that_of_the_clone_itself(tmp_path, monkeypatch):
+    import shutil
+    import subprocess
+
+    if not shutil.which("git"):
+        pytest.skip("git is not installed")
+
+    def git(*words):
+        identity = ["-c", "user.name=n", "-c", "user.email=e"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True)
+
+    package = tmp_path / "ddpmlib"
+    package.mkdir()
+    (package / "zoo.py").write_text("")
+    monkeypatch.setattr(zoo, "PACKAGE", package)
+    assert zoo._commit() is None
+    git("init", "-q")
+    (tmp_path / "mine.txt").write_text("")
+    git("add", "mine.txt")
+    git("commit", "-qm", "somebody else's repository")
+    assert zoo._commit() is None
+    git("add", ".")
+    git("commit", "-qm", "the clone")
+    assert len(zoo._commit()) == 40
+    (package / "zoo.py").write_text("changed")
+    assert zoo._commit().endswith(" with changes")
+
+
+# ---- measuring and generating ------------------------------------------------------------------
+
+
+def test_evaluate_writes_into_the_card_and_replaces_the_same_cell_only(
+    finished, judged, shipped, monkeypatch
+):
+    zoo.ship(judged)
+    path = zoo.ship(finished)
+
+    def metrics():
+        return zoo.Card.read(path.with_suffix(".json")).metrics
+
+    first = zoo.evaluate("tiny", n=20, steps=2, device="cpu")
+    assert metrics() == [first]
+    assert first["features"] == "digits-classifier" and first["n"] == 20
+    assert 0 <= first["class_agreement"] <= 1 and first["frechet"] > first["frechet_floor"] >= 0
+    other = zoo.evaluate("tiny", n=20, steps=3, device="cpu")
+    again = zoo.evaluate("tiny", n=20, steps=2, device="cpu")
+    assert metrics() == [other, again]
+    for key in ("class_agreement", "frechet", "frechet_floor"):
+        assert again[key] == first[key] and isinstance(again[key], float)
+    zoo.load("tiny", "cpu")  # the card still belongs to the file
+
+
+def test_evaluate_a_classifier(judged, shipped):
+    zoo.ship(judged)
+    result = zoo.evaluate("digits-classifier", device="cpu")
+    images = data.load("digits")
+    classifier, card = zoo.load("digits-classifier", "cpu")
+    assert isinstance(classifier, Classifier)
+    right = classifier(data.to_float(images.x_test)).argmax(1) == images.y_test
+    assert result["value"] == pytest.approx(float(right.double().mean()))
+    assert result["n"] == len(images.y_test) and card.metrics == [result]
+
+
+def test_evaluate_knows_before_sampling_what_is_missing(finished, shipped, monkeypatch):
+    monkeypatch.setattr(zoo, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
+    with pytest.raises(FileNotFoundError, match="digits-classifier"):
+        zoo.evaluate(finished, n=20, steps=2, device="cpu")
+    with pytest.raises(ValueError, match="at least 2"):
+        zoo.evaluate(finished, n=1, steps=2, device="cpu")
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_generate_is_decided_by_its_seed(finished, eta):
+    denoiser, card = zoo.load(finished, "cpu")
+
+    def drawn(seed, **options):
+        y = zoo.classes_in_turn(card, 5)
+        return zoo.generate(denoiser, card.image_shape, y, 3, eta=eta, seed=seed, **options)
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    x = drawn(0)
+    assert torch.equal(before, torch.get_rng_state())
+    assert x.shape == (5, 1, 8, 8) and x.device.type == "cpu" and not x.requires_grad
+    assert torch.equal(x, drawn(0)) and not torch.equal(x, drawn(1))
+    assert drawn(0, batch_size=2).shape == x.shape
+
+
+def test_generate_is_the_sampler_on_the_seeds_noise(finished):
+    denoiser, card = zoo.load(finished, "cpu")
+    y = torch.tensor([7, 1])
+    found = zoo.generate(denoiser, card.image_shape, y, 4, seed=3)
+    noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    times = samplers.uniform_times(1000, 4)
+    expected = samplers.draw(denoiser, denoiser.process, noise, times, eta=0.0, y=y)
+    assert torch.equal(found, expected)
+    other = zoo.generate(denoiser, card.image_shape, y.flip(0), 4, seed=3)
+    assert not torch.equal(found, other)  # labels are used
+
+
+def test_classes_in_turn(finished):
+    card = zoo.Card.read(finished / "model.json")
+    assert zoo.classes_in_turn(card, 12).tolist() == [*range(10), 0, 1]
+
+
+# ---- nothing is ever unpickled -----------------------------------------------------------------
+
+
+def test_no_module_can_unpickle_anything():
+    files = sorted((ROOT / "ddpmlib").rglob("*.py"))
+    assert len(files) > 10
+    found = [f"{p.name}: {what}" for p in files for what in unpicklers(p.read_text())]
+    assert found == []
+
+
+def unpicklers(source):
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
+            for name in names:
+                if name.split(".")[0] in {"pickle", "dill", "joblib", "shelve", "cloudpickle"}:
+                    yield name
+            if getattr(node, "module", None) == "torch" and {"load", "save"} & set(names):
+                yield "torch.load"
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in {
+            "torch.load",
+            "torch.save",
+            "torch.hub",
+        }:
+            yield ast.unparse(node)
+        asked = isinstance(node, ast.keyword) and node.arg == "allow_pickle"
+        if asked and ast.unparse(node.value) != "False":
+            yield "allow_pickle"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import pickle", "from torch import load", "torch.load('x')", "np.load(f, allow_pickle=True)"],
+)
+def test_the_search_for_unpickling_finds_it(source):
+    assert list(unpicklers(source))
+
+
+# ---- what the project ships --------------------------------------------------------------------
+
+CHECKPOINTS = sorted((ROOT / "data" / "checkpoints").glob("*.safetensors"))
+
+
+def test_every_shipped_file_belongs_to_a_checkpoint():
+    stems = {p.stem for p in CHECKPOINTS}
+    for path in (ROOT / "data" / "checkpoints").glob("*"):
+        assert path.suffix in {".safetensors", ".json", ".jsonl"} and path.stem in stems, path.name
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
+def test_every_shipped_checkpoint_loads_and_its_card_is_truthful(path):
+    model, card = zoo.load(path.stem, "cpu")
+    assert card.name == path.stem and path.stat().st_size < 8e6
+    recipe = recipes.from_dict(card.recipe)
+    assert isinstance(model, Denoiser if recipe.kind == "diffusion" else Classifier)
+    assert card.parameters == sum(p.numel() for p in model.parameters())
+    floating = {str(v.dtype) for v in weights(path).values() if v.is_floating_point()}
+    assert floating == {f"torch.{card.dtype}"}
+    assert all(bool(v.isfinite().all()) for v in weights(path).values())
+    how, settings = card.training, recipe.settings
+    assert how["images_seen"] == settings.steps * settings.batch_size
+    assert how["seconds"] > 0 and how["hardware"] and how["torch"]
+    assert how["command"].startswith("ddpmlib train ")
+    assert card.loss[-1][0] == settings.steps and card.loss[-1][1] < card.loss[0][1]
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
+def test_every_shipped_checkpoint_has_its_log_and_measurements(path):
+    card = zoo.Card.read(path.with_suffix(".json"))
+    log = zoo.read_log(path.with_suffix(".jsonl"))
+    assert log["step"] == sorted(set(log["step"])) and log["step"][-1] == card.loss[-1][0]
+    assert card.metrics, "measure it: ddpmlib evaluate NAME"
+    assert all(m["n"] >= 2 and m["hardware"] for m in card.metrics)
+    # A command that can be repeated names no folder of the machine it ran on.
+    assert not [w for w in card.training["command"].split() if w.startswith(("/", "~"))]
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
+def test_every_shipped_model_does_its_work(path):
+    model, card = zoo.load(path.stem, "cpu")
+    if isinstance(model, Classifier):
+        if card.recipe["data"] != "digits":
+            pytest.skip("its data set is not embedded")
+        images = data.load("digits")
+        right = model(data.to_float(images.x_test)).argmax(1) == images.y_test
+        assert float(right.float().mean()) > 0.95
+    else:
+        x0 = zoo.generate(model, card.image_shape, zoo.classes_in_turn(card, 4), 2)
+        assert x0.shape == (4, *card.image_shape) and bool(x0.isfinite().all())
+        assert float(x0.mean()) < 0 < float(x0.max())  # bright strokes on a dark ground
