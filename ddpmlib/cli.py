@@ -137,8 +137,8 @@ def _sampling(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, got {text!r}")
+    if not text.isdecimal() or not 1 <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"must be a whole number 1..2**31 - 1, got {text!r}")
     return int(text)
 
 
@@ -149,7 +149,7 @@ def _seed(text: str) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from ddpmlib import recipes, zoo
+    from ddpmlib import recipes, runs
 
     if args.recipe not in recipes.RECIPES:
         near = difflib.get_close_matches(args.recipe, recipes.RECIPES, n=1)
@@ -160,7 +160,7 @@ def _train(args: argparse.Namespace) -> None:
     changes = {k: v for k, v in given.items() if v is not None}
     recipe = dataclasses.replace(recipe, settings=dataclasses.replace(recipe.settings, **changes))
     folder = args.out or RUNS / recipe.name
-    card = zoo.train(
+    card = runs.train(
         recipe,
         folder,
         resume=args.resume,
@@ -177,12 +177,12 @@ def _train(args: argparse.Namespace) -> None:
 def _sample(args: argparse.Namespace) -> None:
     import torch
 
-    from ddpmlib import plots, zoo
+    from ddpmlib import evaluation, plots
 
     if args.out.suffix.lower() != ".png" or args.out.is_dir():
         raise ValueError(f"--out names the PNG to write, for example samples.png, got {args.out}")
     denoiser, card = _denoiser(args)
-    y = zoo.classes_in_turn(card, args.n)
+    y = evaluation.classes_in_turn(card, args.n)
     if args.label is not None:
         if not 0 <= args.label < card.num_classes:
             known = (
@@ -190,7 +190,7 @@ def _sample(args: argparse.Namespace) -> None:
             )
             raise ValueError(f"--label {known} for {card.name}, got {args.label}")
         y = torch.full((args.n,), args.label)
-    x0 = zoo.generate(
+    x0 = evaluation.generate(
         denoiser,
         card.image_shape,
         y,
@@ -207,9 +207,9 @@ def _sample(args: argparse.Namespace) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from ddpmlib import zoo
+    from ddpmlib import evaluation
 
-    result = zoo.evaluate(
+    result = evaluation.evaluate(
         _model(args),
         n=args.n,
         steps=args.sampling_steps,

@@ -86,10 +86,12 @@ def to_uint8(x: Tensor) -> Tensor:
     """Float images -> uint8, rounded; values outside [-1, 1] are clipped first.
 
     Raises:
-        ValueError: if ``x`` does not hold floating-point numbers.
+        ValueError: if ``x`` does not hold floating-point numbers, or holds NaN.
     """
     if not x.is_floating_point():
         raise ValueError(f"to_uint8 takes float images in [-1, 1], got {x.dtype}")
+    if bool(x.isnan().any()):
+        raise ValueError("images hold NaN: the network that made them has diverged")
     return ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 

@@ -117,7 +117,17 @@ class Denoiser(nn.Module):
         return Prediction(x0, self.var_mix)
 
     def raw(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Tensor:
-        """The network's own output at (x_t, t), in the dtype of ``x_t``."""
+        """The network's own output at (x_t, t), in the dtype of ``x_t``.
+
+        Raises:
+            ValueError: if the network answers in another shape than it was asked.
+        """
         if not isinstance(t, Tensor):
             t = torch.full((len(x_t),), t, device=x_t.device, dtype=torch.int64)
-        return self.net(x_t, t, y).to(x_t.dtype)
+        output = self.net(x_t, t, y)
+        if output.shape != x_t.shape:
+            raise ValueError(
+                f"the network answered {tuple(output.shape)} to data of shape {tuple(x_t.shape)}; "
+                "both must be the same"
+            )
+        return output.to(x_t.dtype)

@@ -24,7 +24,7 @@ def l_simple(
         y: class labels (B,) or None.
 
     Returns:
-        the loss of each sample, (B,), float32 or wider.
+        the loss of each sample, (B,), in the dtype of ``x0``.
     """
     x_t = denoiser.process.q_sample(x0, t, eps)
     scale, std = denoiser.process.kernel(t, x0)

@@ -18,13 +18,15 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         the distance, ≥ 0, in squared units of the features.
 
     Raises:
-        ValueError: if shapes differ in D or a set has fewer than two rows.
+        ValueError: if shapes differ in D, a set has fewer than two rows or is not finite.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ValueError(
             f"need two feature sets (N, D) with N >= 2 and the same D, got {tuple(a.shape)} and "
             f"{tuple(b.shape)}"
         )
+    if not bool(a.isfinite().all()) or not bool(b.isfinite().all()):
+        raise ValueError("features hold NaN or infinity, which has no distance to anything")
     (mean_a, cov_a), (mean_b, cov_b) = _moments(a), _moments(b)
     root = _matrix_root(cov_a)
     cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
@@ -40,9 +42,11 @@ def class_agreement(logits: Tensor, y: Tensor) -> float:
         y: the classes asked for, (N,).
 
     Raises:
-        ValueError: if there is not one label per row.
+        ValueError: if there is not one label per row, no row, or a logit is not finite.
     """
-    if logits.ndim != 2 or y.shape != logits.shape[:1]:
+    if not bool(logits.isfinite().all()):
+        raise ValueError("logits hold NaN or infinity, which agree with no class")
+    if logits.ndim != 2 or y.shape != logits.shape[:1] or not len(y):
         raise ValueError(
             f"need logits (N, K) and labels (N,), got {tuple(logits.shape)} and {tuple(y.shape)}"
         )

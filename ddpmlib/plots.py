@@ -173,7 +173,7 @@ def curve(
     ax: Axes | None = None,
     label: str = "",
 ) -> Axes:
-    """Loss over steps from a run's log (:func:`ddpmlib.zoo.read_log`) or a card's loss pairs."""
+    """Loss over steps from a run's log (:func:`ddpmlib.runs.read_log`) or a card's loss pairs."""
     import matplotlib.pyplot as plt
 
     if ax is None:

@@ -57,6 +57,8 @@ class DDPM:
 
     def kernel(self, t: Time, x: Tensor) -> tuple[Coefficient, Coefficient]:
         """Scale √ᾱ_t and std √(1−ᾱ_t) of q(x_t|x_0), ready to multiply ``x`` (B, ...)."""
+        if not x.is_floating_point():
+            raise ValueError(f"data must be floating point, images in [-1, 1], got {x.dtype}")
         a = self._alpha_bar(t, x)
         return _cast(a**0.5, x), _cast((1 - a) ** 0.5, x)
 
@@ -181,6 +183,8 @@ class DDPM:
         if noise is None:
             raise ValueError(f"the step {t} → {s} with eta = {eta} draws: give it noise")
         _check_same_shape(x_t, noise, "noise")
+        if isinstance(prediction.var_mix, Tensor):
+            _check_same_shape(x_t, prediction.var_mix, "prediction.var_mix")
         return mean + eta * self.posterior_std(t, s, prediction.var_mix) * noise
 
     @equation("3.5")
@@ -191,9 +195,10 @@ class DDPM:
             ValueError: if t = 0, or if the shapes differ.
         """
         _check_same_shape(x_t, x0, "x0")
-        if isinstance(t, int) and t == 0:
-            raise ValueError("clean data (t = 0) hold no noise to solve for; use t in 1..T")
         scale, std = self.kernel(t, x_t)
+        on_cpu = not isinstance(t, Tensor) or t.device.type == "cpu"
+        if on_cpu and bool((torch.as_tensor(t) == 0).any()):
+            raise ValueError("clean data (t = 0) hold no noise to solve for; use t in 1..T")
         return (x_t - scale * x0) / std
 
     # ---- look-ups ------------------------------------------------------------------------
@@ -248,7 +253,7 @@ def check_eta(eta: float) -> None:
 
 
 def _checked_beta(beta: Tensor) -> Tensor:
-    beta = torch.as_tensor(beta).detach().to(device="cpu", dtype=torch.float64)
+    beta = torch.as_tensor(beta).detach().to(device="cpu", dtype=torch.float64, copy=True)
     if beta.ndim != 1 or len(beta) < 2 or beta[0] != 0:
         raise ValueError(
             "beta must be a table of shape (T+1,) with beta[0] == 0, see ddpmlib.schedules"

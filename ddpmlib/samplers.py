@@ -7,6 +7,7 @@ is η = 0: see :meth:`ddpmlib.process.DDPM.step`.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import index
 
 import torch
 from torch import Tensor
@@ -165,7 +166,10 @@ def _walk_up(
 
 
 def _checked_times(process: DDPM, times: Sequence[int] | None) -> list[int]:
-    times = list(range(process.T, -1, -1) if times is None else times)
+    try:  # index() takes NumPy's integers too, and refuses 3.0
+        times = [index(t) for t in (range(process.T, -1, -1) if times is None else times)]
+    except TypeError as error:
+        raise ValueError(f"times must be whole numbers ({error})") from error
     falls = len(times) >= 2 and all(s < t for t, s in pairwise(times))
     if not falls or times[0] > process.T or times[-1] < 0:
         raise ValueError(

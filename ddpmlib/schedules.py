@@ -21,7 +21,8 @@ def linear(T: int, first: float | None = None, last: float | None = None) -> Ten
     """β_t rises on a straight line from ``first`` at t = 1 to ``last`` at t = T.
 
     The defaults are Ho et al. (2020, section 4), 1e-4 and 0.02 at T = 1000, times 1000/T at
-    another T, so that the data are equally drowned at the end.
+    another T, so that the betas add up to the same sum; ᾱ_T is then nearly the same for T ≥ 100. A
+    single step, T = 1, has β_1 = ``first``.
 
     Returns:
         beta, float64 (T+1,).
@@ -47,8 +48,8 @@ def sigmoid(
         ValueError: as :func:`linear`, or if ``steepness`` is not positive.
     """
     first, last = _end_points(T, first, last)
-    if not steepness > 0:
-        raise ValueError(f"steepness must be positive, got {steepness}")
+    if not 0 < steepness < math.inf:
+        raise ValueError(f"steepness must be positive and finite, got {steepness}")
     u = torch.linspace(-steepness, steepness, T, dtype=torch.float64)
     return _with_zero(first + (last - first) * torch.sigmoid(u))
 

@@ -6,10 +6,8 @@ in one go, and brings the run back to the same bits on the CPU.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +18,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ddpmlib.data import Batches, to_float
+from ddpmlib.files import read_safetensors, write_safetensors
 
 FORMAT = "ddpmlib-training-1"
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each weight
 BatchLoss = Callable[[nn.Module, Tensor, Tensor | None, torch.Generator], Tensor]
 """(model, x (B, ...) float, y (B,) or None, generator) -> mean loss, a scalar."""
 
@@ -127,6 +127,8 @@ class Trainer:
     ) -> None:
         if y is not None and len(y) != len(x):
             raise ValueError(f"need one label per sample, got {len(y)} labels for {len(x)} samples")
+        if x.dtype != torch.uint8 and not x.is_floating_point():
+            raise ValueError(f"data are uint8 images or float points, got {x.dtype}")
         self.device = torch.device(device) if device else default_device()
         self.settings, self.recipe = settings, recipe
         self.batches = Batches(len(x), settings.batch_size, settings.seed)
@@ -201,15 +203,21 @@ class Trainer:
         if header.get("format") != FORMAT:
             raise ValueError(f"{path} is not a training state of this library ({FORMAT})")
         try:
-            step = int(header["step"])
+            step = self._step_of(header)
             theirs = {key: json.loads(header[key]) for key in self._decided() if key in header}
         except (KeyError, ValueError) as error:
             raise ValueError(f"{path} has a damaged header ({error})") from error
         ours = {k: v for k, v in self._decided().items() if k in theirs or k == "settings"}
         _check_same(path, theirs, ours)
-        self._check_tensors(path, tensors)
+        self._check_tensors(path, tensors, step)
         self._restore(tensors)
         self.step = step
+
+    def _step_of(self, header: dict[str, str]) -> int:
+        step = int(header["step"])
+        if not 0 <= step <= self.settings.steps:
+            raise ValueError(f"step {step} is not in 0..{self.settings.steps}")
+        return step
 
     def _decided(self) -> dict[str, Any]:
         """What must not change between a start and its resume, as it reads back from JSON."""
@@ -228,7 +236,7 @@ class Trainer:
             tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
         return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
-    def _check_tensors(self, path: Path | str, tensors: dict[str, Tensor]) -> None:
+    def _check_tensors(self, path: Path | str, tensors: dict[str, Tensor], step: int) -> None:
         ours = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         ours |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         there = {k for k in tensors if k.startswith(("model.", "ema."))}
@@ -240,6 +248,10 @@ class Trainer:
         for key, value in tensors.items():
             if key.startswith("optimiser."):
                 self._check_optimiser(path, key, value)
+        moments = {key for key in tensors if key.startswith("optimiser.")}
+        whole = {f"optimiser.{k.split('.')[1]}.{m}" for k in moments for m in MOMENTS}
+        if moments != whole or (step > 0 and not moments):
+            raise ValueError(f"{path} is damaged: the optimiser's moments are not all there")
         own = {"random.own": self.generator.get_state(), "random.cpu": torch.get_rng_state()}
         for name, value in own.items():
             if name not in tensors or tensors[name].shape != value.shape:
@@ -326,63 +338,6 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-# ---- files that are whole or not there -----------------------------------------------------------
-
-
-def write_safetensors(path: Path | str, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """Write tensors and a string header, replacing ``path`` in one go."""
-    from safetensors.torch import save
-
-    write_atomically(path, save(tensors, metadata=header))
-
-
-def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a safetensors file; nothing in it is ever executed.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not a whole safetensors file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            # Copies, because a tensor would otherwise stay a window onto the file on disk.
-            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
-
-
-def write_atomically(path: Path | str, content: bytes) -> None:
-    """Write beside ``path``, flush, rename: a killed write leaves the old file untouched.
-
-    Raises:
-        OSError: naming ``path``, for a full disk or a folder that takes no files.
-    """
-    path = Path(path)
-    try:
-        _write_beside_and_rename(path, content)
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _write_beside_and_rename(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")  # one name, so a killed write is tidied by the next
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink()
 
 
 def _check_same(path: Path | str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What README.md promises: its Python runs, its commands and its links exist."""
 
+import json
 import os
 import re
 import subprocess
@@ -64,3 +65,19 @@ def test_local_links_lead_to_files(page):
     links = re.findall(r"\]\(([^)#\s]+)", page)
     missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
     assert missing == []
+
+
+def test_the_table_of_results_says_what_the_cards_say():
+    rows = re.findall(r"^\| (mnist|digits) \| (.*) \|$", README, flags=re.MULTILINE)
+    shown = [(name, *row.split(" | ")) for name, row in rows]
+    known = []
+    for name in ("mnist", "digits"):
+        card = json.loads((ROOT / "data" / "checkpoints" / f"{name}.json").read_text())
+        seconds = card["training"]["seconds"]
+        time = f"{seconds / 60:.0f} min" if seconds > 99 else f"{seconds:.0f} s"
+        for m in card["metrics"]:
+            sampler, n = f"{m['steps']} steps, eta {m['eta']:.0f}", f"{m['n']:,}"
+            judged = (f"{m['class_agreement']:.1%}".replace("%", " %"), f"{m['frechet']:.2f}")
+            row = (name, f"{card['parameters']:,}", time, sampler, n, *judged)
+            known.append((*row, f"{m['frechet_floor']:.2f}"))
+    assert shown == known

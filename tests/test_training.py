@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ddpmlib import data, recipes, training
+from ddpmlib import data, files, recipes, training
 from ddpmlib.denoiser import Denoiser, V
 from ddpmlib.models import UNet, UNetConfig
 from ddpmlib.process import DDPM
@@ -155,7 +155,7 @@ sys.path[:0] = sys.argv[1:3]
 import torch
 torch.set_num_threads(1)
 import safetensors.torch, torch._dynamo  # once, not in every child
-from ddpmlib import training
+from ddpmlib import files, training
 import test_training as t
 
 class Slow:
@@ -180,7 +180,7 @@ def child(path, slow):
         return pid
     try:
         if slow:
-            training.open = Slow
+            files.open = Slow
         trainer = t.unet_trainer(SETTINGS)
         if path.exists():
             trainer.load(path)
@@ -217,7 +217,7 @@ while True:
         break
     assert code == -9, code
     halves += part.exists()
-    steps.append(int(training.read_safetensors(killed)[1]["step"]) if killed.exists() else 0)
+    steps.append(int(files.read_safetensors(killed)[1]["step"]) if killed.exists() else 0)
 print(json.dumps({"steps": steps, "halves": halves}))
 """
 
@@ -231,8 +231,8 @@ def test_killed_again_and_again_during_writes_ends_in_the_same_bits(tmp_path):
     report = json.loads(done.stdout)
     assert len(report["steps"]) >= 3 and report["halves"] >= 2, report  # it was put to the test
     assert report["steps"] == sorted(report["steps"])  # no kill threw the run back
-    straight, header = training.read_safetensors(tmp_path / "straight.safetensors")
-    resumed, other = training.read_safetensors(tmp_path / "killed.safetensors")
+    straight, header = files.read_safetensors(tmp_path / "straight.safetensors")
+    resumed, other = files.read_safetensors(tmp_path / "killed.safetensors")
     assert header == other and header["step"] == "20"
     assert same(straight, resumed)
     assert not list(tmp_path.glob(".*.part"))  # the next write has tidied up
@@ -322,7 +322,7 @@ def test_a_larger_network_with_the_same_beginning_is_refused(tmp_path):
 
 
 def rewritten(path, change_tensors=None, **header):
-    tensors, old = training.read_safetensors(path)
+    tensors, old = files.read_safetensors(path)
     tensors = {k: change_tensors(k, v) for k, v in tensors.items()} if change_tensors else tensors
     kept = {k: v for k, v in (old | header).items() if v is not None}
     save_file({k: v for k, v in tensors.items() if v is not None}, path, metadata=kept)
@@ -488,7 +488,7 @@ def test_the_content_is_on_disk_before_it_gets_its_name(tmp_path, monkeypatch):
     events, fsync, rename = [], os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.fstat(fd).st_size), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda *names: (events.append("renamed"), rename(*names)))
-    training.write_atomically(tmp_path / "new" / "f", b"12345")
+    files.write_atomically(tmp_path / "new" / "f", b"12345")
     assert events == [5, "renamed"]
     assert (tmp_path / "new" / "f").read_bytes() == b"12345"
 

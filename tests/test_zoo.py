@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ddpmlib import data, recipes, samplers, training, zoo
+from ddpmlib import data, evaluation, recipes, runs, samplers, training, zoo
 from ddpmlib.denoiser import Denoiser
 from ddpmlib.models import Classifier, ClassifierConfig, UNetConfig
 from ddpmlib.recipes import ClassifierRecipe, DiffusionRecipe
@@ -31,14 +31,14 @@ JUDGE = ClassifierRecipe(
 def finished(tmp_path_factory):
     """A finished run; tests that change it take a copy."""
     folder = tmp_path_factory.mktemp("runs") / "a tiny run"
-    zoo.train(TINY, folder, device="cpu", save_every=4, log_every=3, command="make tiny")
+    runs.train(TINY, folder, device="cpu", save_every=4, log_every=3, command="make tiny")
     return folder
 
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "judge"
-    zoo.train(JUDGE, folder, device="cpu", command="make judge")
+    runs.train(JUDGE, folder, device="cpu", command="make judge")
     return folder
 
 
@@ -67,7 +67,7 @@ def interrupted(monkeypatch, at, error=KeyboardInterrupt):
             if progress.step == at:
                 raise error
 
-    monkeypatch.setattr(zoo, "fit", fit)
+    monkeypatch.setattr(runs, "fit", fit)
 
 
 def weights(path):
@@ -97,7 +97,7 @@ def test_a_run_leaves_four_files_and_a_truthful_card(finished):
     assert how["command"] == "make tiny" and how["images_seen"] == 80 and how["seconds"] >= 0
     assert how["device"] == "cpu" and how["bf16"] is False and how["compile"] is False
     assert how["torch"] == torch.__version__ and "thread" in how["hardware"]
-    log = zoo.read_log(finished / zoo.LOG)
+    log = runs.read_log(finished / zoo.LOG)
     assert card.loss == [[s, round(v, 6)] for s, v in zip(log["step"], log["loss"], strict=True)]
 
 
@@ -118,9 +118,9 @@ def test_the_log_has_the_mean_loss_of_each_stretch(finished, tmp_path, monkeypat
             losses.append(float(progress.loss))
             yield progress
 
-    monkeypatch.setattr(zoo, "fit", fit)
-    zoo.train(TINY, tmp_path / "r", device="cpu", log_every=3)
-    log = zoo.read_log(tmp_path / "r" / zoo.LOG)
+    monkeypatch.setattr(runs, "fit", fit)
+    runs.train(TINY, tmp_path / "r", device="cpu", log_every=3)
+    log = runs.read_log(tmp_path / "r" / zoo.LOG)
     assert log["step"] == [3, 6, 9, 10]
     means = [sum(losses[i:j]) / (j - i) for i, j in ((0, 3), (3, 6), (6, 9), (9, 10))]
     assert log["loss"] == pytest.approx(means, rel=1e-5)
@@ -135,10 +135,10 @@ def test_an_interrupted_run_resumes_to_the_same_bits(finished, tmp_path, monkeyp
     with monkeypatch.context() as patch:
         interrupted(patch, at)
         with pytest.raises(KeyboardInterrupt):
-            zoo.train(TINY, folder, device="cpu", save_every=4, log_every=3)
+            runs.train(TINY, folder, device="cpu", save_every=4, log_every=3)
     assert not (folder / zoo.MODEL).exists()
     torch.rand(9)
-    zoo.train(TINY, folder, resume=True, device="cpu", save_every=4, log_every=3)
+    runs.train(TINY, folder, resume=True, device="cpu", save_every=4, log_every=3)
     assert same(weights(finished / zoo.STATE), weights(folder / zoo.STATE))
     assert same(weights(finished / zoo.MODEL), weights(folder / zoo.MODEL))
 
@@ -148,16 +148,16 @@ def test_the_log_goes_on_where_the_saved_state_stands(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupted(patch, 9)
         with pytest.raises(KeyboardInterrupt):
-            zoo.train(TINY, folder, device="cpu", save_every=5, log_every=2)
+            runs.train(TINY, folder, device="cpu", save_every=5, log_every=2)
     lines = (folder / zoo.LOG).read_text().splitlines(keepends=True)
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8]
     (folder / zoo.LOG).write_text("".join(lines) + '{"step": 9, "lo')  # cut by a kill
-    assert zoo.read_log(folder / zoo.LOG)["step"] == [2, 4, 6, 8]
-    card = zoo.train(TINY, folder, resume=True, device="cpu", save_every=5, log_every=2)
+    assert runs.read_log(folder / zoo.LOG)["step"] == [2, 4, 6, 8]
+    card = runs.train(TINY, folder, resume=True, device="cpu", save_every=5, log_every=2)
     rows = (folder / zoo.LOG).read_text().splitlines(keepends=True)
     assert [json.loads(line)["step"] for line in rows] == [2, 4, 6, 8, 10]
     assert rows[:2] == lines[:2]  # what the saved state knew of is kept, the rest is done again
-    log = zoo.read_log(folder / zoo.LOG)
+    log = runs.read_log(folder / zoo.LOG)
     assert log["seconds"] == sorted(log["seconds"])
     assert [step for step, _ in card.loss] == log["step"]
 
@@ -167,27 +167,27 @@ def test_a_log_of_rubbish_does_not_stop_a_resume(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         interrupted(patch, 5)
         with pytest.raises(KeyboardInterrupt):
-            zoo.train(TINY, folder, device="cpu", save_every=4)
+            runs.train(TINY, folder, device="cpu", save_every=4)
     (folder / zoo.LOG).write_bytes(b"\0\0\xff\n12\n[]\nnull\n{}\n")
-    zoo.train(TINY, folder, resume=True, device="cpu")
-    assert zoo.read_log(folder / zoo.LOG)["step"] == [10]
+    runs.train(TINY, folder, resume=True, device="cpu")
+    assert runs.read_log(folder / zoo.LOG)["step"] == [10]
 
 
 def test_an_empty_and_a_missing_log(tmp_path):
     (tmp_path / "log.jsonl").write_text("")
-    assert zoo.read_log(tmp_path / "log.jsonl") == {}
+    assert runs.read_log(tmp_path / "log.jsonl") == {}
     with pytest.raises(FileNotFoundError, match="no log"):
-        zoo.read_log(tmp_path / "other.jsonl")
+        runs.read_log(tmp_path / "other.jsonl")
 
 
 def test_a_run_is_never_overwritten_by_accident(copied):
     before = {p.name: p.read_bytes() for p in copied.iterdir()}
     with pytest.raises(FileExistsError, match="already holds a run: go on with it by --resume"):
-        zoo.train(TINY, copied, device="cpu")
+        runs.train(TINY, copied, device="cpu")
     (copied / zoo.STATE).unlink()
     for resume in (False, True):
         with pytest.raises(FileExistsError, match="holds a trained model but no training.safe"):
-            zoo.train(TINY, copied, resume=resume, device="cpu")
+            runs.train(TINY, copied, resume=resume, device="cpu")
     after = {p.name: p.read_bytes() for p in copied.iterdir()}
     assert after == {k: v for k, v in before.items() if k != zoo.STATE}
 
@@ -202,7 +202,7 @@ def test_resume_with_another_recipe_leaves_the_run_as_it_was(copied):
         (JUDGE, "steps = 10, not 40"),
     ):
         with pytest.raises(ValueError, match=match):
-            zoo.train(other, copied, resume=True, device="cpu")
+            runs.train(other, copied, resume=True, device="cpu")
     assert {p.name: p.read_bytes() for p in copied.iterdir()} == before
 
 
@@ -211,7 +211,7 @@ def test_resuming_a_finished_run_keeps_its_card_and_measurements(copied):
     card.metrics.append({"metric": "samples", "n": 2})
     card.write(copied / "model.json")
     before = {p.name: p.read_bytes() for p in copied.iterdir()}
-    again = zoo.train(TINY, copied, resume=True, device="cpu", command="another")
+    again = runs.train(TINY, copied, resume=True, device="cpu", command="another")
     assert again.metrics == [{"metric": "samples", "n": 2}]
     assert again.training["command"] == "make tiny"
     assert {p.name: p.read_bytes() for p in copied.iterdir()} == before
@@ -223,7 +223,7 @@ def test_a_half_export_is_done_again(copied, finished, lost):
         (copied / zoo.MODEL).write_bytes(b"other")
     else:
         (copied / lost).unlink()
-    zoo.train(TINY, copied, resume=True, device="cpu")
+    runs.train(TINY, copied, resume=True, device="cpu")
     zoo.load(copied, "cpu")
     assert same(weights(copied / zoo.MODEL), weights(finished / zoo.MODEL))
 
@@ -239,7 +239,7 @@ def test_diverging_leaves_the_last_good_state(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(DiffusionRecipe, "loss", lambda self: diverging)
         with pytest.raises(TrainingDiverged, match="last good state is kept in"):
-            zoo.train(TINY, folder, device="cpu", save_every=4)
+            runs.train(TINY, folder, device="cpu", save_every=4)
     assert read_safetensors(folder / zoo.STATE)[1]["step"] == "4"
     assert not (folder / zoo.MODEL).exists()
 
@@ -247,7 +247,7 @@ def test_diverging_leaves_the_last_good_state(tmp_path, monkeypatch):
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(NotADirectoryError, match="needs a folder, and .*file is a file"):
-        zoo.train(TINY, tmp_path / "file", device="cpu")
+        runs.train(TINY, tmp_path / "file", device="cpu")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -255,10 +255,10 @@ def test_a_network_without_classes_is_trained_loaded_and_sampled(tmp_path):
     recipe = replace(
         TINY, net=replace(NET, num_classes=0), settings=replace(TINY.settings, steps=2)
     )
-    card = zoo.train(recipe, tmp_path / "r", device="cpu")
-    assert card.num_classes == 0 and zoo.classes_in_turn(card, 3) is None
+    card = runs.train(recipe, tmp_path / "r", device="cpu")
+    assert card.num_classes == 0 and evaluation.classes_in_turn(card, 3) is None
     denoiser, _ = zoo.load(tmp_path / "r", "cpu")
-    assert zoo.generate(denoiser, (1, 8, 8), None, 2, n=3).shape == (3, 1, 8, 8)
+    assert evaluation.generate(denoiser, (1, 8, 8), None, 2, n=3).shape == (3, 1, 8, 8)
 
 
 # ---- shipping and loading ----------------------------------------------------------------------
@@ -377,8 +377,8 @@ def test_an_unfinished_run_says_what_to_do(tmp_path, monkeypatch, shipped):
     with monkeypatch.context() as patch:
         interrupted(patch, 5)
         with pytest.raises(KeyboardInterrupt):
-            zoo.train(TINY, folder, device="cpu", save_every=4)
-    for use in (zoo.load, zoo.ship, zoo.evaluate, zoo.find):
+            runs.train(TINY, folder, device="cpu", save_every=4)
+    for use in (zoo.load, zoo.ship, evaluation.evaluate, zoo.find):
         with pytest.raises(FileNotFoundError, match="not finished: resume it with `ddpmlib train`"):
             use(folder)
 
@@ -436,10 +436,10 @@ def test_a_card_with_an_unknown_field_or_none_at_all_is_refused(copied):
 
 def test_thinned_curves_keep_their_mean_and_their_end():
     pairs = [(k, float(k % 7)) for k in range(1, 1001)]
-    thin = zoo._thinned(pairs)
+    thin = runs._thinned(pairs)
     assert len(thin) == 200 and thin[-1][0] == 1000
     assert thin[0] == (5, 3.0)  # the mean of 1, 2, 3, 4, 5
-    assert zoo._thinned(pairs[:200]) == pairs[:200] and zoo._thinned([]) == []
+    assert runs._thinned(pairs[:200]) == pairs[:200] and runs._thinned([]) == []
 
 
 def test_the_commit_is_only_that_of_the_clone_itself(tmp_path, monkeypatch):
@@ -455,19 +455,19 @@ def test_the_commit_is_only_that_of_the_clone_itself(tmp_path, monkeypatch):
 
     package = tmp_path / "ddpmlib"
     package.mkdir()
-    (package / "zoo.py").write_text("")
-    monkeypatch.setattr(zoo, "PACKAGE", package)
-    assert zoo._commit() is None
+    (package / "runs.py").write_text("")
+    monkeypatch.setattr(runs, "PACKAGE", package)
+    assert runs._commit() is None
     git("init", "-q")
     (tmp_path / "mine.txt").write_text("")
     git("add", "mine.txt")
     git("commit", "-qm", "somebody else's repository")
-    assert zoo._commit() is None
+    assert runs._commit() is None
     git("add", ".")
     git("commit", "-qm", "the clone")
-    assert len(zoo._commit()) == 40
-    (package / "zoo.py").write_text("changed")
-    assert zoo._commit().endswith(" with changes")
+    assert len(runs._commit()) == 40
+    (package / "runs.py").write_text("changed")
+    assert runs._commit().endswith(" with changes")
 
 
 # ---- measuring and generating ------------------------------------------------------------------
@@ -482,12 +482,12 @@ def test_evaluate_writes_into_the_card_and_replaces_the_same_cell_only(
     def metrics():
         return zoo.Card.read(path.with_suffix(".json")).metrics
 
-    first = zoo.evaluate("tiny", n=20, steps=2, device="cpu")
+    first = evaluation.evaluate("tiny", n=20, steps=2, device="cpu")
     assert metrics() == [first]
     assert first["features"] == "digits-classifier" and first["n"] == 20
     assert 0 <= first["class_agreement"] <= 1 and first["frechet"] > first["frechet_floor"] >= 0
-    other = zoo.evaluate("tiny", n=20, steps=3, device="cpu")
-    again = zoo.evaluate("tiny", n=20, steps=2, device="cpu")
+    other = evaluation.evaluate("tiny", n=20, steps=3, device="cpu")
+    again = evaluation.evaluate("tiny", n=20, steps=2, device="cpu")
     assert metrics() == [other, again]
     for key in ("class_agreement", "frechet", "frechet_floor"):
         assert again[key] == first[key] and isinstance(again[key], float)
@@ -496,7 +496,7 @@ def test_evaluate_writes_into_the_card_and_replaces_the_same_cell_only(
 
 def test_evaluate_a_classifier(judged, shipped):
     zoo.ship(judged)
-    result = zoo.evaluate("digits-classifier", device="cpu")
+    result = evaluation.evaluate("digits-classifier", device="cpu")
     images = data.load("digits")
     classifier, card = zoo.load("digits-classifier", "cpu")
     assert isinstance(classifier, Classifier)
@@ -506,11 +506,11 @@ def test_evaluate_a_classifier(judged, shipped):
 
 
 def test_evaluate_knows_before_sampling_what_is_missing(finished, shipped, monkeypatch):
-    monkeypatch.setattr(zoo, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
+    monkeypatch.setattr(evaluation, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
     with pytest.raises(FileNotFoundError, match="digits-classifier"):
-        zoo.evaluate(finished, n=20, steps=2, device="cpu")
+        evaluation.evaluate(finished, n=20, steps=2, device="cpu")
     with pytest.raises(ValueError, match="at least 2"):
-        zoo.evaluate(finished, n=1, steps=2, device="cpu")
+        evaluation.evaluate(finished, n=1, steps=2, device="cpu")
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
@@ -518,8 +518,8 @@ def test_generate_is_decided_by_its_seed(finished, eta):
     denoiser, card = zoo.load(finished, "cpu")
 
     def drawn(seed, **options):
-        y = zoo.classes_in_turn(card, 5)
-        return zoo.generate(denoiser, card.image_shape, y, 3, eta=eta, seed=seed, **options)
+        y = evaluation.classes_in_turn(card, 5)
+        return evaluation.generate(denoiser, card.image_shape, y, 3, eta=eta, seed=seed, **options)
 
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -533,18 +533,18 @@ def test_generate_is_decided_by_its_seed(finished, eta):
 def test_generate_is_the_sampler_on_the_seeds_noise(finished):
     denoiser, card = zoo.load(finished, "cpu")
     y = torch.tensor([7, 1])
-    found = zoo.generate(denoiser, card.image_shape, y, 4, seed=3)
+    found = evaluation.generate(denoiser, card.image_shape, y, 4, seed=3)
     noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
     times = samplers.uniform_times(1000, 4)
     expected = samplers.draw(denoiser, denoiser.process, noise, times, eta=0.0, y=y)
     assert torch.equal(found, expected)
-    other = zoo.generate(denoiser, card.image_shape, y.flip(0), 4, seed=3)
+    other = evaluation.generate(denoiser, card.image_shape, y.flip(0), 4, seed=3)
     assert not torch.equal(found, other)  # labels are used
 
 
 def test_classes_in_turn(finished):
     card = zoo.Card.read(finished / "model.json")
-    assert zoo.classes_in_turn(card, 12).tolist() == [*range(10), 0, 1]
+    assert evaluation.classes_in_turn(card, 12).tolist() == [*range(10), 0, 1]
 
 
 # ---- nothing is ever unpickled -----------------------------------------------------------------
@@ -616,7 +616,7 @@ def test_every_shipped_checkpoint_loads_and_its_card_is_truthful(path):
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
 def test_every_shipped_checkpoint_has_its_log_and_measurements(path):
     card = zoo.Card.read(path.with_suffix(".json"))
-    log = zoo.read_log(path.with_suffix(".jsonl"))
+    log = runs.read_log(path.with_suffix(".jsonl"))
     assert log["step"] == sorted(set(log["step"])) and log["step"][-1] == card.loss[-1][0]
     assert card.metrics, "measure it: ddpmlib evaluate NAME"
     assert all(m["n"] >= 2 and m["hardware"] for m in card.metrics)
@@ -634,6 +634,6 @@ def test_every_shipped_model_does_its_work(path):
         right = model(data.to_float(images.x_test)).argmax(1) == images.y_test
         assert float(right.float().mean()) > 0.95
     else:
-        x0 = zoo.generate(model, card.image_shape, zoo.classes_in_turn(card, 4), 2)
+        x0 = evaluation.generate(model, card.image_shape, evaluation.classes_in_turn(card, 4), 2)
         assert x0.shape == (4, *card.image_shape) and bool(x0.isfinite().all())
         assert float(x0.mean()) < 0 < float(x0.max())  # bright strokes on a dark ground

@@ -64,7 +64,10 @@ class Embedding(nn.Module):
             raise ValueError(
                 f"expected one label per sample, shape {tuple(t.shape)}, got {tuple(y.shape)}"
             )
-        if y.device.type == "cpu" and not 0 <= int(y.min()) <= int(y.max()) <= self.num_classes:
+        if y.dtype != torch.int64:
+            raise ValueError(f"labels must be int64, got {y.dtype}")
+        on_cpu = y.device.type == "cpu" and y.numel()
+        if on_cpu and not 0 <= int(y.min()) <= int(y.max()) <= self.num_classes:
             raise ValueError(
                 f"labels must lie in 0..{self.num_classes - 1} ({self.num_classes} is the null one)"
             )

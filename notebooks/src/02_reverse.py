@@ -79,7 +79,7 @@ plots.film(
 # %% [markdown]
 # Left, 200 points on their way from pure noise to a spiral. Right, what the exact denoiser believes about each of them at that moment: $\mathrm{E}[x_0\mid x_t]$, the average of all clean points that the noisy one may have come from. At first everything is possible and all beliefs sit in the middle; then they spread along the arms. A belief is an average and need not lie on the spiral; a *sample* at the end does.
 #
-# The same loop on images: the 1,437 training scans of the 8×8 digits, each equally likely, are a distribution too, and its exact denoiser is a weighted average of the scans.
+# The same loop on images: the 1,442 training scans of the 8×8 digits, each equally likely, are a distribution too, and its exact denoiser is a weighted average of the scans.
 
 # %% tags=["hide-input"]
 scans, labels = (
@@ -115,7 +115,7 @@ print(
 assert (distance < 0.01).all()  # over all 64 pixels: rounding, no more
 
 # %% [markdown]
-# All of them are copies. That is no bug: if the data distribution *is* those 1,437 scans, then returning them in the right proportions is exactly right, and no network trained on them could have a lower training loss. What we want is the distribution that the scans came from. A network is useful because it *cannot* store this formula: it has to interpolate, and where it interpolates well it generalises. A diffusion model that is too good on its training loss is a photocopier. Keep that in mind when numbers improve in later chapters.
+# All of them are copies. That is no bug: if the data distribution *is* those 1,442 scans, then returning them in the right proportions is exactly right, and no network trained on them could have a lower training loss. What we want is the distribution that the scans came from. A network is useful because it *cannot* store this formula: it has to interpolate, and where it interpolates well it generalises. A diffusion model that is too good on its training loss is a photocopier. Keep that in mind when numbers improve in later chapters.
 #
 # ## Objectives
 #
@@ -954,7 +954,7 @@ axes[0].set_ylabel("density")
 _ = axes[0].legend(loc="upper left")
 
 # %% [markdown]
-# **The tests that catch them.** For the first bug the cheapest test there is: let the denoiser always name the same $x_0$. Then every correct sampler must return exactly that $x_0$, since (2.10) has no variance left at $s=0$. It is `test_a_point_mass_comes_back_exactly` in `tests/derivations/test_ch02.py`. To the second bug this test is *blind*: in the step to $s=0$, $\alpha_{t\mid0}$ equals $\bar\alpha_t$, the bar makes no difference, and the last step repairs whatever came before. It takes a test of the single step, `test_eps_form_of_the_mean`, or one of the distribution, `test_the_distribution_catches_the_lost_bar_to_which_the_point_mass_is_blind`.
+# **The tests that catch them.** For the first bug the cheapest test there is: let the denoiser always name the same $x_0$. Then every correct sampler must return exactly that $x_0$, since (2.10) has no variance left at $s=0$. It is `test_a_point_mass_comes_back_exactly` in `tests/derivations/test_ch02.py`. To the second bug this test is *blind*: in the step to $s=0$, $\alpha_{t\mid0}$ equals $\bar\alpha_t$, the bar makes no difference, and the last step repairs whatever came before. It takes a test of the single steps, `test_library_sampler_is_the_literal_loop`, which holds the library's sampler to (2.19) number for number, or one of the distribution: `test_the_distribution_catches_the_lost_bar_to_which_the_point_mass_is_blind` shows on a copy with the bug that the exact distribution function sees it.
 
 # %%
 point = torch.tensor([0.3, -0.7])

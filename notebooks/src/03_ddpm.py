@@ -256,7 +256,7 @@ assert sp.simplify(mu_tilde - printed) == 0
 # ### Three things a network may say
 #
 # $\varepsilon$, $x_0$, or a mixture of them, the *velocity* $v = \sqrt{\bar\alpha_t}\,\varepsilon - \sqrt{1-\bar\alpha_t}\,x_0$ of Salimans & Ho.
-# With $\varphi = \arccos\sqrt{\bar\alpha_t}$, the pair $(x_t, v)$ is the pair $(x_0, \varepsilon)$ rotated by $\varphi$; rotating back gives
+# With $\varphi = \arccos\sqrt{\bar\alpha_t}$, the pair $(x_t, v)$ is the pair $(x_0, \varepsilon)$ rotated clockwise by $\varphi$; rotating back gives
 #
 # $$
 # \hat x_0 = \sqrt{\bar\alpha_t}\;x_t - \sqrt{1-\bar\alpha_t}\;\hat v,
@@ -673,7 +673,7 @@ for n in calls:
         parts.append(f"{a:.3f} ± {da:.3f}  {f:5.1f} ± {df:3.1f}")
     print(f"{n:5d}    " + "    ".join(parts))
 
-# %% mystnb={"image": {"alt": "Fréchet distance against number of network calls, 2 to 10, for DDIM and ancestral sampling with error bars. Both fall; the ancestral curve starts higher."}}
+# %% mystnb={"image": {"alt": "Fréchet distance against number of network calls, 2 to 10, for DDIM and ancestral sampling with error bars. Both fall; the ancestral curve ends lower."}}
 fig, ax = plt.subplots(figsize=(6, 2.8))
 for eta, label, colour in (
     (0.0, "DDIM, η = 0", plots.BLUE),

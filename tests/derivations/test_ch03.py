@@ -63,7 +63,7 @@ def test_an_untrained_network_loses_exactly_one() -> None:
     net = UNet(UNetConfig(width=8, mults=(1,), attention=(False,), heads=1))
     denoiser = Denoiser(net, DDPM(schedules.cosine(50)), EPS)
     x, g = torch.zeros(256, 1, 16, 16), torch.Generator().manual_seed(0)
-    assert float(diffusion_loss(denoiser, x, None, g)) == pytest.approx(1, abs=0.03)
+    assert diffusion_loss(denoiser, x, None, g).item() == pytest.approx(1, abs=0.03)
 
 
 def test_exercise_1() -> None:
