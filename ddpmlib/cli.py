@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, kind in (("steps", int), ("batch-size", int), ("lr", float), ("seed", _seed)):
         train.add_argument(f"--{name}", type=kind, help=f"instead of the recipe's {name}")
     train.add_argument(
-        "--save-every", type=_positive, default=500, metavar="STEPS", help="default 500"
+        "--save-every", type=_positive, default=100, metavar="STEPS", help="default 100"
     )
     train.add_argument(
         "--bf16", action=argparse.BooleanOptionalAction, help="default: on a CUDA GPU"
@@ -149,7 +149,7 @@ def _seed(text: str) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from ddpmlib import recipes, runs
+    from ddpmlib import recipes, runs, zoo
 
     if args.recipe not in recipes.RECIPES:
         near = difflib.get_close_matches(args.recipe, recipes.RECIPES, n=1)
@@ -160,6 +160,8 @@ def _train(args: argparse.Namespace) -> None:
     changes = {k: v for k, v in given.items() if v is not None}
     recipe = dataclasses.replace(recipe, settings=dataclasses.replace(recipe.settings, **changes))
     folder = args.out or RUNS / recipe.name
+    if args.resume and not (folder / zoo.STATE).exists():
+        print(f"no saved state in {folder}: starting from the beginning")
     card = runs.train(
         recipe,
         folder,

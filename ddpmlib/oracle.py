@@ -95,13 +95,14 @@ class Mixture:
     def _log_joint(self, x: Tensor, means: Tensor, scale: Coefficient, var: Tensor) -> Tensor:
         """log w_k N(x; scale · mean_k, var_k I), (B, K)."""
         # Differences first: expanding the square would cancel away what small variances need.
-        if isinstance(scale, Tensor):
-            distance = (x[:, None] - scale[:, :, None] * means).norm(dim=2)
+        if isinstance(scale, Tensor) or x.requires_grad:  # cdist has no higher derivatives
+            centres = scale[:, :, None] * means if isinstance(scale, Tensor) else scale * means
+            square = ((x[:, None] - centres) ** 2).sum(2)
         else:
             mode = "donot_use_mm_for_euclid_dist"
-            distance = torch.cdist(x, scale * means, compute_mode=mode)
+            square = torch.cdist(x, scale * means, compute_mode=mode) ** 2
         log_norm = 0.5 * x.shape[1] * torch.log(2 * math.pi * var)
-        return self.log_weights.to(x) - log_norm - distance**2 / (2 * var)
+        return self.log_weights.to(x) - log_norm - square / (2 * var)
 
 
 @equation("2.3")

@@ -31,7 +31,7 @@ def train(
     device: torch.device | str | None = None,
     bf16: bool | None = None,
     compile: bool = False,
-    save_every: int = 500,
+    save_every: int = 100,
     log_every: int = 50,
     command: str = "",
 ) -> Card:

@@ -290,7 +290,7 @@ def fit(
     trainer: Trainer,
     *,
     checkpoint: Path | str | None = None,
-    save_every: int = 500,
+    save_every: int = 100,
     check_every: int = 50,
 ) -> Iterator[Progress]:
     """Train to the end of the budget, from wherever the trainer stands.

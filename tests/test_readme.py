@@ -55,7 +55,7 @@ def test_training_and_sampling_by_command_line(tmp_path):
     for _, verb, *arguments in commands("ddpmlib"):
         command = [sys.executable, "-m", "ddpmlib.cli", verb, *arguments, *FASTER[verb]]
         subprocess.run(command, cwd=tmp_path, env=env, check=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"runs", "digits.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "my_digits.png"}
 
 
 @pytest.mark.parametrize(

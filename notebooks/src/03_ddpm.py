@@ -304,8 +304,12 @@ for t in (1, T // 2, T - 1):
 # with $z=0$ when $s=0$.
 #
 # - $\eta = 1$, $s=t-1$, $\sigma_{t\to s}^2 = \tilde\beta_{t\to s}$ is Algorithm 2. *Check:*
-#   $1-\bar\alpha_s-\tilde\beta_{t\to s} = (1-\bar\alpha_s)\left[1-\frac{1-\bar\alpha_t/\bar\alpha_s}{1-\bar\alpha_t}\right] = \frac{(1-\bar\alpha_s)^2}{1-\bar\alpha_t}\cdot\frac{\bar\alpha_t}{\bar\alpha_s}$, so with (3.5) the
-#   factor in front of $x_t$ is $\sqrt{\bar\alpha_t/\bar\alpha_s}\,\frac{1-\bar\alpha_s}{1-\bar\alpha_t}$: the posterior's.
+#
+#   $$
+#   1-\bar\alpha_s-\tilde\beta_{t\to s} = (1-\bar\alpha_s)\left[1-\frac{1-\bar\alpha_t/\bar\alpha_s}{1-\bar\alpha_t}\right] = \frac{(1-\bar\alpha_s)^2}{1-\bar\alpha_t}\cdot\frac{\bar\alpha_t}{\bar\alpha_s},
+#   $$
+#
+#   so with (3.5) the factor in front of $x_t$ is $\sqrt{\bar\alpha_t/\bar\alpha_s}\,\frac{1-\bar\alpha_s}{1-\bar\alpha_t}$: the posterior's.
 # - $\eta = 1$ with $s<t-1$ is *strided* ancestral sampling: the same posterior, between times further apart.
 # - $\eta = 0$ is DDIM: no dice after the first. In the notation of that paper, whose $\alpha$ is our $\bar\alpha$,
 #
@@ -492,8 +496,10 @@ _ = fig.colorbar(image, label="emb(t)")
 
 # %%
 recipe = RECIPES["digits"]
-for field in ("data", "schedule", "T", "predicts", "label_dropout", "settings"):
+for field in ("data", "schedule", "T", "predicts", "label_dropout"):
     print(f"{field:14}", getattr(recipe, field))
+for field in ("steps", "batch_size", "lr", "warmup", "ema", "clip", "seed"):
+    print(f"{field:14}", getattr(recipe.settings, field))
 
 # %% [markdown]
 # `Trainer` keeps what changes (weights, their running average, optimiser, random numbers); `fit` is a generator, so
@@ -618,8 +624,8 @@ print(
 for m in mnist_card.metrics:
     print(
         f"measured   {m['n']:,} samples, {m['steps']} steps, η = {m['eta']:g}: "
-        f"class agreement {m['class_agreement']:.1%}, "
-        f"Fréchet distance {m['frechet']:.2f} (real test images: {m['frechet_floor']:.2f})"
+        f"class agreement {m['class_agreement']:.1%},\n"
+        f"           Fréchet distance {m['frechet']:.2f} (real test images: {m['frechet_floor']:.2f})"
     )
 steps, loss = zip(*mnist_card.loss, strict=True)
 _ = plots.curve({"step": steps, "loss": loss})
@@ -702,7 +708,7 @@ _ = ax.legend()
 #
 # ## What goes wrong
 #
-# Chapter 02 ran the deck's misprint. Here is a bug from the other side, training: one letter, `torch.rand` (uniform in [0, 1]) where `torch.randn`
+# Chapter 02 ran a misprint of the lecture slides. Here is a bug from the other side, training: one letter, `torch.rand` (uniform in [0, 1]) where `torch.randn`
 # belongs. Same network, same data, same budget; only the noise of line 4 of Algorithm 1 differs.
 
 
