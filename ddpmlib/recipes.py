@@ -218,7 +218,7 @@ RECIPES: dict[str, Recipe] = {
             "digits",
             "digits",
             _unet(width=16, mults=(1, 2), attention=(False, True), heads=2),
-            Settings(steps=700, batch_size=64, lr=4e-3, warmup=50, ema=0.99),
+            Settings(steps=500, batch_size=64, lr=5e-3, warmup=50, ema=0.985),
         ),
         DiffusionRecipe(
             "mnist",
