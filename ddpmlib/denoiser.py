@@ -81,10 +81,12 @@ class Denoiser(nn.Module):
     """A network together with the meaning of its output.
 
     Args:
-        net: (x_t, t (B,) int64, y (B,) int64 or None) -> output of x_t's shape.
+        net: (x_t, t (B,) int64, y (B,) int64 or None) -> output of x_t's shape; with a learned
+            variance twice as many channels (dimension 1), the second half v' for the variance.
         process: the forward process it was, or will be, trained on.
         parameterization: EPS, X0 or V.
-        var_mix: the fixed reverse variance, 0 for β̃ and 1 for β.
+        var_mix: the fixed reverse variance, 0 for β̃ and 1 for β; None if the network says it, as
+            (v' + 1) / 2, unbounded (Nichol & Dhariwal 2021, section 3.1).
     """
 
     def __init__(
@@ -92,12 +94,13 @@ class Denoiser(nn.Module):
         net: nn.Module,
         process: DDPM,
         parameterization: Parameterization = EPS,
-        var_mix: float = 0.0,
+        var_mix: float | None = 0.0,
     ) -> None:
         super().__init__()
-        if not 0 <= var_mix <= 1:
+        if var_mix is not None and not 0 <= var_mix <= 1:
             raise ValueError(
-                f"var_mix must lie in [0, 1] (0 is beta_tilde, 1 is beta), got {var_mix}"
+                "var_mix must lie in [0, 1] (0 is beta_tilde, 1 is beta) or be None (learned), "
+                f"got {var_mix}"
             )
         self.net = net
         self.process = process
@@ -112,22 +115,67 @@ class Denoiser(nn.Module):
             t: 1..T, an int or (B,).
             y: class labels (B,), or None for the unconditional belief.
         """
-        scale, std = self.process.kernel(t, x_t)
-        x0, _ = self.parameterization.split(self.raw(x_t, t, y), x_t, scale, std)
-        return Prediction(x0, self.var_mix)
+        output, var_mix = self.raw(x_t, t, y)
+        return self.read(output, var_mix, x_t, t)
 
-    def raw(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Tensor:
-        """The network's own output at (x_t, t), in the dtype of ``x_t``.
+    def read(self, output: Tensor, var_mix: float | Tensor, x_t: Tensor, t: Time) -> Prediction:
+        """The belief that an answer of :meth:`raw` stands for."""
+        scale, std = self.process.kernel(t, x_t)
+        x0, _ = self.parameterization.split(output, x_t, scale, std)
+        return Prediction(x0, var_mix)
+
+    def raw(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> tuple[Tensor, float | Tensor]:
+        """The network's own answer at (x_t, t), in the dtype of ``x_t``: output and ``var_mix``.
 
         Raises:
             ValueError: if the network answers in another shape than it was asked.
         """
         if not isinstance(t, Tensor):
             t = torch.full((len(x_t),), t, device=x_t.device, dtype=torch.int64)
-        output = self.net(x_t, t, y)
-        if output.shape != x_t.shape:
+        output = self.net(x_t, t, y).to(x_t.dtype)
+        expected = list(x_t.shape)
+        if self.var_mix is None and x_t.ndim > 1:
+            expected[1] *= 2
+        if list(output.shape) != expected or (self.var_mix is None and x_t.ndim == 1):
             raise ValueError(
                 f"the network answered {tuple(output.shape)} to data of shape {tuple(x_t.shape)}; "
-                "both must be the same"
+                + ("with a learned variance it must answer twice the channels (dimension 1)"
+                   if self.var_mix is None else "both must be the same")
+            )  # fmt: skip
+        if self.var_mix is not None:
+            return output, self.var_mix
+        output, place = output.chunk(2, dim=1)
+        return output, learned_var_mix(place)
+
+
+class FixedVariance(nn.Module):
+    """A denoiser whose belief about x_0 is kept and whose reverse variance is replaced.
+
+    Args:
+        denoiser: what is wrapped; its ``process`` stays at hand.
+        var_mix: 0 for β̃, 1 for β.
+
+    Raises:
+        ValueError: if ``var_mix`` leaves [0, 1].
+    """
+
+    def __init__(self, denoiser: Denoiser, var_mix: float) -> None:
+        super().__init__()
+        if not 0 <= var_mix <= 1:
+            raise ValueError(
+                f"var_mix must lie in [0, 1] (0 is beta_tilde, 1 is beta), got {var_mix}"
             )
-        return output.to(x_t.dtype)
+        self.denoiser, self.process, self.var_mix = denoiser, denoiser.process, var_mix
+
+    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+        """The belief about x_0 at (x_t, t), with the fixed variance; see :class:`Denoiser`."""
+        return Prediction(self.denoiser(x_t, t, y).x0, self.var_mix)
+
+
+@equation("6.5")
+def learned_var_mix(v: Tensor) -> Tensor:
+    """(v' + 1) / 2: where the network's second half of channels puts the reverse variance.
+
+    −1 is β̃ and 1 is β (Nichol & Dhariwal 2021, eq. 15); nothing keeps it in that range.
+    """
+    return (v + 1) / 2

@@ -120,7 +120,32 @@ class DDPM:
         mean = _cast(on_x0, x_t) * x0 + _cast(on_x_t, x_t) * x_t
         return mean, _cast(self._beta_tilde(a_t, a_s) ** 0.5, x_t)
 
-    @equation("2.14")
+    def variances(
+        self, t: Time, s: Time, x: Tensor | None = None
+    ) -> tuple[Coefficient, Coefficient]:
+        """β̃ and β of the stride t → s: the two ends of the range of the reverse variance.
+
+        β = 1 − ᾱ_t/ᾱ_s is the variance of q(x_t|x_s); β̃ is that of q(x_s|x_t, x_0), which is zero
+        at s = 0 (Ho et al. 2020, section 3.2).
+
+        Args:
+            t, s: times with 0 ≤ s < t ≤ T, ints or (B,).
+            x: the data (B, ...) that (B,) times belong to; not needed for ints.
+
+        Returns:
+            two floats, or two tensors (B, 1, ...) in the dtype of ``x``.
+
+        Raises:
+            ValueError: if the times are not ordered like that, or are (B,) without ``x``.
+        """
+        self._check_pair(t, s)
+        if x is None and (isinstance(t, Tensor) or isinstance(s, Tensor)):
+            raise ValueError("times of shape (B,) need the data x (B, ...) that they belong to")
+        x = self.alpha_bar if x is None else x
+        a_t, a_s = self._alpha_bar(t, x), self._alpha_bar(s, x)
+        return _cast(self._beta_tilde(a_t, a_s), x), _cast(1 - a_t / a_s, x)
+
+    @equation("2.14", "6.5")
     def posterior_std(self, t: int, s: int, var_mix: float | Tensor = 0.0) -> Coefficient:
         """Standard deviation of the reverse step t → s, the slides' σ_t.
 
@@ -136,14 +161,13 @@ class DDPM:
         self._check_pair(t, s)
         if not isinstance(var_mix, Tensor) and not 0 <= var_mix <= 1:
             raise ValueError(f"var_mix must lie in [0, 1] (0: beta_tilde, 1: beta), got {var_mix}")
-        a_t, a_s = float(self.alpha_bar[t]), float(self.alpha_bar[s])
-        beta, beta_tilde = 1 - a_t / a_s, float(self._beta_tilde(a_t, a_s))
+        beta_tilde, beta = self.variances(t, s)
         # The powers of plain floats keep 0 ** 0 == 1, so s = 0 needs no clipped logarithm.
         if isinstance(var_mix, Tensor):
             return (beta**var_mix * beta_tilde ** (1 - var_mix)).sqrt()
         return float((beta**var_mix * beta_tilde ** (1 - var_mix)) ** 0.5)
 
-    @equation("3.7")
+    @equation("3.7", "7.2", "7.9", "7.10")
     def step(
         self,
         x_t: Tensor,

@@ -6,15 +6,15 @@ A recipe builds its model and its loss and travels as JSON with every checkpoint
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, ClassVar, cast
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Any, ClassVar, cast, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
 from ddpmlib import data, schedules
 from ddpmlib.denoiser import PARAMETERIZATIONS, Denoiser
-from ddpmlib.losses import l_simple
+from ddpmlib.losses import ImportanceTimes, UniformTimes, l_hybrid, l_simple, l_vlb
 from ddpmlib.models import Classifier, ClassifierConfig, UNet, UNetConfig
 from ddpmlib.models.embedding import Embedding
 from ddpmlib.process import DDPM
@@ -25,6 +25,11 @@ SCHEDULES: dict[str, Callable[[int], Tensor]] = {
     "cosine": schedules.cosine,
     "sigmoid": schedules.sigmoid,
 }
+
+Times = UniformTimes | ImportanceTimes
+Objective = Callable[[Denoiser, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+OBJECTIVES: dict[str, Objective] = {"simple": l_simple, "hybrid": l_hybrid, "vlb": l_vlb}
+TIMES: dict[str, Callable[[int], Times]] = {"uniform": UniformTimes, "importance": ImportanceTimes}
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,9 @@ class DiffusionRecipe:
         schedule: "linear", "cosine" or "sigmoid".
         T: number of steps.
         predicts: "eps", "x0" or "v".
-        var_mix: fixed reverse variance, 0 for β̃, 1 for β.
+        var_mix: fixed reverse variance, 0 for β̃, 1 for β; None to learn it.
+        objective: "simple", "hybrid" or "vlb", see :mod:`ddpmlib.losses`.
+        times: how t is drawn, "uniform" or "importance".
         label_dropout: share of labels replaced by the null label.
         flip: mirror images at random (not for digits!).
         settings: optimiser and budget.
@@ -52,7 +59,9 @@ class DiffusionRecipe:
     schedule: str = "cosine"
     T: int = 1000
     predicts: str = "v"
-    var_mix: float = 0.0
+    var_mix: float | None = 0.0
+    objective: str = "simple"
+    times: str = "uniform"
     label_dropout: float = 0.1
     flip: bool = False
 
@@ -60,27 +69,48 @@ class DiffusionRecipe:
         _choose("data", self.data, data.NAMES)
         _choose("schedule", self.schedule, SCHEDULES)
         _choose("predicts", self.predicts, PARAMETERIZATIONS)
+        _choose("objective", self.objective, OBJECTIVES)
+        _choose("times", self.times, TIMES)
+        if not isinstance(self.T, int) or self.T < 1:
+            raise ValueError(f"T counts steps and must be a whole number >= 1, got {self.T!r}")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must lie in [0, 1], got {self.label_dropout}")
+        learned = self.var_mix is None
+        if self.objective == ("simple" if learned else "hybrid"):
+            raise ValueError(
+                "a learned variance (var_mix = None) needs the objective hybrid or vlb, a fixed "
+                f"one simple or vlb, got var_mix = {self.var_mix} and {self.objective!r}"
+            )
 
     def build(self) -> Denoiser:
         """A denoiser with fresh weights, reproducible from the seed."""
-        net = _seeded(self.settings.seed, lambda: UNet(self.net))
+        outputs = 2 if self.var_mix is None else 1
+        net = _seeded(self.settings.seed, lambda: UNet(self.net, outputs))
         process = DDPM(SCHEDULES[self.schedule](self.T))
         return Denoiser(net, process, PARAMETERIZATIONS[self.predicts], self.var_mix)
 
     def loss(self) -> BatchLoss:
-        """The batch loss for :class:`ddpmlib.training.Trainer`."""
+        """The batch loss for :class:`ddpmlib.training.Trainer`, with what it remembers."""
+        return _RecipeLoss(self)
 
-        def batch_loss(
-            model: nn.Module, x: Tensor, y: Tensor | None, generator: torch.Generator
-        ) -> Tensor:
-            if self.flip:
-                x = data.random_flip(x, generator)
-            y = y if self.net.num_classes else None
-            return diffusion_loss(cast(Denoiser, model), x, y, generator, self.label_dropout)
 
-        return batch_loss
+class _RecipeLoss(nn.Module):
+    """A module, so that a training state can hold what its drawing of times has learned."""
+
+    def __init__(self, recipe: DiffusionRecipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.times = TIMES[recipe.times](recipe.T)
+
+    def forward(
+        self, model: Denoiser, x: Tensor, y: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        recipe = self.recipe
+        if recipe.flip:
+            x = data.random_flip(x, generator)
+        y = y if recipe.net.num_classes else None
+        objective = OBJECTIVES[recipe.objective]
+        return diffusion_loss(model, x, y, generator, recipe.label_dropout, objective, self.times)
 
 
 @dataclass(frozen=True)
@@ -136,8 +166,10 @@ def diffusion_loss(
     y: Tensor | None,
     generator: torch.Generator,
     label_dropout: float = 0.0,
+    objective: Objective = l_simple,
+    times: Times | None = None,
 ) -> Tensor:
-    """L_simple at uniformly drawn times (Algorithm 1 of Ho et al. 2020), mean over the batch.
+    """A loss at random times (Algorithm 1 of Ho et al. 2020), mean over the batch.
 
     Args:
         model: the denoiser; its network must know classes where labels are given.
@@ -145,14 +177,23 @@ def diffusion_loss(
         y: labels (B,), or None for unconditional training.
         generator: source of times, noise and label dropout, on the device of ``x``.
         label_dropout: probability that a label becomes the null label (Ho & Salimans 2022).
+        objective: the loss of each sample, by default L_simple.
+        times: how times are drawn, by default uniformly.
+
+    Raises:
+        ValueError: if ``times`` are those of a chain of another length.
     """
-    B, T = len(x), model.process.T
-    t = torch.randint(1, T + 1, (B,), device=x.device, generator=generator)
+    B, times = len(x), times or UniformTimes(model.process.T)
+    if times.T != model.process.T:
+        raise ValueError(f"times in 1..{times.T} do not fit a process of T = {model.process.T}")
+    t, weight = times.draw(B, generator)
     eps = torch.randn(x.shape, device=x.device, generator=generator)
     if y is not None and label_dropout > 0:
         drop = torch.rand(B, device=x.device, generator=generator) < label_dropout
         y = torch.where(drop, cast(Embedding, model.net.embed).num_classes, y)
-    return l_simple(model, x, t, eps, y).mean()
+    losses = objective(model, x, t, eps, y)
+    times.update(t, losses)
+    return (weight * losses).mean()
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -173,6 +214,59 @@ def from_dict(values: dict[str, Any]) -> Recipe:
     if kind == ClassifierRecipe.kind:
         return ClassifierRecipe(**_typed(ClassifierRecipe, values, ClassifierConfig))
     raise ValueError(f"a recipe is of kind 'diffusion' or 'classifier', got {kind!r}")
+
+
+def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """A recipe with some fields replaced; ``net.`` and ``settings.`` reach the fields inside.
+
+    Args:
+        recipe: where to start from; it stays as it is.
+        changes: for example ``{"schedule": "linear", "T": 500, "net.width": 16}``.
+
+    Raises:
+        ValueError: for an unknown field, or a value of another type than the field's.
+    """
+    values = to_dict(recipe)
+    for name, value in changes.items():
+        part, kind = _place(recipe, values, name)
+        if not _fits(value, kind):
+            raise ValueError(f"{name} must be {_KINDS[kind]}, got {value!r}")
+        part[name.split(".")[-1]] = value
+    return from_dict(values)
+
+
+_KINDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    float | None: "a number or null",
+    str: "a word",
+    bool: "true or false",
+    tuple[int, ...]: "a list of whole numbers",
+    tuple[bool, ...]: "a list of true or false",
+}
+
+
+def _place(recipe: Recipe, values: dict[str, Any], name: str) -> tuple[dict[str, Any], Any]:
+    """The dictionary that holds the field, and the type that the field has."""
+    *outer, field = name.split(".")
+    cls: Any = type(recipe)
+    for key in outer:
+        cls = get_type_hints(cls).get(key)
+        cls, values = (cls, values[key]) if is_dataclass(cls) else (object, {})
+    kind = get_type_hints(cls).get(field)
+    if kind not in _KINDS:
+        raise ValueError(f"a recipe of kind {recipe.kind!r} has no field {name!r} to set")
+    return values, kind
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind == float | None:
+        return value is None or _fits(value, float)
+    if kind in (tuple[int, ...], tuple[bool, ...]):
+        return isinstance(value, list | tuple) and all(_fits(v, get_args(kind)[0]) for v in value)
+    if isinstance(value, bool) or kind is bool:  # Python counts True as a whole number
+        return isinstance(value, bool) and kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def _typed(cls: type, values: dict[str, Any], net: type) -> dict[str, Any]:
@@ -224,7 +318,16 @@ RECIPES: dict[str, Recipe] = {
             "mnist",
             "mnist",
             _unet(**_SMALL, patch=2),
-            Settings(steps=9_000, batch_size=128, lr=3e-3, warmup=300),
+            Settings(steps=10_000, batch_size=128, lr=2e-3, warmup=200, ema=0.9995),
+            var_mix=None,
+            objective="hybrid",
+        ),
+        DiffusionRecipe(  # the one net of chapter 09's comparisons
+            "mnist-comparison",
+            "mnist",
+            _unet(width=16, mults=(1, 2), attention=(False, False), heads=2, patch=2),
+            Settings(steps=4_000, batch_size=64, lr=3e-3, warmup=300, ema=0.998),
+            schedule="linear",
         ),
         DiffusionRecipe(
             "fashion_mnist",

@@ -23,7 +23,9 @@ from ddpmlib.files import read_safetensors, write_safetensors
 FORMAT = "ddpmlib-training-1"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each weight
 BatchLoss = Callable[[nn.Module, Tensor, Tensor | None, torch.Generator], Tensor]
-"""(model, x (B, ...) float, y (B,) or None, generator) -> mean loss, a scalar."""
+"""(model, x (B, ...) float, y (B,) or None, generator) -> mean loss, a scalar.
+
+A loss that remembers (how to draw times, say) is a module: its buffers are saved and resumed."""
 
 
 class TrainingDiverged(FloatingPointError):
@@ -141,6 +143,7 @@ class Trainer:
         )
         self.generator = torch.Generator(self.device).manual_seed(settings.seed)
         self.bf16 = self.device.type == "cuda" if bf16 is None else bf16
+        self._memory = loss.to(self.device) if isinstance(loss, nn.Module) else nn.Module()
         self._loss = torch.compile(loss) if compile else loss
         self.step = 0
 
@@ -228,6 +231,7 @@ class Trainer:
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
+        tensors |= {f"loss.{k}": v for k, v in self._memory.state_dict().items()}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
         tensors["random.own"] = self.generator.get_state()
@@ -239,7 +243,8 @@ class Trainer:
     def _check_tensors(self, path: Path | str, tensors: dict[str, Tensor], step: int) -> None:
         ours = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         ours |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        there = {k for k in tensors if k.startswith(("model.", "ema."))}
+        ours |= {f"loss.{k}": v for k, v in self._memory.state_dict().items()}
+        there = {k for k in tensors if k.startswith(("model.", "ema.", "loss."))}
         for name, value in ours.items():
             there.discard(name)
             _check_tensor(path, name, value, tensors.get(name))
@@ -274,6 +279,7 @@ class Trainer:
 
         self.model.load_state_dict(part("model."))
         self.ema.load_state_dict(part("ema."))
+        self._memory.load_state_dict(part("loss."))
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in part("optimiser.").items():
             i, name = key.split(".", 1)

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ddpmlib import schedules
-from ddpmlib.denoiser import EPS, PARAMETERIZATIONS, X0, Denoiser, Parameterization, Prediction, V
+from ddpmlib.denoiser import (
+    EPS,
+    PARAMETERIZATIONS,
+    X0,
+    Denoiser,
+    Parameterization,
+    Prediction,
+    V,
+    learned_var_mix,
+)
 from ddpmlib.process import DDPM
 
 T = 100
@@ -178,7 +187,7 @@ def test_a_half_precision_network_answers_in_the_precision_of_the_data(
 ) -> None:
     denoiser = Denoiser(Says(torch.zeros(3, 2, dtype=torch.bfloat16)), PROCESS, p)
     x = normal(3, 2, dtype=torch.float32)
-    assert denoiser.raw(x, 5).dtype == denoiser(x, 5).x0.dtype == torch.float32
+    assert denoiser.raw(x, 5)[0].dtype == denoiser(x, 5).x0.dtype == torch.float32
     assert denoiser(x, torch.tensor([1, 2, 3])).x0.dtype == torch.float32
 
 
@@ -206,3 +215,68 @@ def test_a_time_outside_the_process_is_refused(t: int) -> None:
 def test_a_variance_outside_its_range_is_refused(u: float) -> None:
     with pytest.raises(ValueError, match=r"var_mix must lie in \[0, 1\]"):
         Denoiser(nn.Identity(), PROCESS, var_mix=u)
+
+
+# ---- a learned variance ------------------------------------------------------------------
+
+
+@by_name
+@pytest.mark.parametrize("shape", [(3, 2), (3, 5, 3), (3, 1, 4, 4), (3, 2, 4, 5, 5)])
+def test_the_second_half_of_the_channels_is_the_variance(
+    p: Parameterization, shape: tuple[int, ...]
+) -> None:
+    mean, place, x = normal(*shape), normal(*shape, seed=1), normal(*shape, seed=2)
+    t = torch.tensor([1, 60, 99])
+    denoiser = Denoiser(Says(torch.cat([mean, place], 1)), PROCESS, p, var_mix=None)
+    output, var_mix = denoiser.raw(x, t)
+    assert torch.equal(output, mean)
+    torch.testing.assert_close(var_mix, (place + 1) / 2)
+    found = denoiser(x, t)
+    torch.testing.assert_close(found.x0, Denoiser(Says(mean), PROCESS, p)(x, t).x0)
+    assert torch.equal(found.var_mix, var_mix)
+    read = denoiser.read(output, var_mix, x, t)
+    assert torch.equal(read.x0, found.x0) and read.var_mix is var_mix
+
+
+@pytest.mark.equation("6.5")
+def test_the_answer_minus_one_is_beta_tilde_and_one_is_beta() -> None:
+    """And between them the logarithm of the variance runs on a straight line."""
+    v = learned_var_mix(torch.linspace(-1, 1, 9, dtype=torch.float64))
+    assert v[0] == 0 and v[-1] == 1
+    for t, s in ((50, 49), (60, 20), (2, 1)):
+        log_var = 2 * PROCESS.posterior_std(t, s, v).log()
+        low, high = (2 * math.log(PROCESS.posterior_std(t, s, u)) for u in (0.0, 1.0))
+        expected = torch.linspace(low, high, 9, dtype=torch.float64)
+        torch.testing.assert_close(log_var, expected, rtol=0, atol=1e-12)
+        outside = PROCESS.posterior_std(t, s, learned_var_mix(torch.tensor([-1.5, 1.5])))
+        assert float(outside[0]) ** 2 < math.exp(low) and float(outside[1]) ** 2 > math.exp(high)
+
+
+def test_a_learned_variance_is_answered_in_the_precision_of_the_data() -> None:
+    denoiser = Denoiser(Says(torch.zeros(3, 4, dtype=torch.bfloat16)), PROCESS, V, var_mix=None)
+    output, var_mix = denoiser.raw(normal(3, 2, dtype=torch.float32), 5)
+    assert output.dtype == var_mix.dtype == torch.float32
+    assert output.shape == var_mix.shape == (3, 2) and bool((var_mix == 0.5).all())
+
+
+@pytest.mark.parametrize(
+    ("var_mix", "data", "answer", "sentence"),
+    [
+        (None, (3, 2), (3, 2), r"answered \(3, 2\) to data of shape \(3, 2\).*twice the channels"),
+        (None, (3, 1, 4, 4), (3, 1, 8, 4), r"twice the channels \(dimension 1\)"),
+        (None, (3,), (6,), "twice the channels"),
+        (
+            0.0,
+            (3, 2),
+            (3, 4),
+            r"answered \(3, 4\) to data of shape \(3, 2\); both must be the same",
+        ),
+        (1.0, (3, 2), (2, 3), "both must be the same"),
+    ],
+)
+def test_an_answer_of_another_shape_is_refused(
+    var_mix: float | None, data: tuple[int, ...], answer: tuple[int, ...], sentence: str
+) -> None:
+    denoiser = Denoiser(Says(torch.zeros(answer)), PROCESS, var_mix=var_mix)
+    with pytest.raises(ValueError, match=sentence):
+        denoiser(torch.zeros(data), 5)

@@ -149,6 +149,12 @@ def test_the_perceptron_hears_point_time_and_class_of_its_own_sample() -> None:
             torch.testing.assert_close(moved[[0, 2]], before[[0, 2]])
 
 
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+def test_the_perceptron_answers_as_many_points_as_asked_for(outputs: int) -> None:
+    out = MLP(2, width=8, depth=1, outputs=outputs)(torch.randn(4, 2), torch.arange(1, 5))
+    assert out.shape == (4, 2 * outputs)
+
+
 @pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 2, 1)])
 def test_the_perceptron_refuses_other_points(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected points of shape \(B, 2\), got"):
@@ -252,8 +258,26 @@ def test_the_unet_keeps_the_shape_and_starts_at_zero(config: UNetConfig) -> None
 
 
 @each_config
-def test_a_gradient_reaches_every_parameter(config: UNetConfig) -> None:
-    net = randomise(UNet(config))
+def test_two_images_per_image_for_a_learned_variance(config: UNetConfig) -> None:
+    """Image and variance: chunks of the channels, each as large as what was given."""
+    x, t = images(config), torch.tensor([1, 2, 3])
+    net = randomise(UNet(config, outputs=2))
+    out = net(x, t, labels(config))
+    assert out.shape == (len(x), 2 * x.shape[1], *x.shape[2:])
+    halves = out.chunk(2, 1)
+    assert all(half.shape == x.shape and bool(half.any()) for half in halves)
+    # a weight of the last layer that serves one half moves no pixel of the other
+    with torch.no_grad():
+        net.out.bias[: len(net.out.bias) // 2] += 1
+        moved = net(x, t, labels(config)).chunk(2, 1)
+    assert float((moved[0] - halves[0]).abs().min()) > 0.5
+    torch.testing.assert_close(moved[1], halves[1])
+
+
+@each_config
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_gradient_reaches_every_parameter(config: UNetConfig, outputs: int) -> None:
+    net = randomise(UNet(config, outputs))
     y = labels(config, 6)
     out = net(images(config, 6), torch.tensor([1, 2, 3, 4, 5, 6]), y)
     (out**2).sum().backward()

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from ddpmlib import data, recipes
+from ddpmlib import data, recipes, runs, training, zoo
 from ddpmlib.denoiser import PARAMETERIZATIONS, Denoiser
+from ddpmlib.files import read_safetensors
+from ddpmlib.losses import UniformTimes
 from ddpmlib.models import Classifier, ClassifierConfig, UNetConfig
 from ddpmlib.process import DDPM
 from ddpmlib.recipes import RECIPES, ClassifierRecipe, DiffusionRecipe
@@ -67,6 +69,15 @@ def test_defaults_may_be_left_out():
         (("predicts",), "score", "predicts must be one of .*'score'"),
         (("label_dropout",), 1.5, "label_dropout must lie in"),
         (("label_dropout",), float("nan"), "label_dropout must lie in"),
+        (("objective",), "hybird", "objective must be one of simple, hybrid, vlb, got 'hybird'"),
+        (("times",), "loss", "times must be one of uniform, importance, got 'loss'"),
+        (("objective",), "hybrid", r"learned variance .* got var_mix = 0.0 and 'hybrid'"),
+        (
+            ("var_mix",),
+            None,
+            r"needs the objective hybrid or vlb.* got var_mix = None and 'simple'",
+        ),
+        (("T",), 10.0, "T counts steps"),
         (("settings", "steps"), 0, "steps must be positive"),
         (("net", "heads"), 3, "multiple of"),
     ],
@@ -163,7 +174,7 @@ class Spy(nn.Module):
 
     def raw(self, x_t, t, y):
         self.asked.append((x_t, t, y))
-        return torch.zeros_like(x_t)
+        return torch.zeros_like(x_t), 0.0
 
 
 def test_times_are_uniform_over_1_to_T_with_both_ends():
@@ -240,3 +251,201 @@ def test_a_classifier_learns_from_shifted_images_and_needs_labels(monkeypatch):
     assert loss.item() == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-5)
     with pytest.raises(ValueError, match="needs labels"):
         recipe.loss()(model, x, None, generator())
+
+
+# ---- a learned variance, and times that are not uniform ------------------------------------------
+
+HYBRID = replace(TINY, var_mix=None, objective="hybrid")
+
+
+@pytest.mark.parametrize("objective", ["hybrid", "vlb"])
+@pytest.mark.parametrize("times", recipes.TIMES)
+def test_a_recipe_with_a_learned_variance_trains_both_halves(objective, times):
+    recipe = replace(HYBRID, objective=objective, times=times)
+    assert recipes.from_dict(json.loads(json.dumps(recipes.to_dict(recipe)))) == recipe
+    model, loss = recipe.build(), recipe.loss()
+    assert model.var_mix is None
+    x, y = torch.rand(4, 1, 8, 8, generator=generator()) * 2 - 1, torch.arange(4)
+    found = loss(model, x, y, generator())
+    assert found.shape == () and bool(found.isfinite())
+    found.backward()
+    bias = model.net.out.bias.grad
+    assert bias.shape == (2,) and bool((bias != 0).all())
+    prediction = model.eval()(x, 5, y)
+    assert prediction.x0.shape == prediction.var_mix.shape == x.shape
+
+
+@pytest.mark.parametrize("objective", recipes.OBJECTIVES)
+def test_the_loss_of_a_recipe_is_its_objective(objective):
+    recipe = replace(HYBRID, objective=objective, var_mix=None if objective != "simple" else 0.0)
+    recipe = replace(recipe, label_dropout=0.0)
+    model = recipe.build().eval()
+    x, y = torch.rand(6, 1, 8, 8, generator=generator()) * 2 - 1, torch.arange(6)
+    found = recipe.loss()(model, x, y, generator(3))
+    g = generator(3)
+    t = torch.randint(1, 41, (6,), generator=g)
+    eps = torch.randn(x.shape, generator=g)
+    expected = recipes.OBJECTIVES[objective](model, x, t, eps, y).mean()
+    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_the_mean_of_a_batch_is_weighted_and_the_plain_losses_are_noted():
+    class Two:
+        T = 5
+
+        def draw(self, n, g):
+            return torch.tensor([2, 4]), torch.tensor([0.5, 3.0])
+
+        def update(self, t, losses):
+            self.noted = t.tolist(), losses.tolist()
+
+    times = Two()
+    found = recipes.diffusion_loss(
+        Spy(5),
+        torch.zeros(2, 3),
+        None,
+        generator(),
+        objective=lambda model, x, t, eps, y: t.float(),
+        times=times,
+    )
+    assert float(found) == (0.5 * 2 + 3.0 * 4) / 2
+    assert times.noted == ([2, 4], [2.0, 4.0])
+
+
+def test_times_of_another_chain_are_refused():
+    for T in (4, 6):
+        with pytest.raises(ValueError, match=rf"times in 1..{T} do not fit a process of T = 5"):
+            recipes.diffusion_loss(
+                Spy(5), torch.zeros(2, 3), None, generator(), times=UniformTimes(T)
+            )
+
+
+def test_importance_times_learn_while_a_recipe_trains():
+    recipe = replace(HYBRID, objective="vlb", times="importance", T=3)
+    model, loss, g = recipe.build(), recipe.loss(), generator()
+    x, y = torch.rand(20, 1, 8, 8, generator=generator()) * 2 - 1, torch.arange(20) % 10
+    with torch.no_grad():
+        for _ in range(4):
+            loss(model, x, y, g)
+    assert loss.times.seen.sum() == 80 and bool((loss.times.seen >= 10).all())
+    p = loss.times.probabilities()
+    assert p[0] > 2 / 3  # by far the largest terms of an untrained network are at t = 1
+    assert set(loss.state_dict()) == {"times.history", "times.seen"}
+    assert recipe.loss().times.seen.sum() == 0  # each run begins anew
+    assert TINY.loss().state_dict() == {}
+
+
+@pytest.mark.parametrize("at", [3, 9])
+def test_an_interrupted_run_with_importance_times_resumes_to_the_same_bits(
+    tmp_path, monkeypatch, at
+):
+    """Once inside the warm-up (30 losses at T = 3), once after it."""
+    settings = Settings(steps=12, batch_size=8, warmup=2, ema=0.5)
+    recipe = replace(HYBRID, objective="vlb", times="importance", T=3, settings=settings)
+
+    def fit(trainer, **options):
+        for progress in training.fit(trainer, **options):
+            yield progress
+            if progress.step == at:
+                raise KeyboardInterrupt
+
+    straight = tmp_path / "straight"
+    runs.train(recipe, straight, device="cpu", save_every=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "fit", fit)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(recipe, tmp_path / "r", device="cpu", save_every=3)
+    torch.rand(9)
+    runs.train(recipe, tmp_path / "r", resume=True, device="cpu", save_every=3)
+    (a, header), (b, other) = (read_safetensors(f / zoo.STATE) for f in (straight, tmp_path / "r"))
+    assert header == other and a.keys() == b.keys()
+    assert {"loss.times.history", "loss.times.seen"} <= a.keys()
+    assert int(a["loss.times.seen"].sum()) == 12 * 8
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    denoiser, card = zoo.load(straight, device="cpu")
+    assert denoiser.var_mix is None and card.recipe["times"] == "importance"
+
+
+# ---- changing a recipe ---------------------------------------------------------------------------
+
+
+def test_changed_reaches_every_field_and_leaves_the_rest():
+    recipe = recipes.changed(
+        TINY,
+        {
+            "schedule": "linear",
+            "T": 50,
+            "var_mix": None,
+            "objective": "hybrid",
+            "net.width": 16,
+            "net.mults": [1, 2],
+            "net.attention": [False, True],
+            "settings.lr": 1,
+            "settings.seed": 4,
+            "flip": True,
+        },
+    )
+    assert recipe == replace(
+        TINY,
+        schedule="linear",
+        T=50,
+        var_mix=None,
+        objective="hybrid",
+        net=replace(NET, width=16, mults=(1, 2), attention=(False, True)),
+        settings=replace(TINY.settings, lr=1, seed=4),
+        flip=True,
+    )
+    assert TINY.T == 40 and recipes.changed(TINY, {}) == TINY
+    assert recipes.changed(recipe, {"var_mix": 0.5, "objective": "simple"}).var_mix == 0.5
+    assert recipes.changed(JUDGE, {"net.features": 8, "reach": 1}).net.features == 8
+
+
+@each_recipe
+def test_every_field_of_every_recipe_can_be_set_to_what_it_is(name):
+    def fields_of(values, prefix=""):
+        for key, value in values.items():
+            if isinstance(value, dict):
+                yield from fields_of(value, f"{prefix}{key}.")
+            elif key != "kind":
+                yield prefix + key, value
+
+    values = json.loads(json.dumps(recipes.to_dict(RECIPES[name])))
+    assert recipes.changed(RECIPES[name], dict(fields_of(values))) == RECIPES[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "match"),
+    [
+        ("shedule", "linear", "kind 'diffusion' has no field 'shedule' to set"),
+        ("kind", "classifier", "no field 'kind'"),
+        ("net", {}, "no field 'net'"),
+        ("settings", 3, "no field 'settings'"),
+        ("net.depth", 3, "no field 'net.depth'"),
+        ("net.mults.first", 3, "no field 'net.mults.first'"),
+        ("net.mults.first.second", 3, "no field"),
+        ("schedule.x", 3, "no field 'schedule.x'"),
+        ("", 3, "no field ''"),
+        ("T", "many", "T must be a whole number, got 'many'"),
+        ("T", 50.0, "T must be a whole number, got 50.0"),
+        ("T", True, "T must be a whole number, got True"),
+        ("T", None, "T must be a whole number, got None"),
+        ("settings.lr", None, "settings.lr must be a number, got None"),
+        ("settings.lr", "fast", "settings.lr must be a number"),
+        ("label_dropout", None, "label_dropout must be a number, got None"),
+        ("label_dropout", True, "label_dropout must be a number, got True"),
+        ("var_mix", "learned", "var_mix must be a number or null, got 'learned'"),
+        ("var_mix", None, "needs the objective hybrid or vlb"),
+        ("flip", 1, "flip must be true or false, got 1"),
+        ("schedule", 3, "schedule must be a word, got 3"),
+        ("schedule", "square", "schedule must be one of"),
+        ("net.width", 16.0, "net.width must be a whole number, got 16.0"),
+        ("net.width", 9, "must be even"),
+        ("net.mults", 2, "net.mults must be a list of whole numbers, got 2"),
+        ("net.mults", ["a"], "net.mults must be a list of whole numbers"),
+        ("net.attention", [1], "net.attention must be a list of true or false"),
+    ],
+)
+def test_a_change_that_does_not_fit_is_one_sentence(name, value, match):
+    with pytest.raises(ValueError, match=match) as caught:
+        recipes.changed(TINY, {name: value})
+    assert "\n" not in str(caught.value)

@@ -15,7 +15,8 @@ from torch import nn
 
 from ddpmlib import data, files, recipes, training
 from ddpmlib.denoiser import Denoiser, V
-from ddpmlib.models import UNet, UNetConfig
+from ddpmlib.losses import ImportanceTimes, l_vlb
+from ddpmlib.models import MLP, UNet, UNetConfig
 from ddpmlib.process import DDPM
 from ddpmlib.schedules import cosine
 from ddpmlib.training import Settings, Trainer, TrainingDiverged, fit
@@ -644,6 +645,99 @@ def test_compile_switch():
     assert trainer._loss is not loss
     _, compiled = run(trainer)
     assert torch.allclose(plain["model.weight"], compiled["model.weight"], atol=1e-5)
+
+
+# ---- a loss that remembers ----------------------------------------------------------------------
+
+
+class Counts(nn.Module):
+    """A loss that grows with every batch it has seen, and has weights that are not trained."""
+
+    def __init__(self, size=2):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(size, dtype=torch.int64))
+
+    def forward(self, model, x, y, generator):
+        self.seen += len(x)
+        return (1 + self.seen.sum() / 100) * line_loss(model, x, y, generator)
+
+
+@pytest.mark.parametrize("k", [1, 7])
+def test_what_a_loss_remembers_is_saved_and_resumed(tmp_path, k):
+    losses, straight = run(line_trainer(loss=Counts()))
+    assert straight["loss.seen"].tolist() == [72, 72]
+    first = line_trainer(loss=Counts())
+    for _ in range(k):
+        first.update()
+    first.save(tmp_path / "s.safetensors")
+    second = line_trainer(loss=Counts())
+    second.load(tmp_path / "s.safetensors")
+    later, resumed = run(second)
+    assert later == losses[k:] and same(straight, resumed)
+
+
+def test_a_state_with_another_memory_is_refused(tmp_path):
+    plain, counted = tmp_path / "plain.safetensors", tmp_path / "counted.safetensors"
+    for path, loss in ((plain, line_loss), (counted, Counts())):
+        trainer = line_trainer(loss=loss)
+        trainer.update()
+        trainer.save(path)
+    refused(line_trainer(), counted, "another network: here is no loss.seen")
+    refused(line_trainer(loss=Counts()), plain, "loss.seen is .* here and missing in the file")
+    refused(line_trainer(loss=Counts(3)), counted, r"loss.seen is \(3,\) .* and \(2,\)")
+
+
+def importance_trainer(**options):
+    """L_vlb at times drawn by importance; the warm-up of 2 x 5 losses ends within the run."""
+    torch.manual_seed(5)
+    times = ImportanceTimes(T=5, memory=2)
+
+    class Memory(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.times = times
+
+        def forward(self, model, x, y, generator):
+            return recipes.diffusion_loss(model, x, y, generator, objective=l_vlb, times=self.times)
+
+    x = torch.randn(30, 2, generator=torch.Generator().manual_seed(2)).clamp(-1, 1)
+    model = Denoiser(MLP(2, width=8, depth=1, outputs=2), DDPM(cosine(5)), V, var_mix=None)
+    return Trainer(model, Memory(), x, None, SETTINGS, device="cpu", **options)
+
+
+@pytest.mark.parametrize("k", [1, 10])
+def test_importance_times_resume_bit_exact(tmp_path, k):
+    losses, straight = run(importance_trainer())
+    seen = straight["loss.times.seen"]
+    assert seen.sum() == 72 and bool((seen >= 2).all())  # the warm-up is over
+    first = importance_trainer()
+    for _ in range(k):
+        first.update()
+    first.save(tmp_path / "s.safetensors")
+    second = importance_trainer()
+    second.load(tmp_path / "s.safetensors")
+    later, resumed = run(second)
+    assert later == losses[k:] and same(straight, resumed)
+    forgetful = importance_trainer()
+    forgetful.load(tmp_path / "s.safetensors")
+    forgetful._memory.times.seen.zero_()
+    if k == 10:  # without its memory it would draw other times
+        assert run(forgetful)[0] != losses[k:]
+
+
+def test_importance_times_work_in_a_compiled_loss(monkeypatch):
+    """The drawing stays outside of the graph: the history is that of the plain run."""
+    torch._dynamo.reset()
+    losses, straight = run(importance_trainer())
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f: real(f, backend="eager"))
+    compiled = importance_trainer(compile=True)
+    assert compiled._loss is not compiled._memory
+    found, after = run(compiled)
+    assert found == pytest.approx(losses, rel=1e-4)
+    assert torch.equal(after["loss.times.seen"], straight["loss.times.seen"])
+    history = after["loss.times.history"]
+    torch.testing.assert_close(history, straight["loss.times.history"], rtol=1e-3, atol=1e-4)
 
 
 # ---- what is refused at the door ----------------------------------------------------------------

@@ -14,20 +14,26 @@ class MLP(nn.Module):
         width: hidden units (even).
         depth: residual layers.
         num_classes: 0 for an unconditional network.
+        outputs: points answered per point: 2 where the reverse variance is learned too.
     """
 
     def __init__(
-        self, dim: int = 2, width: int = 128, depth: int = 3, num_classes: int = 0
+        self,
+        dim: int = 2,
+        width: int = 128,
+        depth: int = 3,
+        num_classes: int = 0,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         self.dim = dim
         self.embed = Embedding(width, num_classes)
         self.inp = nn.Linear(dim, width)
         self.layers = nn.ModuleList(_Layer(width) for _ in range(depth))
-        self.out = nn.Linear(width, dim)
+        self.out = nn.Linear(width, outputs * dim)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """(B, dim) points, (B,) times, (B,) labels -> (B, dim).
+        """(B, dim) points, (B,) times, (B,) labels -> (B, outputs · dim).
 
         Raises:
             ValueError: if ``x`` is not (B, dim).

@@ -60,9 +60,14 @@ class UNetConfig:
 
 
 class UNet(nn.Module):
-    """(B, C, H, W) images, (B,) times, (B,) labels -> (B, C, H, W)."""
+    """(B, C, H, W) images, (B,) times, (B,) labels -> (B, outputs · C, H, W).
 
-    def __init__(self, config: UNetConfig) -> None:
+    Args:
+        config: its shape.
+        outputs: images answered per image: 2 where the reverse variance is learned too.
+    """
+
+    def __init__(self, config: UNetConfig, outputs: int = 1) -> None:
         super().__init__()
         self.config = config
         features = [config.width * m for m in config.mults]
@@ -86,7 +91,7 @@ class UNet(nn.Module):
             if level:
                 self.up.append(Upsample(now))
         self.out_norm = nn.GroupNorm(config.groups, now)
-        self.out = _zero(nn.Conv2d(now, pixels, 3, padding=1))
+        self.out = _zero(nn.Conv2d(now, outputs * pixels, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Predict; see the class for shapes.
