@@ -28,7 +28,7 @@ from ddpmlib import schedules
 from ddpmlib.denoiser import EPS, X0, Denoiser, Parameterization, Prediction, V
 from ddpmlib.metrics import frechet_distance
 from ddpmlib.process import DDPM
-from ddpmlib.samplers import ddim_invert, uniform_times
+from ddpmlib.samplers import ddim_invert, leading_times, linspace_times, uniform_times
 
 diffusers = pytest.importorskip("diffusers")
 linalg = pytest.importorskip("scipy.linalg")
@@ -216,6 +216,26 @@ def test_inverse_ddim_is_one_iteration_of_ours(kind: str) -> None:
         eps = process.eps_from_x0(x, denoiser(x, t).x0, t)
         x = theirs.step(eps, i, x).prev_sample
         assert gap(x, ours[t]) <= 1e-12 * size(x)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 7, 10, 20, 30, 50, 100, 250, 333, 999, 1000])
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [("leading", leading_times), ("linspace", linspace_times), ("trailing", uniform_times)],
+)
+def test_time_spacings(theirs: str, ours, steps: int) -> None:
+    """Their index i is our time i + 1; we append 0, the arrival of the last step.
+
+    One difference: a single "linspace" step starts at their index 0, the cleanest time, as numpy
+    has it; ours starts at T, where the prior is.
+    """
+    scheduler = diffusers.DDIMScheduler(num_train_timesteps=T, timestep_spacing=theirs)
+    scheduler.set_timesteps(steps)
+    found = [int(i) + 1 for i in scheduler.timesteps]
+    if (theirs, steps) == ("linspace", 1):
+        assert found == [1] and ours(T, 1) == [T, 0]
+        return
+    assert [*found, 0] == ours(T, steps)
 
 
 def test_their_default_spacing_starts_below_the_noisiest_time() -> None:

@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from ddpmlib import oracle, schedules
 from ddpmlib.denoiser import EPS, Denoiser, Prediction, V
 from ddpmlib.process import DDPM
-from ddpmlib.samplers import State, ddim_invert, draw, sample, uniform_times
+from ddpmlib.samplers import (
+    State,
+    ddim_invert,
+    draw,
+    leading_times,
+    linspace_times,
+    quadratic_times,
+    sample,
+    slerp,
+    uniform_times,
+)
 
 F64 = torch.float64
 T = 40
@@ -316,10 +326,172 @@ def test_uniform_times_fall_evenly_from_T_to_zero(pair: tuple[int, int]) -> None
     assert all(type(t) is int for t in times)
 
 
+SPACINGS = [uniform_times, leading_times, linspace_times, quadratic_times]
+each_spacing = pytest.mark.parametrize("spacing", SPACINGS, ids=lambda f: f.__name__)
+some_steps = st.integers(1, 1500).flatmap(lambda T: st.tuples(st.just(T), st.integers(1, T)))
+
+
+@each_spacing
+@settings(deadline=None, max_examples=150, derandomize=True)
+@given(pair=some_steps)
+def test_every_spacing_falls_strictly_in_so_many_steps(spacing, pair: tuple[int, int]) -> None:
+    last, steps = pair
+    times = spacing(last, steps)
+    assert len(times) == steps + 1 and all(type(t) is int for t in times)
+    assert all(s < t for t, s in pairwise(times))
+    assert times[-1] == 0 and last >= times[0]
+    if spacing is leading_times:
+        assert times[0] == 1 + (steps - 1) * (last // steps)
+    else:
+        assert times[0] == last
+    if spacing in (leading_times, linspace_times) and steps > 1:
+        assert times[-2] == 1  # both visit the cleanest time
+
+
+@each_spacing
+@pytest.mark.parametrize("last", [1, 2, 7, 40])
+def test_as_many_steps_as_times_visit_every_time(spacing, last: int) -> None:
+    assert spacing(last, last) == list(range(last, -1, -1))
+
+
+@each_spacing
+@pytest.mark.parametrize("steps", [1, 2, 7, 39, T])
+def test_a_spacing_costs_exactly_its_steps_in_calls(spacing, steps: int) -> None:
+    asked = []
+
+    def denoiser(x: Tensor, t: int, y: Tensor | None) -> Prediction:
+        asked.append(t)
+        return Prediction(0 * x)
+
+    draw(denoiser, PROCESS, torch.zeros(2), spacing(T, steps), eta=0.0)
+    assert asked == spacing(T, steps)[:-1] and len(asked) == steps
+
+
+def test_spacings_that_can_be_written_down() -> None:
+    assert uniform_times(1000, 5) == [1000, 800, 600, 400, 200, 0]
+    assert leading_times(1000, 5) == [801, 601, 401, 201, 1, 0]
+    assert linspace_times(1001, 5) == [1001, 751, 501, 251, 1, 0]
+    assert quadratic_times(1000, 5) == [1000, 640, 360, 160, 40, 0]
+    assert [f(1000, 1) for f in SPACINGS] == [[1000, 0], [1, 0], [1000, 0], [1000, 0]]
+
+
+@settings(deadline=None, max_examples=100, derandomize=True)
+@given(pair=some_steps)
+def test_quadratic_times_are_squares_where_those_are_far_enough_apart(
+    pair: tuple[int, int],
+) -> None:
+    last, steps = pair
+    rising = quadratic_times(last, steps)[::-1]
+    for k, t in enumerate(rising):
+        square = last * (k / steps) ** 2
+        assert t >= square - 0.5 - 1e-9
+        # further up only where the times below stand shoulder to shoulder
+        crowded = rising[: k + 1] == list(range(k + 1))
+        assert crowded or t - rising[k - 1] == 1 or abs(t - square) <= 0.5 + 1e-9
+
+
+@each_spacing
 @pytest.mark.parametrize("steps", [0, -1, 11])
-def test_more_steps_than_times_are_refused(steps: int) -> None:
+def test_more_steps_than_times_are_refused(spacing, steps: int) -> None:
     with pytest.raises(ValueError, match=r"steps must lie in 1\.\.T = 1\.\.10"):
-        uniform_times(10, steps)
+        spacing(10, steps)
+
+
+# ---- slerp -------------------------------------------------------------------------------
+
+
+def angle_between(a: Tensor, b: Tensor) -> Tensor:
+    """(B,) in radians, stable at small angles: half-angle form of the unit vectors' distance."""
+    a, b = (x.flatten(1) / x.flatten(1).norm(dim=1, keepdim=True) for x in (a, b))
+    return 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))
+
+
+@pytest.mark.equation("7.15")
+@pytest.mark.parametrize("shape", SHAPES[1:])
+def test_slerp_starts_and_ends_where_it_should(shape: tuple[int, ...]) -> None:
+    a, b = normal(*shape), normal(*shape, seed=1)
+    torch.testing.assert_close(slerp(a, b, 0.0), a, rtol=0, atol=1e-14)
+    torch.testing.assert_close(slerp(a, b, 1.0), b, rtol=0, atol=1e-14)
+    torch.testing.assert_close(slerp(a, b, 0.3), slerp(b, a, 0.7), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.equation("7.15")
+@settings(deadline=None, max_examples=60, derandomize=True)
+@given(seed=st.integers(0, 10_000), w=st.floats(0, 1), radius=st.floats(0.01, 100))
+def test_slerp_stays_on_the_sphere_and_divides_the_angle(
+    seed: int, w: float, radius: float
+) -> None:
+    a, b = normal(4, 5, seed=seed), normal(4, 5, seed=seed + 1)
+    a, b = (radius * x / x.norm(dim=1, keepdim=True) for x in (a, b))
+    found, whole = slerp(a, b, w), angle_between(a, b)
+    torch.testing.assert_close(found.norm(dim=1), torch.full((4,), radius, dtype=F64))
+    torch.testing.assert_close(angle_between(a, found), w * whole, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(angle_between(found, b), (1 - w) * whole, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.equation("7.15")
+def test_slerp_has_constant_speed_and_lerp_has_not() -> None:
+    a, b = torch.tensor([[1.0, 0.0]], dtype=F64), torch.tensor([[-0.8, 0.6]], dtype=F64)
+    weights = torch.linspace(0, 1, 11).tolist()
+    arcs = [float(angle_between(slerp(a, b, u), slerp(a, b, v))) for u, v in pairwise(weights)]
+    chords = [
+        float(angle_between(torch.lerp(a, b, u), torch.lerp(a, b, v))) for u, v in pairwise(weights)
+    ]
+    assert max(arcs) == pytest.approx(min(arcs), rel=1e-6)
+    assert max(chords) > 3 * min(chords)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("tilt", [0.0, 1e-9, 1e-6, 1e-4, 1e-3])
+def test_between_parallel_vectors_slerp_is_lerp(tilt: float, dtype: torch.dtype) -> None:
+    a = torch.tensor([[1.0, 2.0, -1.0]], dtype=dtype)
+    b = 1.5 * (a + tilt * torch.tensor([[2.0, -1.0, 0.0]], dtype=dtype))
+    for w in (0.0, 0.25, 1.0):
+        torch.testing.assert_close(slerp(a, b, w), torch.lerp(a, b, w), rtol=1e-5, atol=1e-5)
+
+
+def test_each_sample_may_have_its_own_weight() -> None:
+    a, b, w = normal(3, 2, 4), normal(3, 2, 4, seed=1), torch.tensor([0.1, 0.5, 1.0])
+    rows = [slerp(a[i : i + 1], b[i : i + 1], float(w[i])) for i in range(3)]
+    torch.testing.assert_close(slerp(a, b, w), torch.cat(rows), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(slerp(a, b, torch.tensor(0.5)), slerp(a, b, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "w", "message"),
+    [
+        (normal(2, 3), normal(2, 4), 0.5, "one shape"),
+        (normal(3), normal(3), 0.5, "one shape"),
+        (torch.zeros(2, 3), torch.ones(2, 3), 0.5, "neither zero nor opposite"),
+        (normal(2, 3), -2 * normal(2, 3), 0.5, "neither zero nor opposite"),
+        (normal(2, 3) * math.nan, normal(2, 3), 0.5, "neither zero nor opposite"),
+        (normal(2, 3), normal(2, 3, seed=1), torch.ones(3), r"one per sample \(2,\)"),
+        (normal(2, 3), normal(2, 3, seed=1), torch.ones(2, 1), r"one per sample \(2,\)"),
+    ],
+)
+def test_slerp_refuses_what_has_no_great_circle(a, b, w, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        slerp(a, b, w)
+
+
+@pytest.mark.equation("7.14", "7.15")
+def test_between_noises_slerp_keeps_their_shell_and_lerp_leaves_it() -> None:
+    """Norms of 784-dimensional interpolants against those of noise itself (Kolmogorov–Smirnov)."""
+    d, n = 784, 500
+    a, b, fresh = (normal(n, d, seed=s) for s in range(3))
+
+    def distance(x: Tensor) -> float:
+        return float(stats.ks_2samp(x.norm(dim=1).numpy(), fresh.norm(dim=1).numpy()).statistic)
+
+    for w in (0.25, 0.5):
+        # Averaging two radii narrows the shell a little; its radius stays.
+        assert distance(slerp(a, b, w)) < 0.2
+        assert distance(torch.lerp(a, b, w)) == pytest.approx(1)
+        radius = float(torch.lerp(a, b, w).norm(dim=1).mean()) / math.sqrt(d)
+        assert radius == pytest.approx(math.hypot(w, 1 - w), abs=0.01)
+    # single coordinates look standard normal, too
+    middle = slerp(a, b, 0.5).flatten()[:: d // 4]
+    assert stats.kstest(middle.numpy(), "norm").pvalue > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -456,7 +628,7 @@ def test_any_rank_walks_like_its_flat_self(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("loop", [sample, ddim_invert])
 def test_no_graph_is_built_and_the_callers_mode_is_his_own(loop) -> None:
     denoiser = Denoiser(nn.Linear(3, 3), PROCESS)
-    denoiser.raw = lambda x, t, y=None: denoiser.net(x)  # type: ignore[method-assign]
+    denoiser.raw = lambda x, t, y=None: (denoiser.net(x), 0.0)  # type: ignore[method-assign]
     for wanted in (True, False):
         with torch.set_grad_enabled(wanted):
             for state in loop(denoiser, PROCESS, torch.zeros(2, 3), [3, 2, 1, 0]):
