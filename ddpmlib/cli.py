@@ -1,10 +1,11 @@
-"""``ddpmlib train | sample | evaluate | ship | zoo``: the library from the command line."""
+"""``ddpmlib train | sample | evaluate | statistics | ship | zoo``: all from the command line."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import difflib
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ EXAMPLES = """examples:
   ddpmlib sample                          100 samples of the newest run into samples.png
   ddpmlib sample mnist --n 20 --label 7 --steps 20 --eta 1 --out sevens.png
   ddpmlib evaluate mnist                  how good its samples are
+  ddpmlib evaluate mnist --metric fid nll --n 5000 --steps 10 --spacing quadratic
   ddpmlib zoo                             what can be trained, and what is there trained
 """
 
@@ -80,8 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("recipe", help="name of a recipe, for example digits or mnist")
     train.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
     train.add_argument("--resume", action="store_true", help="go on from the last saved state")
+    train.add_argument("--init", help="checkpoint whose weights to start from")
     for name, kind in (("steps", int), ("batch-size", int), ("lr", float), ("seed", _seed)):
         train.add_argument(f"--{name}", type=kind, help=f"instead of the recipe's {name}")
+    train.add_argument(
+        "--set", nargs="+", default=[], metavar="FIELD=VALUE", dest="changes",
+        help="other fields of the recipe, for example schedule=linear T=500 net.width=16",
+    )  # fmt: skip
     train.add_argument(
         "--save-every", type=_positive, default=100, metavar="STEPS", help="default 100"
     )
@@ -104,8 +111,36 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "measure a checkpoint and note it in its card")
     evaluate.add_argument("model", nargs="?", help="as for sample")
-    evaluate.add_argument("--n", type=_positive, default=2000, help="samples (default 2000)")
+    evaluate.add_argument(
+        "--metric", nargs="+", metavar="METRIC",
+        help="some of agreement, fid, is, kid, pr (precision and recall), nll (bound on the test "
+        "images in bits per dimension); default: all but nll",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--n", type=_positive, default=2000, help="samples, test images for nll (default 2000)"
+    )
+    evaluate.add_argument(
+        "--judge", default="classifier", choices=("classifier", "inception"),
+        help="whose features: the shipped classifier of the data set (default), or Inception, for "
+        "colour images",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--draws", type=_positive, default=200, help="of the bootstrap intervals (default 200)"
+    )
+    evaluate.add_argument(
+        "--nll-draws", type=_positive, default=50, metavar="DRAWS",
+        help="random steps of the chain per test image (default 50)",
+    )  # fmt: skip
     _sampling(evaluate)
+
+    statistics = _verb(
+        verbs, "statistics", _statistics, "write what data sets look like to their judges"
+    )
+    statistics.add_argument("data", nargs="+", help="names of data sets, for example mnist")
+    statistics.add_argument(
+        "--judge", default="classifier", choices=("classifier", "inception"),
+        help="whose features (default: the shipped classifier's)",
+    )  # fmt: skip
 
     ship = _verb(verbs, "ship", _ship, "copy a finished run into data/checkpoints")
     ship.add_argument("folder", type=Path, help="folder of the run")
@@ -134,6 +169,12 @@ def _sampling(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--eta", type=float, default=0.0, help="0 is DDIM (default), 1 is DDPM")
     parser.add_argument("--seed", type=_seed, default=0, help="of the noise (default 0)")
+    parser.add_argument(
+        "--spacing", default="uniform", choices=("uniform", "leading", "linspace", "quadratic"),
+        help="of the sampling steps over 1..T (default uniform)",
+    )  # fmt: skip
+    parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
 
 
 def _positive(text: str) -> int:
@@ -155,7 +196,7 @@ def _train(args: argparse.Namespace) -> None:
         near = difflib.get_close_matches(args.recipe, recipes.RECIPES, n=1)
         hint = f"did you mean {near[0]!r}? There are" if near else "choose one of"
         raise ValueError(f"unknown recipe {args.recipe!r}: {hint} {', '.join(recipes.RECIPES)}")
-    recipe = recipes.RECIPES[args.recipe]
+    recipe = recipes.changed(recipes.RECIPES[args.recipe], _pairs(args.changes))
     given = {k: getattr(args, k) for k in ("steps", "batch_size", "lr", "seed")}
     changes = {k: v for k, v in given.items() if v is not None}
     recipe = dataclasses.replace(recipe, settings=dataclasses.replace(recipe.settings, **changes))
@@ -166,6 +207,7 @@ def _train(args: argparse.Namespace) -> None:
         recipe,
         folder,
         resume=args.resume,
+        init=args.init,
         device=args.device,
         bf16=args.bf16,
         compile=args.compile,
@@ -174,6 +216,20 @@ def _train(args: argparse.Namespace) -> None:
     )
     loss = f"loss {card.loss[-1][1]:.4f}, " if card.loss else ""
     print(f"{folder}: {card.parameters:,} weights, {loss}{card.training['seconds']:.0f} s")
+
+
+def _pairs(words: Sequence[str]) -> dict[str, Any]:
+    """FIELD=VALUE as a dictionary; values are JSON where they read as JSON, else plain words."""
+    pairs = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set takes FIELD=VALUE, for example T=500, got {word!r}")
+        try:
+            pairs[name] = json.loads(text)
+        except json.JSONDecodeError:
+            pairs[name] = text
+    return pairs
 
 
 def _sample(args: argparse.Namespace) -> None:
@@ -200,6 +256,9 @@ def _sample(args: argparse.Namespace) -> None:
         n=args.n,
         eta=args.eta,
         seed=args.seed,
+        times=evaluation.SPACINGS[args.spacing],
+        bf16=args.bf16,
+        compile=args.compile,
     )
     plots.save_grid(x0, args.out, ncol=10)
     print(
@@ -211,16 +270,35 @@ def _sample(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from ddpmlib import evaluation
 
-    result = evaluation.evaluate(
+    entries = evaluation.evaluate(
         _model(args),
+        metrics=args.metric,
         n=args.n,
         steps=args.sampling_steps,
         eta=args.eta,
         seed=args.seed,
+        spacing=args.spacing,
+        bf16=args.bf16,
+        compile=args.compile,
+        judge=args.judge,
+        draws=args.draws,
+        nll_draws=args.nll_draws,
         device=args.device,
     )
-    for key, value in result.items():
-        print(f"{key:16} {value}")
+    for entry in entries:
+        for key, value in entry.items():
+            print(f"{key:24} {value}")
+
+
+def _statistics(args: argparse.Namespace) -> None:
+    from ddpmlib import data, evaluation, features
+
+    for name in args.data:
+        images = data.load(name)
+        network, sha256 = evaluation.network_of(args.judge, images, args.device)
+        path = features.statistics_path(name, network)
+        features.write_statistics(features.compute_statistics(network, images), path, sha256)
+        print(f"{path}: {len(images.x_train):,} training and {len(images.x_test):,} test images")
 
 
 def _ship(args: argparse.Namespace) -> None:

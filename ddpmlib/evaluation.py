@@ -1,65 +1,168 @@
-"""Measure a checkpoint: draw samples, let the shipped classifier judge them, note the result."""
+"""Measure a checkpoint: draw samples, let a judge look at them, note the result in the card."""
 
 from __future__ import annotations
 
+import copy
+import math
 import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ddpmlib import data, features, metrics, samplers
-from ddpmlib.denoiser import Denoiser
+from ddpmlib import data, features, likelihood, samplers
+from ddpmlib import metrics as measures
+from ddpmlib.denoiser import Denoiser, FixedVariance
+from ddpmlib.features import Judge
+from ddpmlib.metrics import Moments
 from ddpmlib.models import Classifier
 from ddpmlib.runs import hardware
+from ddpmlib.training import default_device
 from ddpmlib.zoo import Card, find, load
+
+OF_SAMPLES = ("agreement", "fid", "is", "kid", "pr")
+METRICS = (*OF_SAMPLES, "nll")
+SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
+    "uniform": samplers.uniform_times,
+    "leading": samplers.leading_times,
+    "linspace": samplers.linspace_times,
+    "quadratic": samplers.quadratic_times,
+}
+# What makes two entries of a card the same measurement; older entries lack some keys.
+CELL: dict[str, Any] = dict.fromkeys(("metric", "n", "steps", "eta", "seed", "draws", "features"))
+CELL |= {"spacing": "uniform", "bf16": False}
 
 
 def evaluate(
     name: str | Path,
     *,
+    metrics: Sequence[str] | None = None,
     n: int = 2000,
     steps: int = 50,
     eta: float = 0.0,
     seed: int = 0,
+    spacing: str = "uniform",
+    bf16: bool = False,
+    compile: bool = False,
+    judge: str = "classifier",
+    draws: int = 200,
+    nll_draws: int = 50,
     batch_size: int = 500,
     device: torch.device | str | None = None,
-) -> dict[str, Any]:
-    """Measure a checkpoint and write the result into its card.
+) -> list[dict[str, Any]]:
+    """Measure a checkpoint and write the results into its card.
 
-    A classifier: accuracy on the test set. A denoiser: ``n`` samples, classes in turn, judged by
-    the shipped classifier of its data set: class agreement, and the Fréchet distance to the
-    training set on the classifier's features, with the floor that ``n`` real test images reach.
+    A classifier: accuracy on the test set. A denoiser: one entry "samples" with all that is
+    measured on ``n`` samples, classes in turn, see :func:`judged`; and one entry "nll" with the
+    variational bound on ``n`` test images, see :func:`nll`. An entry of the same setting is
+    replaced, metric by metric.
+
+    Args:
+        name: as for :func:`ddpmlib.zoo.load`.
+        metrics: some of :data:`METRICS`, by default all but "nll".
+        n: samples, or test images for "nll".
+        steps, eta, seed, spacing, bf16, compile, batch_size: see :func:`generate`; ``spacing``
+            names one of :data:`SPACINGS`.
+        judge: whose features: "classifier" is the shipped one of the data set, "inception" is for
+            colour images.
+        draws: redrawn sets for the bootstrap intervals.
+        nll_draws: random steps of the chain per test image.
+
+    Returns:
+        the entries written.
 
     Raises:
-        FileNotFoundError: if the checkpoint or the classifier is missing.
-        ValueError: if ``n`` is less than 2, or ``steps`` or ``eta`` are out of range.
+        FileNotFoundError: if the checkpoint or the judge is missing.
+        ValueError: for an unknown metric, spacing or judge, fewer than 2 samples, or ``steps`` or
+            ``eta`` out of range.
     """
-    if n < 2:
-        raise ValueError(f"measuring samples needs at least 2 of them, got n = {n}")
+    _check_choices(metrics, spacing, judge, n)
     path = find(name)
     model, card = load(path, device)
     images = data.load(card.recipe["data"])
-    started = time.perf_counter()
-    if isinstance(model, Classifier):
-        _, logits = features.judge(model, images.x_test)
-        result = {"metric": "test accuracy", "n": len(logits)}
-        result["value"] = metrics.class_agreement(logits, images.y_test)
-    else:
-        judge = f"{images.name}-classifier"
-        classifier, _ = load(judge, device)  # before the long part: it may be missing
+    setting = {"n": n, "steps": steps, "eta": eta, "seed": seed, "spacing": spacing, "bf16": bf16}
+
+    def samples(chosen: Sequence[str]) -> dict[str, Any]:
+        network, sha256 = network_of(judge, images, device)  # before the long part: it may miss
         y = classes_in_turn(card, n)
         x0 = generate(
-            model, card.image_shape, y, steps, n=n, eta=eta, seed=seed, batch_size=batch_size
-        )
-        result = {"metric": "samples", "n": n, "steps": steps, "eta": eta, "seed": seed}
-        result |= _judged(classifier, x0, y, images) | {"features": judge}
-    result["seconds"] = round(time.perf_counter() - started, 1)
-    result["hardware"] = hardware(next(model.parameters()).device)
-    card.metrics[:] = [m for m in card.metrics if not _same_cell(m, result)] + [result]
-    card.write(path.with_suffix(".json"))
-    return result
+            model, card.image_shape, y, steps, n=n, eta=eta, seed=seed, batch_size=batch_size,
+            times=SPACINGS[spacing], bf16=bf16, compile=compile,
+        )  # fmt: skip
+        found = judged(network, x0, y, images, chosen, draws)
+        kind = f"{images.name}-classifier" if judge == "classifier" else judge
+        about = {"features": kind, "judge": sha256[:12]}
+        return {"metric": "samples"} | setting | found | about
+
+    def likelihood_bound() -> dict[str, Any]:
+        how: dict[str, Any] = {
+            "draws": nll_draws,
+            "seed": seed,
+            "bf16": bf16,
+            "batch_size": batch_size,
+        }
+        return nll(model, images, n, labels=card.num_classes > 0, **how)
+
+    jobs: list[Callable[[], dict[str, Any]]] = []
+    if isinstance(model, Classifier):
+        if metrics is not None:
+            raise ValueError(f"{card.name} is a classifier: it is measured by its accuracy alone")
+        jobs.append(partial(_accuracy, model, images))
+    elif of_samples := [m for m in OF_SAMPLES if metrics is None or m in metrics]:
+        jobs.append(partial(samples, of_samples))
+    if "nll" in (metrics or ()):
+        jobs.append(likelihood_bound)
+    return [_measured(job, model, card, path.with_suffix(".json")) for job in jobs]
+
+
+def _measured(
+    job: Callable[[], dict[str, Any]], model: torch.nn.Module, card: Card, path: Path
+) -> dict[str, Any]:
+    """Do the work, and write its result into the card at once."""
+    started = time.perf_counter()
+    entry = job()
+    entry["seconds"] = round(time.perf_counter() - started, 1)
+    entry["hardware"] = hardware(next(model.parameters()).device)
+    card.metrics[:], entry = _with_entry(card.metrics, entry)
+    card.write(path)
+    return entry
+
+
+def _check_choices(metrics: Sequence[str] | None, spacing: str, judge: str, n: int) -> None:
+    if n < 2:
+        raise ValueError(f"measuring samples needs at least 2 of them, got n = {n}")
+    choices: list[tuple[str, str, Sequence[str]]] = [("metrics", m, METRICS) for m in metrics or ()]
+    choices += [("spacing", spacing, list(SPACINGS))]
+    choices += [("the judge", judge, ("classifier", "inception"))]
+    for what, value, known in choices:
+        if value not in known:
+            raise ValueError(f"{what} must be among {', '.join(known)}, got {value!r}")
+
+
+def network_of(
+    judge: str, images: data.Images, device: torch.device | str | None = None
+) -> tuple[Judge, str]:
+    """The network that judges a data set, and the SHA-256 of its file of weights.
+
+    Args:
+        judge: "classifier" or "inception".
+    """
+    if judge == "classifier":
+        classifier, card = load(f"{images.name}-classifier", device)
+        return classifier, card.sha256
+    if images.image_shape[0] != 3:
+        raise ValueError(f"{images.name} is grey, and Inception judges colour images only")
+    return features.inception().to(device or default_device()), features.INCEPTION_SHA256
+
+
+def _accuracy(model: Classifier, images: data.Images) -> dict[str, Any]:
+    _, logits = features.judge(model, images.x_test)
+    value = measures.class_agreement(logits, images.y_test)
+    return {"metric": "test accuracy", "n": len(logits), "value": value}
 
 
 def classes_in_turn(card: Card, n: int) -> Tensor | None:
@@ -67,8 +170,11 @@ def classes_in_turn(card: Card, n: int) -> Tensor | None:
     return torch.arange(n) % card.num_classes if card.num_classes else None
 
 
+# ---- drawing -----------------------------------------------------------------------------------
+
+
 def generate(
-    denoiser: Denoiser,
+    denoiser: Denoiser | FixedVariance,
     image_shape: tuple[int, ...],
     y: Tensor | None,
     steps: int,
@@ -77,43 +183,305 @@ def generate(
     eta: float = 0.0,
     seed: int = 0,
     batch_size: int = 500,
+    times: Callable[[int, int], list[int]] = samplers.uniform_times,
+    bf16: bool = False,
+    compile: bool = False,
 ) -> Tensor:
-    """Samples in batches with a progress bar: (N, C, H, W) on the CPU, one per label, or n."""
-    from tqdm import tqdm
+    """Samples in batches with a progress bar.
 
+    Args:
+        denoiser: or a wrapper around one that keeps its ``process``.
+        image_shape: (C, H, W).
+        y: labels (N,), or None together with ``n``.
+        steps: network calls.
+        eta: 0 for DDIM, 1 for DDPM.
+        seed: of all noise; another batch size draws other samples.
+        times: (T, steps) -> falling times, see :mod:`ddpmlib.samplers`.
+        bf16: run the network in bfloat16 by autocast; states stay float32.
+        compile: run the network through torch.compile.
+
+    Returns:
+        (N, C, H, W) on the CPU, one per label, or n.
+    """
     device = next(denoiser.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
     total = n if y is None else len(y)
     if total is None or total < 1 or (n is not None and n != total):
         raise ValueError(f"give labels or a number of samples, at least 1: n = {n}, labels {y}")
-    times = samplers.uniform_times(denoiser.process.T, steps)
+    chain = times(denoiser.process.T, steps)
+    runner = _compiled(denoiser) if compile else denoiser
     done = []
-    for i in tqdm(range(0, total, batch_size), unit="batch", disable=None):
+    for i in _bar(range(0, total, batch_size)):
         size = min(batch_size, total - i)
         noise = torch.randn(size, *image_shape, device=device, generator=generator)
         labels = None if y is None else y[i : i + size].to(device)
-        x0 = samplers.draw(
-            denoiser, denoiser.process, noise, times, eta=eta, y=labels, generator=generator
-        )
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            x0 = samplers.draw(
+                runner, denoiser.process, noise, chain, eta=eta, y=labels, generator=generator
+            )
         done.append(x0.cpu())
     return torch.cat(done)
 
 
-def _judged(
-    classifier: Classifier, x0: Tensor, y: Tensor | None, images: data.Images
-) -> dict[str, Any]:
-    fake, logits = features.judge(classifier, x0)
-    train, _ = features.judge(classifier, images.x_train)
+def _bar(batches: Any) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    return iter(tqdm(batches, unit="batch", disable=None))
+
+
+def _compiled(denoiser: Any) -> Any:
+    """A denoiser that shares everything with the given one, its network compiled."""
+    twin = copy.copy(denoiser)
+    twin._modules = dict(denoiser._modules)  # else the given one would change too
+    for name, child in twin._modules.items():
+        compiled = torch.compile(child) if name == "net" else _compiled(child)
+        twin._modules[name] = compiled
+    return twin
+
+
+# ---- judging -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images as a judge sees them, to hold samples against.
+
+    Attributes:
+        moments: of the whole training set.
+        train: features of random training images, (n, F): the reference of KID and recall.
+        test, test_logits: of as many random test images, or of all if there are fewer: what they
+            reach in place of samples is the floor.
+    """
+
+    moments: Moments
+    train: Tensor
+    test: Tensor
+    test_logits: Tensor
+
+
+def reference(classifier: Judge, images: data.Images, n: int, y: Tensor | None = None) -> Reference:
+    """The real images to hold ``n`` samples against; worth keeping for many sets of samples.
+
+    Args:
+        classifier: the judge.
+        images: the data set.
+        n: samples that will be judged.
+        y: their classes (n,): test images then come in the same numbers per class, because equal
+            numbers alone bring samples nearer to the training set than a random draw is.
+    """
+    train, _ = features.judge(classifier, images.x_train[_some(images.y_train, n)])
+    test, test_logits = features.judge(classifier, images.x_test[_some(images.y_test, n, y)])
+    return Reference(features.train_moments(classifier, images), train, test, test_logits)
+
+
+def _some(labels: Tensor, n: int, y: Tensor | None = None) -> Tensor:
+    """Places of n random images, or of as many of each class as in ``y``, in random order."""
     # At random, because test sets are sorted: the first half of MNIST's is the easier one.
-    order = torch.randperm(len(images.x_test), generator=torch.Generator().manual_seed(0))
-    test, _ = features.judge(classifier, images.x_test[order[: len(x0)]])
-    agreement = {} if y is None else {"class_agreement": metrics.class_agreement(logits, y)}
-    return agreement | {
-        "frechet": round(metrics.frechet_distance(fake, train), 4),
-        "frechet_floor": round(metrics.frechet_distance(test, train), 4),
-        "floor_n": len(test),
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    if y is None:
+        return order[:n]
+    ordered, left = labels[order], torch.bincount(y.cpu(), minlength=int(labels.max()) + 1)
+    rank = torch.zeros_like(ordered)  # how many of its class came before
+    for k in range(len(left)):
+        own = ordered == k
+        rank[own] = torch.arange(int(own.sum()))
+    return order[rank < left[ordered]]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    fake: Tensor
+    logits: Tensor
+    y: Tensor | None
+    real: Reference
+    draws: int
+
+    @property
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(0)
+
+
+def judged(
+    classifier: Judge,
+    x0: Tensor,
+    y: Tensor | None,
+    images: data.Images,
+    metrics: Sequence[str] = OF_SAMPLES,
+    draws: int = 200,
+    real: Reference | None = None,
+) -> dict[str, Any]:
+    """Everything that can be measured on samples, as plain numbers.
+
+    Args:
+        classifier: the judge.
+        x0: samples (N, C, H, W) in [-1, 1], N ≥ 2.
+        y: the classes that were asked for, (N,), or None.
+        images: the data set they should look like.
+        metrics: some of :data:`OF_SAMPLES`.
+        draws: redrawn sets for the bootstrap intervals, see :func:`ddpmlib.metrics.bootstrap`.
+        real: ``reference(classifier, images, N, y)`` if it is at hand.
+
+    Returns:
+        - agreement: ``class_agreement`` with its ``_interval`` (not without labels, nor for
+          Inception, which knows other classes);
+        - fid: ``frechet`` to the whole training set with its ``_interval``; ``frechet_floor``,
+          what ``floor_n`` random test images reach, as many as the samples if there are so many;
+        - is: ``inception_score`` with its ``_std`` over ``splits``, and its ``_floor``, which here
+          is what test images reach;
+        - kid: ``kid`` to as many training images, with its ``_std`` over subsets of ``kid_size``,
+          and its ``_floor``;
+        - pr: ``precision`` and ``recall`` against as many training images, each with its
+          ``_floor``, that of test images.
+    """
+    fake, logits = features.judge(classifier, x0)
+    real = real or reference(classifier, images, len(x0), y)
+    if isinstance(classifier, features.Inception):
+        y = None
+    seen = _Seen(fake, logits, y, real, draws)
+    found: dict[str, Any] = {}
+    for name in metrics:
+        found |= _MEASURE[name](seen)
+    return found
+
+
+def _agreement(seen: _Seen) -> dict[str, Any]:
+    if seen.y is None:
+        return {}
+    value = measures.class_agreement(seen.logits, seen.y)
+    hits = (seen.logits.argmax(1) == seen.y).double()
+    interval = measures.bootstrap(
+        lambda h: float(h.mean()), hits, draws=seen.draws, generator=seen.generator
+    )
+    return {"class_agreement": value, "class_agreement_interval": _rounded(interval)}
+
+
+def _fid(seen: _Seen) -> dict[str, Any]:
+    train = seen.real.moments
+    train.root()  # once for all
+
+    def distance(h: Tensor) -> float:
+        return measures.frechet_distance(h, train)
+
+    interval = measures.bootstrap(distance, seen.fake, draws=seen.draws, generator=seen.generator)
+    return {
+        "frechet": round(distance(seen.fake), 4),
+        "frechet_interval": _rounded(interval),
+        "frechet_floor": round(distance(seen.real.test), 4),
+        "floor_n": len(seen.real.test),
     }
 
 
-def _same_cell(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return all(a.get(k) == b.get(k) for k in ("metric", "n", "steps", "eta", "seed"))
+def _is(seen: _Seen) -> dict[str, Any]:
+    splits = max(1, min(10, len(seen.logits) // 100))  # each must hold all classes
+    score = measures.inception_score(seen.logits, splits)
+    real = seen.real.test_logits
+    # Splits of equal size, because small ones score lower.
+    floor = measures.inception_score(real, max(1, len(real) * splits // len(seen.logits)))
+    found = {"inception_score": score.mean, "inception_score_std": score.std}
+    found = {k: round(v, 4) for k, v in found.items()}
+    return found | {"inception_score_floor": round(floor.mean, 4), "splits": splits}
+
+
+def _kid(seen: _Seen) -> dict[str, Any]:
+    sets = seen.fake, seen.real.train, seen.real.test
+    size = max(2, min(1000, min(map(len, sets)) // 2))  # of all, subsets would not differ
+    scores = [
+        measures.kid(h, seen.real.train, size=size, generator=seen.generator)
+        for h in (seen.fake, seen.real.test)
+    ]
+    (value, std), (floor, _) = scores
+    found = {"kid": value, "kid_std": std, "kid_floor": floor}
+    return {k: round(v, 6) for k, v in found.items()} | {"kid_size": size}
+
+
+def _pr(seen: _Seen) -> dict[str, Any]:
+    k = min(3, len(seen.fake) - 1, len(seen.real.test) - 1)
+    names = "precision", "recall"
+    found = dict(zip(names, measures.precision_recall(seen.real.train, seen.fake, k), strict=True))
+    floor = measures.precision_recall(seen.real.train, seen.real.test, k)
+    found |= {f"{name}_floor": v for name, v in zip(names, floor, strict=True)}
+    return {k: round(v, 4) for k, v in found.items()}
+
+
+_MEASURE: dict[str, Callable[[_Seen], dict[str, Any]]] = {
+    "agreement": _agreement, "fid": _fid, "is": _is, "kid": _kid, "pr": _pr,
+}  # fmt: skip
+
+
+def _rounded(interval: measures.Interval) -> list[float]:
+    return [round(v, 4) for v in interval]
+
+
+# ---- likelihood --------------------------------------------------------------------------------
+
+
+def nll(
+    denoiser: Denoiser | FixedVariance,
+    images: data.Images,
+    n: int,
+    *,
+    draws: int = 50,
+    seed: int = 0,
+    labels: bool = True,
+    bf16: bool = False,
+    batch_size: int = 500,
+) -> dict[str, Any]:
+    """The variational bound on −log p of random test images, in bits per dimension.
+
+    The bound of the whole chain T, …, 0, estimated without bias from ``draws`` random steps per
+    image (:func:`ddpmlib.likelihood.elbo_monte_carlo`), with the standard error of the mean.
+
+    Args:
+        denoiser: its reverse variance, fixed or learned, is part of what is measured.
+        n: test images, at least 2; all if there are fewer.
+        labels: condition on the classes of the images.
+
+    Returns:
+        metric, n, steps (T), draws, seed, bf16, bits_per_dim, standard_error.
+    """
+    device = next(denoiser.parameters()).device
+    generator = torch.Generator(device).manual_seed(seed)
+    order = _some(images.y_test, n)
+    found, parts = [], max(1, len(order) // batch_size)  # none of a single image
+    for index in _bar(order.tensor_split(parts)):
+        x0 = data.to_float(images.x_test[index]).to(device)
+        y = images.y_test[index].to(device) if labels else None
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            found.append(
+                likelihood.elbo_monte_carlo(
+                    denoiser, denoiser.process, x0, draws=draws, y=y, generator=generator
+                )
+            )
+    total = _pooled(found)
+    unit = math.log(2) * math.prod(images.image_shape)
+    entry = {"metric": "nll", "n": total.n, "steps": denoiser.process.T, "draws": draws}
+    entry |= {"seed": seed, "bf16": bf16, "bits_per_dim": round(total.mean / unit, 4)}
+    return entry | {"standard_error": round(total.standard_error / unit, 4)}
+
+
+def _pooled(parts: Sequence[likelihood.Estimate]) -> likelihood.Estimate:
+    """One estimate from those of disjoint sets of samples, as if they had been one set."""
+    n = sum(p.n for p in parts)
+    mean = sum(p.n * p.mean for p in parts) / n
+    squares = sum(p.standard_error**2 * p.n * (p.n - 1) + p.n * (p.mean - mean) ** 2 for p in parts)
+    return likelihood.Estimate(mean, math.sqrt(squares / (n - 1) / n), n)
+
+
+# ---- the card ----------------------------------------------------------------------------------
+
+
+def _with_entry(
+    known: list[dict[str, Any]], entry: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The list with the entry in place of that of the same cell.
+
+    The other metrics of that one are kept if the same judge made them: the samples are the same.
+    """
+    for before in known:
+        if _cell(before) == _cell(entry) and before.get("judge") == entry.get("judge"):
+            entry = before | entry
+    return [m for m in known if _cell(m) != _cell(entry)] + [entry], entry
+
+
+def _cell(entry: dict[str, Any]) -> list[Any]:
+    return [entry.get(key, default) for key, default in CELL.items()]

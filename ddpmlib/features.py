@@ -1,15 +1,123 @@
-"""Where features come from: our own classifiers, one per data set."""
+"""Where features come from: our own classifiers, one per data set, and Inception for colour images.
+
+What a training set looks like in these features is computed once and shipped: ``ddpmlib statistics
+mnist`` writes ``data/statistics/mnist.safetensors`` with a JSON file beside it. Statistics belong
+to the exact weights that made them, and are refused for any others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ddpmlib import data
+from ddpmlib import data, zoo
+from ddpmlib.files import read_safetensors, write_atomically, write_safetensors
+from ddpmlib.metrics import Moments
 from ddpmlib.models import Classifier
+
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+INCEPTION_SOURCE = "github.com/toshas/torch-fidelity, release v0.2.0"
+
+
+class OtherWeights(ValueError):
+    """Statistics that were made with other weights than those at hand."""
+
+
+class Inception(nn.Module):
+    """Inception-v3 of 2015-12-05, the network behind FID, with the manners of a classifier.
+
+    Images become uint8 as they would in a file, then ``torch-fidelity``'s extractor resizes them to
+    299 × 299 and scales them just as the original TensorFlow graph did. Grey images are refused:
+    three equal channels would pass, but the features know nothing of digits or shoes, and a number
+    under the name of FID would be compared with others. Use the classifier of their data set.
+
+    Args:
+        extractor: ``FeatureExtractorInceptionV3`` for the feature list ["2048"].
+    """
+
+    def __init__(self, extractor: Any) -> None:
+        super().__init__()
+        self.extractor = extractor
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> pool3 features (B, 2048).
+
+        Raises:
+            ValueError: if the images have no three channels.
+        """
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(
+                f"Inception looks at colour images (B, 3, H, W), got {tuple(x.shape)}: judge grey "
+                "ones by the classifier of their data set"
+            )
+        (found,) = self.extractor(data.to_uint8(x.float()))
+        return found
+
+    def head(self, h: Tensor) -> Tensor:
+        """Features -> logits (B, 1008) without bias, those of the Inception Score."""
+        return h @ self.extractor.fc.weight.T
+
+
+Judge = Classifier | Inception
+
+
+def inception(path: Path | str | None = None) -> Inception:
+    """The Inception network with its 2015 weights, in evaluation mode on the CPU.
+
+    Nothing is ever downloaded. The file is looked for in the data directory (``$DDPMLIB_DATA``,
+    else ``~/.cache/ddpmlib``), then in PyTorch's cache, and must have the known SHA-256: it is an
+    old pickle, which must not be read before.
+
+    Args:
+        path: the file of weights, if it lies elsewhere.
+
+    Raises:
+        FileNotFoundError: saying where to get the weights and where to put them.
+        ImportError: if ``torch-fidelity`` is not installed.
+        ValueError: if the file is another one.
+    """
+    path = _inception_weights() if path is None else Path(path)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != INCEPTION_SHA256:
+        raise ValueError(
+            f"{path} is damaged or another file: its SHA-256 is {found[:12]}..., that of "
+            f"{INCEPTION_FILE} is {INCEPTION_SHA256[:12]}..."
+        )
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as error:
+        raise ImportError(
+            "Inception features need torch-fidelity: pip install 'ddpmlib[inception]'"
+        ) from error
+    extractor = FeatureExtractorInceptionV3(
+        "inception-2015-12-05", ["2048"], feature_extractor_weights_path=str(path)
+    )
+    return Inception(extractor).eval().requires_grad_(False)
+
+
+def _inception_weights() -> Path:
+    from torch.hub import get_dir
+
+    folders = data.directory(), Path(get_dir()) / "checkpoints"
+    for folder in folders:
+        if (folder / INCEPTION_FILE).is_file():
+            return folder / INCEPTION_FILE
+    raise FileNotFoundError(
+        f"the weights of Inception are not here, and nothing is downloaded unasked: get "
+        f"{INCEPTION_FILE} (91 MiB) from {INCEPTION_SOURCE}, and put it into {folders[0]}"
+    )
 
 
 @torch.no_grad()
-def judge(classifier: Classifier, x: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
-    """Penultimate features and logits of images, batch by batch.
+def judge(classifier: Judge, x: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+    """Features and logits of images, batch by batch.
 
     Args:
         classifier: in evaluation mode.
@@ -19,11 +127,137 @@ def judge(classifier: Classifier, x: Tensor, batch_size: int = 500) -> tuple[Ten
     Returns:
         features (N, F) and logits (N, K), on the CPU.
     """
-    device = next(classifier.parameters()).device
     features, logits = [], []
     for part in x.split(batch_size):
-        part = data.to_float(part) if part.dtype == torch.uint8 else part.clamp(-1, 1)
-        h = classifier.features(part.to(device))
+        h = _features(classifier, part)
         features.append(h.cpu())
         logits.append(classifier.head(h).cpu())
     return torch.cat(features), torch.cat(logits)
+
+
+@torch.no_grad()
+def moments(classifier: Judge, x: Tensor, batch_size: int = 500) -> Moments:
+    """Mean and covariance of the features of images, which are never all held in memory.
+
+    Args:
+        classifier, x, batch_size: as for :func:`judge`; a progress bar shows long work.
+    """
+    from tqdm import tqdm
+
+    if not len(x):
+        raise ValueError("there are no images to take the moments of")
+    found: Moments | None = None
+    for part in tqdm(x.split(batch_size), unit="batch", desc="features", disable=None, delay=3):
+        h = _features(classifier, part)
+        found = (found or Moments(h.shape[1])).update(h)
+    assert found is not None
+    return found
+
+
+def _features(classifier: Judge, x: Tensor) -> Tensor:
+    device = next(classifier.parameters()).device
+    x = data.to_float(x) if x.dtype == torch.uint8 else x.clamp(-1, 1)
+    return classifier.features(x.to(device))
+
+
+# ---- statistics that ship ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a data set looks like in the features of one network.
+
+    Attributes:
+        data: name of the data set.
+        weights: :func:`fingerprint` of the network.
+        train, test: moments of the whole training and test set, float64.
+    """
+
+    data: str
+    weights: str
+    train: Moments
+    test: Moments
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a network's weights as they are in memory, whatever device they are on."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def statistics_path(name: str, classifier: Judge) -> Path:
+    """Where the statistics of a data set lie: in an installed package, else in the clone's data."""
+    inside = zoo.PACKAGE / "statistics"
+    folder = inside if inside.is_dir() else zoo.PACKAGE.parent / "data" / "statistics"
+    suffix = "-inception" if isinstance(classifier, Inception) else ""
+    return folder / f"{name}{suffix}.safetensors"
+
+
+def compute_statistics(classifier: Judge, images: data.Images) -> Statistics:
+    """The statistics of a data set, from all of its images."""
+    train, test = moments(classifier, images.x_train), moments(classifier, images.x_test)
+    return Statistics(images.name, fingerprint(classifier), train, test)
+
+
+def write_statistics(found: Statistics, path: Path, sha256: str) -> None:
+    """Write statistics and, beside them, a JSON file that says what made them.
+
+    Args:
+        found: see :func:`compute_statistics`.
+        path: a .safetensors file, see :func:`statistics_path`.
+        sha256: of the network's file of weights.
+    """
+    parts = {"train": found.train, "test": found.test}
+    tensors = {f"{k}.mean": m.mean for k, m in parts.items()}
+    tensors |= {f"{k}.cov": m.cov for k, m in parts.items()}
+    write_safetensors(path, tensors, {"data": found.data})
+    facts = {
+        "data": found.data,
+        "features": len(found.train.mean),
+        "train": found.train.n,
+        "test": found.test.n,
+        "classifier": sha256,
+        "weights": found.weights,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    write_atomically(path.with_suffix(".json"), (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def statistics(name: str, classifier: Judge) -> Statistics:
+    """The shipped statistics of a data set in the features of ``classifier``.
+
+    Raises:
+        FileNotFoundError: if none are shipped.
+        OtherWeights: if they were made with other weights.
+        ValueError: if a file is damaged.
+    """
+    path = statistics_path(name, classifier)
+    hint = f"`ddpmlib statistics {name}` writes them"
+    if not path.is_file() or not path.with_suffix(".json").is_file():
+        raise FileNotFoundError(f"there are no statistics {path} with their JSON file: {hint}")
+    try:
+        facts = json.loads(path.with_suffix(".json").read_text())
+        counts, weights, sha256 = (facts["train"], facts["test"]), facts["weights"], facts["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path.with_suffix('.json')} describes no statistics: {hint}") from error
+    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise ValueError(f"{path} is damaged, its SHA-256 is not that of its JSON file: {hint}")
+    if weights != fingerprint(classifier):
+        raise OtherWeights(f"{path} was made with another classifier than the one given: {hint}")
+    tensors, _ = read_safetensors(path)
+    train, test = (
+        Moments.known(n, tensors[f"{part}.mean"], tensors[f"{part}.cov"])
+        for n, part in zip(counts, ("train", "test"), strict=True)
+    )
+    return Statistics(name, weights, train, test)
+
+
+def train_moments(classifier: Judge, images: data.Images) -> Moments:
+    """The moments of a training set: the shipped ones if they fit, else from all its images."""
+    try:
+        return statistics(images.name, classifier).train
+    except (FileNotFoundError, OtherWeights):
+        return moments(classifier, images.x_train)

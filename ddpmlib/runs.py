@@ -20,7 +20,7 @@ from ddpmlib import data, recipes
 from ddpmlib.files import write_atomically
 from ddpmlib.recipes import Recipe
 from ddpmlib.training import Trainer, fit
-from ddpmlib.zoo import LOG, MODEL, PACKAGE, STATE, Card, verified, write_model
+from ddpmlib.zoo import LOG, MODEL, PACKAGE, STATE, Card, start_from, verified, write_model
 
 
 def train(
@@ -28,6 +28,7 @@ def train(
     folder: Path | str,
     *,
     resume: bool = False,
+    init: str | Path | None = None,
     device: torch.device | str | None = None,
     bf16: bool | None = None,
     compile: bool = False,
@@ -41,6 +42,8 @@ def train(
         recipe: see :data:`ddpmlib.recipes.RECIPES`.
         folder: where the run lives; created if needed.
         resume: go on from the last saved state, if there is one.
+        init: a checkpoint whose weights to start from instead of random ones; see
+            :func:`ddpmlib.zoo.start_from`. The card names it.
         device, bf16, compile: see :class:`ddpmlib.training.Trainer`.
         save_every, log_every: updates between saves and between lines of the log.
         command: what the card says to repeat the run.
@@ -59,9 +62,11 @@ def train(
     torch.manual_seed(recipe.settings.seed)
     images = data.load(recipe.data)
     model = recipe.build()
+    sha256 = None if init is None else start_from(model, init)
+    decided = recipes.to_dict(recipe) | {"init": sha256}
     trainer = Trainer(
         model, recipe.loss(), images.x_train, images.y_train, recipe.settings,
-        device=device, bf16=bf16, compile=compile, recipe=recipes.to_dict(recipe),
+        device=device, bf16=bf16, compile=compile, recipe=decided,
     )  # fmt: skip
     if state.exists():
         trainer.load(state)
@@ -71,7 +76,8 @@ def train(
     for progress in log.watch(fit(trainer, checkpoint=state, save_every=save_every)):
         del progress
     switches = {"device": str(trainer.device), "bf16": trainer.bf16, "compile": compile}
-    return _export(recipe, trainer, images, folder, log, switches | {"command": command})
+    switches |= {"command": command} | ({"init": f"{init} ({sha256})"} if init else {})
+    return _export(recipe, trainer, images, folder, log, switches)
 
 
 def _check_folder(folder: Path, resume: bool) -> None:

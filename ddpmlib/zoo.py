@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddpmlib import recipes
 from ddpmlib.files import read_safetensors, write_atomically, write_safetensors
@@ -116,6 +116,35 @@ def load(name: str | Path, device: torch.device | str | None = None) -> tuple[An
     except RuntimeError as error:
         raise ValueError(f"{path} holds other weights than its card's recipe needs") from error
     return model.to(device or default_device()).eval().requires_grad_(False), card
+
+
+def start_from(model: nn.Module, name: str | Path) -> str:
+    """Copy the weights of a checkpoint into a model of the same shape, to train it further.
+
+    A model that also learns its variance may start from one that did not: the last layer's new
+    outputs then start at zero.
+
+    Returns:
+        the SHA-256 of the checkpoint.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+        ValueError: if it is damaged, or belongs to another network.
+    """
+    path = find(name)
+    card, (tensors, _) = verified(path), read_safetensors(path)
+    ours = model.state_dict()
+    fits = ours.keys() == tensors.keys()
+    for key, value in ours.items() if fits else ():
+        found = tensors[key]
+        if key.startswith("net.out.") and 2 * len(found) == len(value):
+            found = torch.cat([found, torch.zeros_like(found)])
+        fits &= found.shape == value.shape
+        ours[key] = found
+    if not fits:
+        raise ValueError(f"{path} belongs to another network than this recipe's")
+    model.load_state_dict(ours)
+    return card.sha256
 
 
 def verified(path: Path) -> Card:

@@ -118,6 +118,26 @@ def test_overrides_reach_the_recipe_and_the_card_says_how_to_repeat_it(cwd):
     )
 
 
+def test_set_reaches_every_field_and_the_card_says_how_to_repeat_it(cwd):
+    words = ["train", "digits", "--steps", "2", "--device", "cpu", "--out", "r", "--set"]
+    words += ["schedule=linear", "T=30", "var_mix=null", "objective=vlb", "times=importance"]
+    words += ["net.width=8", "settings.ema=0.5", "name=other"]
+    assert main(words) == 0
+    card = zoo.Card.read(Path("r/model.json"))
+    fields = ("schedule", "T", "var_mix", "objective", "times", "name")
+    expected = ["linear", 30, None, "vlb", "importance", "other"]
+    assert [card.recipe[k] for k in fields] == expected and card.name == "other"
+    assert card.recipe["net"]["width"] == 8
+    assert card.recipe["settings"]["ema"] == 0.5 and card.recipe["settings"]["steps"] == 2
+    command = "ddpmlib " + " ".join(words)
+    assert card.training["command"] == command.replace("--out r ", "")
+    denoiser, _ = zoo.load("r", "cpu")
+    assert denoiser.var_mix is None and denoiser.process.T == 30
+    again = [*words[:1], "digits", *words[2:], "label_dropout=0.2", "net.mults=[1,2]"]
+    assert "--resume" not in again
+    assert status([*again, "--resume"]) == 2  # the run there has another recipe
+
+
 def test_resume_goes_on_and_a_finished_run_is_left_alone(runs, capsys):
     before = (runs / "digits/model.json").read_bytes()
     (runs / "digits/log.jsonl").unlink()
@@ -191,16 +211,35 @@ def test_ship_evaluate_and_zoo(runs, shipped, capsys):
     assert main(["ship", "runs/digits", "--name", "three steps", "--dtype", "float32"]) == 0
     assert main(["evaluate", "digits-classifier", "--device", "cpu"]) == 0
     assert "test accuracy" in capsys.readouterr().out
-    words = ["evaluate", "three steps", "--n", "10", "--steps", "2", "--device", "cpu"]
-    assert main(words) == 0
+    words = ["evaluate", "three steps", "--n", "70", "--steps", "2", "--device", "cpu"]
+    assert main([*words, "--draws", "20"]) == 0
     out = capsys.readouterr().out
-    assert "class_agreement" in out and "frechet_floor" in out
+    for key in ("class_agreement", "frechet_floor", "inception_score", "kid", "precision"):
+        assert re.search(rf"^{key} +-?\d", out, flags=re.MULTILINE), key
     assert main(["zoo"]) == 0
     out = capsys.readouterr().out
     assert "digits, mnist" in out and "checkpoints: digits-classifier, three steps" in out
     assert main(["zoo", "three steps"]) == 0
     assert capsys.readouterr().out == (shipped / "three steps.json").read_text()
     assert len(zoo.Card.read(shipped / "three steps.json").metrics) == 1
+    chosen = ["--metric", "nll", "agreement", "--spacing", "quadratic", "--bf16"]
+    assert main([*words, "--nll-draws", "2", *chosen]) == 0
+    out = capsys.readouterr().out
+    assert "bits_per_dim" in out and "standard_error" in out and "frechet" not in out
+    _, samples, nll = zoo.Card.read(shipped / "three steps.json").metrics
+    assert (samples["spacing"], samples["bf16"], nll["metric"]) == ("quadratic", True, "nll")
+
+
+def test_statistics_are_written_where_evaluate_looks_for_them(runs, shipped, capsys, monkeypatch):
+    assert main(["ship", "runs/digits-classifier"]) == 0
+    monkeypatch.setattr(zoo, "PACKAGE", shipped.parent / "package")
+    capsys.readouterr()
+    assert main(["statistics", "digits", "--device", "cpu"]) == 0
+    path = shipped.parent / "data" / "statistics" / "digits.safetensors"
+    expected = f"{path}: 1,442 training and 355 test images\n"
+    assert capsys.readouterr().out == expected and path.is_file()
+    classifier, _ = zoo.load("digits-classifier", "cpu")
+    assert features.statistics("digits", classifier).train.n == 1442
 
 
 def test_zoo_without_any_checkpoint(cwd, shipped, capsys):
@@ -231,6 +270,16 @@ def test_threads_are_set(cwd, shipped):
         ("train digits --lr=-1", "lr must be positive"),
         ("train digits --batch-size 5000", r"batch_size must lie in 1..1442 .*got 5000"),
         ("train digits --seed=-1", "--seed: must be a whole number 0..2"),
+        ("train digits --set T", "--set takes FIELD=VALUE, for example T=500, got 'T'"),
+        ("train digits --set =5", "--set takes FIELD=VALUE"),
+        ("train digits --set", "--set: expected at least one argument"),
+        ("train digits --set depth=5", "kind 'diffusion' has no field 'depth' to set"),
+        ("train digits --set T=many", "T must be a whole number, got 'many'"),
+        ("train digits --set settings.lr=null", "settings.lr must be a number, got None"),
+        ("train digits --set net.mults=1,2", "net.mults must be a list of whole numbers"),
+        ("train digits --set var_mix=null", "needs the objective hybrid or vlb"),
+        ("train digits --set schedule=cosin", "schedule must be one of linear, cosine"),
+        ("train digits-classifier --set T=5", "kind 'classifier' has no field 'T' to set"),
         ("train digits --save-every 0", "--save-every: must be a whole number 1.*, got '0'"),
         ("train digits --device tpu", "no device 'tpu' here: try cpu"),
         ("train digits --threads none", "--threads: must be a whole number 1..2"),
@@ -244,6 +293,14 @@ def test_threads_are_set(cwd, shipped):
         ("sample --out grid.jpg", "--out names the PNG to write, .* got grid.jpg"),
         ("sample --out grid", "--out names the PNG to write"),
         ("evaluate", "no finished run"),
+        ("evaluate digits --metric fid mse", "metrics must be among .*, got 'mse'"),
+        ("evaluate digits --spacing log", "invalid choice: 'log'"),
+        ("evaluate digits --judge vgg", "invalid choice: 'vgg'"),
+        ("evaluate digits --nll-draws 0", "--nll-draws: must be a whole number"),
+        ("statistics", "required: data"),
+        ("statistics digit", "unknown data set 'digit'"),
+        ("statistics digits", "no checkpoint 'digits-classifier'"),
+        ("statistics digits --judge inception", "digits is grey"),
         ("ship nowhere", "no checkpoint 'nowhere'"),
         ("ship nowhere --dtype int8", "invalid choice: 'int8'"),
         ("zoo nothing", "no checkpoint 'nothing'"),
@@ -269,6 +326,7 @@ def test_in_an_empty_folder(cwd, shipped, capsys, words, match):
         ("sample digits --eta nan --steps 2", r"eta .* got nan"),
         ("sample digits-classifier", "digits-classifier is a classifier: it .* draws none"),
         ("evaluate digits --n 1", "at least 2"),
+        ("evaluate digits-classifier --metric fid", "is measured by its accuracy alone"),
         ("evaluate digits --n 5 --steps 2", "no checkpoint 'digits-classifier'"),
         ("ship runs/digits --name a/b", "plain file name, got 'a/b'"),
     ],
@@ -402,7 +460,7 @@ def test_help_has_examples_that_parse(capsys):
         cli._parser().parse_args(words[1:])
 
 
-@pytest.mark.parametrize("verb", ["train", "sample", "evaluate", "ship", "zoo"])
+@pytest.mark.parametrize("verb", ["train", "sample", "evaluate", "statistics", "ship", "zoo"])
 def test_help_explains_every_option(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert status([verb, "--help"]) == 0

@@ -95,8 +95,9 @@ def test_conda_takes_a_python_that_the_project_supports():
     assert supported.contains(python.removeprefix("python=") + ".0")
 
 
-def test_extras_are_the_two_that_everything_installs():
-    assert set(EXTRAS) == {"book", "test"}
+def test_extras_are_the_two_that_everything_installs_and_what_the_tests_cover():
+    assert set(EXTRAS) == {"book", "test", "inception"}
+    assert set(EXTRAS["inception"]) <= set(EXTRAS["test"])
 
 
 def test_versions_agree():
@@ -125,8 +126,9 @@ def test_wheel_holds_the_library_and_its_licences_and_nothing_else(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ddpmlib").rglob("*.py")}
     assert modules <= names
-    checkpoints = {path.name for path in (ROOT / "data" / "checkpoints").glob("*.*")}
-    assert {f"ddpmlib/checkpoints/{name}" for name in checkpoints} <= names
+    for folder in ("checkpoints", "statistics"):
+        shipped = {path.name for path in (ROOT / "data" / folder).glob("*.*")}
+        assert shipped and {f"ddpmlib/{folder}/{name}" for name in shipped} <= names
     assert "ddpmlib/py.typed" in names
     info = f"ddpmlib-{PROJECT['version']}.dist-info"
     assert {f"{info}/licenses/{name}" for name in PROJECT["license-files"]} <= names
@@ -143,7 +145,16 @@ def test_importing_the_library_loads_only_torch_and_numpy():
     assert set(ours) - set(base) - set(sys.stdlib_module_names) == {"ddpmlib"}
 
 
-BLOCKED = ("IPython", "matplotlib", "PIL", "safetensors", "scipy", "sklearn", "torchvision")
+BLOCKED = (
+    "IPython",
+    "matplotlib",
+    "PIL",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "torch_fidelity",
+    "torchvision",
+)
 IMPORT_ALL = f"""
 import importlib, pkgutil, sys
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ddpmlib import data, evaluation, recipes, runs, samplers, training, zoo
+from ddpmlib import data, evaluation, recipes, runs, training, zoo
 from ddpmlib.denoiser import Denoiser
 from ddpmlib.models import Classifier, ClassifierConfig, UNetConfig
 from ddpmlib.recipes import ClassifierRecipe, DiffusionRecipe
@@ -32,13 +32,6 @@ def finished(tmp_path_factory):
     """A finished run; tests that change it take a copy."""
     folder = tmp_path_factory.mktemp("runs") / "a tiny run"
     runs.train(TINY, folder, device="cpu", save_every=4, log_every=3, command="make tiny")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "judge"
-    runs.train(JUDGE, folder, device="cpu", command="make judge")
     return folder
 
 
@@ -160,6 +153,50 @@ def test_the_log_goes_on_where_the_saved_state_stands(tmp_path, monkeypatch):
     log = runs.read_log(folder / zoo.LOG)
     assert log["seconds"] == sorted(log["seconds"])
     assert [step for step, _ in card.loss] == log["step"]
+
+
+def test_training_further_starts_from_the_weights_of_a_checkpoint(finished, tmp_path):
+    model = TINY.build()
+    sha256 = zoo.start_from(model, finished)
+    assert sha256 == zoo.verified(finished / zoo.MODEL).sha256
+    assert same(model.state_dict(), weights(finished / zoo.MODEL))
+    further = replace(TINY, settings=replace(TINY.settings, steps=1, lr=1e-30, ema=0.0))
+    card = runs.train(further, tmp_path / "further", device="cpu", init=finished)
+    assert sha256 in card.training["init"]
+    found, start = weights(tmp_path / "further" / zoo.MODEL), weights(finished / zoo.MODEL)
+    assert all(torch.allclose(found[k], start[k]) for k in start)
+    assert "init" not in zoo.verified(finished / zoo.MODEL).training
+
+
+def test_a_learned_variance_starts_in_the_middle_with_the_old_mean(finished):
+    learned = replace(TINY, var_mix=None, objective="hybrid").build()
+    zoo.start_from(learned, finished)
+    plain, _ = zoo.load(finished, "cpu")
+    x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([3, 7])
+    with torch.no_grad():
+        old, new = plain(x, 500, y), learned.eval()(x, 500, y)
+    assert torch.allclose(new.x0, old.x0, atol=1e-6)
+    assert torch.equal(new.var_mix, torch.full_like(x, 0.5))
+
+
+def test_the_start_of_another_network_is_refused(finished):
+    for net in (replace(NET, width=16), replace(NET, blocks=2), replace(NET, num_classes=0)):
+        model = replace(TINY, net=net).build()
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        with pytest.raises(ValueError, match="belongs to another network"):
+            zoo.start_from(model, finished)
+        assert same(model.state_dict(), before)
+
+
+def test_a_run_resumes_from_the_start_it_had(finished, tmp_path, monkeypatch):
+    interrupted(monkeypatch, 5)
+    with pytest.raises(KeyboardInterrupt):
+        runs.train(TINY, tmp_path, device="cpu", init=finished, save_every=1)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="was trained with init"):
+        runs.train(TINY, tmp_path, device="cpu", resume=True)
+    runs.train(TINY, tmp_path, device="cpu", resume=True, init=finished)
 
 
 def test_a_log_of_rubbish_does_not_stop_a_resume(tmp_path, monkeypatch):
@@ -468,83 +505,6 @@ def test_the_commit_is_only_that_of_the_clone_itself(tmp_path, monkeypatch):
     assert len(runs._commit()) == 40
     (package / "runs.py").write_text("changed")
     assert runs._commit().endswith(" with changes")
-
-
-# ---- measuring and generating ------------------------------------------------------------------
-
-
-def test_evaluate_writes_into_the_card_and_replaces_the_same_cell_only(
-    finished, judged, shipped, monkeypatch
-):
-    zoo.ship(judged)
-    path = zoo.ship(finished)
-
-    def metrics():
-        return zoo.Card.read(path.with_suffix(".json")).metrics
-
-    first = evaluation.evaluate("tiny", n=20, steps=2, device="cpu")
-    assert metrics() == [first]
-    assert first["features"] == "digits-classifier" and first["n"] == 20
-    assert 0 <= first["class_agreement"] <= 1 and first["frechet"] > first["frechet_floor"] >= 0
-    other = evaluation.evaluate("tiny", n=20, steps=3, device="cpu")
-    again = evaluation.evaluate("tiny", n=20, steps=2, device="cpu")
-    assert metrics() == [other, again]
-    for key in ("class_agreement", "frechet", "frechet_floor"):
-        assert again[key] == first[key] and isinstance(again[key], float)
-    zoo.load("tiny", "cpu")  # the card still belongs to the file
-
-
-def test_evaluate_a_classifier(judged, shipped):
-    zoo.ship(judged)
-    result = evaluation.evaluate("digits-classifier", device="cpu")
-    images = data.load("digits")
-    classifier, card = zoo.load("digits-classifier", "cpu")
-    assert isinstance(classifier, Classifier)
-    right = classifier(data.to_float(images.x_test)).argmax(1) == images.y_test
-    assert result["value"] == pytest.approx(float(right.double().mean()))
-    assert result["n"] == len(images.y_test) and card.metrics == [result]
-
-
-def test_evaluate_knows_before_sampling_what_is_missing(finished, shipped, monkeypatch):
-    monkeypatch.setattr(evaluation, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
-    with pytest.raises(FileNotFoundError, match="digits-classifier"):
-        evaluation.evaluate(finished, n=20, steps=2, device="cpu")
-    with pytest.raises(ValueError, match="at least 2"):
-        evaluation.evaluate(finished, n=1, steps=2, device="cpu")
-
-
-@pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_generate_is_decided_by_its_seed(finished, eta):
-    denoiser, card = zoo.load(finished, "cpu")
-
-    def drawn(seed, **options):
-        y = evaluation.classes_in_turn(card, 5)
-        return evaluation.generate(denoiser, card.image_shape, y, 3, eta=eta, seed=seed, **options)
-
-    torch.manual_seed(5)
-    before = torch.get_rng_state()
-    x = drawn(0)
-    assert torch.equal(before, torch.get_rng_state())
-    assert x.shape == (5, 1, 8, 8) and x.device.type == "cpu" and not x.requires_grad
-    assert torch.equal(x, drawn(0)) and not torch.equal(x, drawn(1))
-    assert drawn(0, batch_size=2).shape == x.shape
-
-
-def test_generate_is_the_sampler_on_the_seeds_noise(finished):
-    denoiser, card = zoo.load(finished, "cpu")
-    y = torch.tensor([7, 1])
-    found = evaluation.generate(denoiser, card.image_shape, y, 4, seed=3)
-    noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-    times = samplers.uniform_times(1000, 4)
-    expected = samplers.draw(denoiser, denoiser.process, noise, times, eta=0.0, y=y)
-    assert torch.equal(found, expected)
-    other = evaluation.generate(denoiser, card.image_shape, y.flip(0), 4, seed=3)
-    assert not torch.equal(found, other)  # labels are used
-
-
-def test_classes_in_turn(finished):
-    card = zoo.Card.read(finished / "model.json")
-    assert evaluation.classes_in_turn(card, 12).tolist() == [*range(10), 0, 1]
 
 
 # ---- nothing is ever unpickled -----------------------------------------------------------------

@@ -1,0 +1,370 @@
+"""`ddpmlib.evaluation`: samples by the seed, every metric on them, and the card that remembers."""
+
+import math
+
+import pytest
+import torch
+
+from ddpmlib import data, evaluation, features, likelihood, metrics, runs, samplers, schedules, zoo
+from ddpmlib.denoiser import EPS, Denoiser, FixedVariance
+from ddpmlib.models import Classifier, ClassifierConfig, UNetConfig
+from ddpmlib.process import DDPM
+from ddpmlib.recipes import ClassifierRecipe, DiffusionRecipe
+from ddpmlib.training import Settings
+
+NET = UNetConfig(width=8, mults=(1,), attention=(False,), heads=1, groups=4, num_classes=10)
+TINY = DiffusionRecipe("tiny", "digits", NET, Settings(steps=10, batch_size=8, warmup=2, ema=0.5))
+JUDGE = ClassifierRecipe(
+    "digits-classifier",
+    "digits",
+    ClassifierConfig(width=4, features=8),
+    Settings(steps=120, batch_size=32, lr=1e-2, warmup=5, ema=0.5),
+)
+KEYS = {
+    "agreement": ["class_agreement", "class_agreement_interval"],
+    "fid": ["frechet", "frechet_interval", "frechet_floor", "floor_n"],
+    "is": ["inception_score", "inception_score_std", "inception_score_floor", "splits"],
+    "kid": ["kid", "kid_std", "kid_floor", "kid_size"],
+    "pr": ["precision", "recall", "precision_floor", "recall_floor"],
+}
+ALL_KEYS = [key for keys in KEYS.values() for key in keys]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "a tiny run"
+    runs.train(TINY, folder, device="cpu", command="make tiny")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def judge_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "judge"
+    runs.train(JUDGE, folder, device="cpu", command="make judge")
+    return folder
+
+
+@pytest.fixture
+def shipped(tmp_path, monkeypatch):
+    folder = tmp_path / "shipped here"
+    monkeypatch.setattr(zoo, "shipped", lambda: folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(finished, judge_run, shipped):
+    """Both are shipped; the card of the denoiser."""
+    zoo.ship(judge_run)
+    path = zoo.ship(finished)
+    return lambda: zoo.Card.read(path.with_suffix(".json")).metrics
+
+
+@pytest.fixture(scope="module")
+def classifier(judge_run):
+    return zoo.load(judge_run, "cpu")[0]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+def measured(**options):
+    common = {"n": 100, "steps": 2, "device": "cpu", "draws": 20}
+    return evaluation.evaluate("tiny", **common | options)
+
+
+# ---- the card ----------------------------------------------------------------------------------
+
+
+def test_evaluate_writes_into_the_card_and_replaces_the_same_cell_only(tiny):
+    (first,) = measured()
+    assert tiny() == [first] and first["metric"] == "samples"
+    assert set(ALL_KEYS) <= set(first)
+    assert first["features"] == "digits-classifier" and first["n"] == first["floor_n"] == 100
+    assert first["judge"] == zoo.load("digits-classifier", "cpu")[1].sha256[:12]
+    assert 0 <= first["class_agreement"] <= 1 and first["frechet"] > first["frechet_floor"] >= 0
+    assert first["seconds"] > 0 and first["hardware"]
+    (other,) = measured(steps=3)
+    (again,) = measured()
+    assert tiny() == [other, again]
+    assert again | {"seconds": 0} == first | {"seconds": 0}
+    assert other["frechet"] != first["frechet"]
+    zoo.load("tiny", "cpu")  # the card still belongs to the file
+
+
+@pytest.mark.parametrize(
+    "change", [{"n": 99}, {"eta": 1.0}, {"seed": 1}, {"spacing": "quadratic"}, {"bf16": True}]
+)
+def test_another_setting_is_another_entry(tiny, change):
+    measured(metrics=["agreement"])
+    measured(metrics=["agreement"], **change)
+    assert len(tiny()) == 2
+    for key, value in change.items():
+        assert tiny()[1][key] == value != tiny()[0][key]
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_one_metric_alone_keeps_what_is_known_of_the_same_samples(tiny, name):
+    (whole,) = measured()
+    (entry,) = measured(metrics=[name])
+    assert entry | {"seconds": 0} == whole | {"seconds": 0} and tiny() == [entry]
+
+
+def test_an_entry_of_another_judge_is_replaced_as_a_whole():
+    old = {"metric": "samples", "n": 5, "steps": 2, "eta": 0.0, "seed": 0, "features": "a"}
+    new = old | {"spacing": "uniform", "bf16": False, "judge": "beef", "frechet": 1.0}
+    known, entry = evaluation._with_entry([old | {"kid": 7}], new)
+    assert known == [new] and entry == new  # an older card names no judge
+    known, entry = evaluation._with_entry([new], new | {"judge": "dead"})
+    assert known == [entry] and entry["judge"] == "dead"
+    known, _ = evaluation._with_entry([old | {"features": "inception"}], new)
+    assert len(known) == 2
+
+
+def test_evaluate_a_classifier(judge_run, shipped, digits):
+    zoo.ship(judge_run)
+    (result,) = evaluation.evaluate("digits-classifier", device="cpu")
+    classifier, card = zoo.load("digits-classifier", "cpu")
+    assert isinstance(classifier, Classifier)
+    right = classifier(data.to_float(digits.x_test)).argmax(1) == digits.y_test
+    assert result["value"] == pytest.approx(float(right.double().mean()))
+    assert result["n"] == len(digits.y_test) and card.metrics == [result]
+    with pytest.raises(ValueError, match="measured by its accuracy alone"):
+        evaluation.evaluate("digits-classifier", metrics=["fid"], device="cpu")
+
+
+def test_evaluate_knows_before_sampling_what_is_missing(finished, shipped, monkeypatch):
+    monkeypatch.setattr(evaluation, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
+    with pytest.raises(FileNotFoundError, match="digits-classifier"):
+        evaluation.evaluate(finished, n=20, steps=2, device="cpu")
+    for options, match in (
+        ({"n": 1}, "at least 2"),
+        ({"metrics": ["fid", "FID"]}, "metrics must be among agreement, fid, .*, nll, got 'FID'"),
+        ({"spacing": "log"}, "spacing must be among uniform, leading, .*, got 'log'"),
+        ({"judge": "vgg"}, "the judge must be among classifier, inception, got 'vgg'"),
+        ({"judge": "inception"}, "digits is grey, and Inception judges colour images only"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            evaluation.evaluate(finished, **{"n": 20, "steps": 2, "device": "cpu"} | options)
+
+
+# ---- judging -----------------------------------------------------------------------------------
+
+
+def test_every_number_is_the_metric_on_the_judges_features(classifier, digits):
+    n = 200
+    x0 = data.to_float(digits.x_train[:n]) * 0.8 + 0.1
+    found = evaluation.judged(classifier, x0, digits.y_train[:n], digits, draws=20)
+    assert list(found) == ALL_KEYS
+    h, logits = features.judge(classifier, x0)
+    train, _ = features.judge(classifier, digits.x_train)
+    real = evaluation.reference(classifier, digits, n, digits.y_train[:n])
+    assert len(real.train) == len(real.test) == n == found["floor_n"]
+    assert found["frechet"] == pytest.approx(metrics.frechet_distance(h, train), abs=1e-4)
+    floor = metrics.frechet_distance(real.test, train)
+    assert found["frechet_floor"] == pytest.approx(floor, abs=1e-4)
+    low, high = found["frechet_interval"]
+    assert low < found["frechet"] < high
+    agreement = metrics.class_agreement(logits, digits.y_train[:n])
+    low, high = found["class_agreement_interval"]
+    assert found["class_agreement"] == agreement and low < agreement < high
+    score = metrics.inception_score(logits, 2)
+    assert found["splits"] == 2 and found["inception_score"] == pytest.approx(score[0], abs=1e-4)
+    assert found["inception_score_std"] == pytest.approx(score.std, abs=1e-4)
+    generator = torch.Generator().manual_seed(0)
+    kid = metrics.kid(h, real.train, size=n // 2, generator=generator)
+    assert found["kid_size"] == n // 2 and found["kid"] == pytest.approx(kid.mean, abs=1e-6)
+    assert found["kid_std"] == pytest.approx(kid.std, abs=1e-6) and kid.std > 0
+    precision, recall = metrics.precision_recall(real.train, h)
+    assert (found["precision"], found["recall"]) == pytest.approx((precision, recall), abs=1e-4)
+
+
+def test_the_floor_is_what_test_images_score_in_place_of_samples(classifier, digits):
+    """Given the very test images as samples, every number is its floor."""
+    x = digits.x_test[evaluation._some(digits.y_test, 150)]
+    found = evaluation.judged(classifier, data.to_float(x), None, digits, draws=20)
+    assert "class_agreement" not in found
+    for name in ("frechet", "inception_score", "kid", "precision", "recall"):
+        assert found[name] == pytest.approx(found[f"{name}_floor"], abs=2e-4), name
+
+
+def test_the_floor_has_the_classes_of_the_samples(digits):
+    y = torch.tensor([3] * 20 + [7] * 5 + [0])
+    places = evaluation._some(digits.y_test, len(y), y)
+    assert torch.bincount(digits.y_test[places], minlength=10).tolist() == [
+        1,
+        0,
+        0,
+        20,
+        0,
+        0,
+        0,
+        5,
+        0,
+        0,
+    ]
+    assert len(places.unique()) == len(y)
+    drawn = evaluation._some(digits.y_test, len(y))
+    assert len(set(digits.y_test[drawn].tolist())) > 3  # without labels all classes are there
+    many = evaluation._some(digits.y_test, 1000, torch.arange(1000) % 10)
+    assert sorted(many.tolist()) == list(range(355))  # no more than there are
+
+
+def test_training_images_beat_the_floor_and_noise_is_far_above(classifier, digits):
+    real = evaluation.reference(classifier, digits, 300)
+    noise = torch.randn(300, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    bad = evaluation.judged(classifier, noise, None, digits, draws=20, real=real)
+    assert bad["frechet"] > 10 * bad["frechet_floor"] and bad["frechet_interval"][0] > 0
+    assert bad["kid"] > 5 * abs(bad["kid_floor"])
+    assert bad["precision"] < bad["precision_floor"] and bad["recall"] < bad["recall_floor"]
+    assert bad["inception_score"] < bad["inception_score_floor"]
+
+
+def test_more_samples_than_test_images_say_so(classifier, digits):
+    x0 = data.to_float(digits.x_train[:400])
+    found = evaluation.judged(classifier, x0, None, digits, ["fid", "is"], draws=20)
+    assert found["floor_n"] == 355 and list(found) == KEYS["fid"] + KEYS["is"]
+    _, logits = features.judge(classifier, digits.x_test[evaluation._some(digits.y_test, 400)])
+    floor = metrics.inception_score(logits, 3)  # of 118 images, as 4 splits of 100 samples
+    assert found["splits"] == 4
+    assert found["inception_score_floor"] == pytest.approx(floor.mean, abs=1e-4)
+
+
+def test_a_reference_at_hand_spares_the_work(classifier, digits, monkeypatch):
+    x0 = data.to_float(digits.x_train[:100])
+    plain = evaluation.judged(classifier, x0, None, digits, draws=20)
+    real = evaluation.reference(classifier, digits, 100)
+    monkeypatch.setattr(evaluation, "reference", lambda *a: pytest.fail("judged again"))
+    assert evaluation.judged(classifier, x0, None, digits, draws=20, real=real) == plain
+
+
+# ---- likelihood --------------------------------------------------------------------------------
+
+
+def test_nll_is_an_entry_of_its_own(tiny):
+    (samples, nll) = measured(metrics=["nll", "agreement"], nll_draws=3)
+    assert (samples["metric"], nll["metric"]) == ("samples", "nll") and tiny() == [samples, nll]
+    assert {"n": 100, "steps": 1000, "draws": 3, "seed": 0}.items() <= nll.items()
+    assert nll["bits_per_dim"] > 1 and 0 < nll["standard_error"] < nll["bits_per_dim"]
+    assert "frechet" not in nll and nll["hardware"]
+    (again,) = measured(metrics=["nll"], nll_draws=3)
+    assert again | {"seconds": 0} == nll | {"seconds": 0} and tiny() == [samples, again]
+    measured(metrics=["nll"], nll_draws=4)
+    assert len(tiny()) == 3
+
+
+class Known(torch.nn.Module):
+    """A network without weights that matter: x_t is its own noise."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x_t, t, y):
+        return x_t
+
+
+def test_nll_estimates_the_full_sum(digits):
+    """Against every term of the bound on the same images, within the stated error."""
+    denoiser = Denoiser(Known(), DDPM(schedules.cosine(20)), EPS, 1.0)
+    found = evaluation.nll(denoiser, digits, 60, draws=40, labels=False, batch_size=25)
+    x0 = data.to_float(digits.x_test[evaluation._order(digits.x_test)[:60]])
+    bound = likelihood.elbo(denoiser, denoiser.process, x0, generator=torch.Generator())
+    difference = found["bits_per_dim"] - float(bound.bits_per_dim.mean())
+    assert abs(difference) < 4 * found["standard_error"], (difference, found)
+    assert found["n"] == 60 and found["steps"] == 20
+
+
+def test_estimates_of_parts_are_pooled_to_that_of_the_whole():
+    x = torch.randn(90, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def estimate(v):
+        return likelihood.Estimate(float(v.mean()), float(v.std()) / math.sqrt(len(v)), len(v))
+
+    found = evaluation._pooled([estimate(v) for v in (x[:10], x[10:50] + 3, x[50:])])
+    whole = estimate(torch.cat([x[:10], x[10:50] + 3, x[50:]]))
+    assert found.n == whole.n and found.mean == pytest.approx(whole.mean, rel=1e-12)
+    assert found.standard_error == pytest.approx(whole.standard_error, rel=1e-12)
+
+
+# ---- drawing -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_generate_is_decided_by_its_seed(finished, eta):
+    denoiser, card = zoo.load(finished, "cpu")
+
+    def drawn(seed, **options):
+        y = evaluation.classes_in_turn(card, 5)
+        return evaluation.generate(denoiser, card.image_shape, y, 3, eta=eta, seed=seed, **options)
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    x = drawn(0)
+    assert torch.equal(before, torch.get_rng_state())
+    assert x.shape == (5, 1, 8, 8) and x.device.type == "cpu" and not x.requires_grad
+    assert torch.equal(x, drawn(0)) and not torch.equal(x, drawn(1))
+    assert drawn(0, batch_size=2).shape == x.shape
+
+
+def test_generate_is_the_sampler_on_the_seeds_noise(finished):
+    denoiser, card = zoo.load(finished, "cpu")
+    y = torch.tensor([7, 1])
+    found = evaluation.generate(denoiser, card.image_shape, y, 4, seed=3)
+    noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    times = samplers.uniform_times(1000, 4)
+    expected = samplers.draw(denoiser, denoiser.process, noise, times, eta=0.0, y=y)
+    assert torch.equal(found, expected)
+    other = evaluation.generate(denoiser, card.image_shape, y.flip(0), 4, seed=3)
+    assert not torch.equal(found, other)  # labels are used
+
+
+def test_classes_in_turn(finished):
+    card = zoo.Card.read(finished / "model.json")
+    assert evaluation.classes_in_turn(card, 12).tolist() == [*range(10), 0, 1]
+
+
+@pytest.mark.parametrize("name", evaluation.SPACINGS)
+def test_generate_takes_every_spacing(finished, name):
+    denoiser, card = zoo.load(finished, "cpu")
+    spacing = evaluation.SPACINGS[name]
+    found = evaluation.generate(denoiser, card.image_shape, None, 5, n=2, times=spacing)
+    noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = samplers.draw(denoiser, denoiser.process, noise, spacing(1000, 5), eta=0.0)
+    assert torch.equal(found, expected)
+
+
+def test_generate_in_bfloat16_is_almost_the_same_and_stays_float32(finished):
+    denoiser, card = zoo.load(finished, "cpu")
+    y = evaluation.classes_in_turn(card, 4)
+    plain = evaluation.generate(denoiser, card.image_shape, y, 4)
+    half = evaluation.generate(denoiser, card.image_shape, y, 4, bf16=True)
+    assert half.dtype == torch.float32 and not torch.equal(half, plain)
+    assert float((half - plain).abs().mean()) < 0.05
+
+
+@pytest.mark.parametrize("wrap", [lambda d: d, lambda d: FixedVariance(d, 1.0)])
+def test_compiling_is_of_a_twin(finished, monkeypatch, wrap):
+    """Only the network is compiled, wherever it sits, and the given denoiser keeps its own."""
+    compiled = []
+
+    def fake_compile(net):
+        compiled.append(net)
+        return torch.nn.Sequential()  # something else, to see who uses it
+
+    denoiser, _ = zoo.load(finished, "cpu")
+    net, given = denoiser.net, wrap(denoiser)
+    monkeypatch.setattr(torch, "compile", fake_compile)
+    twin = evaluation._compiled(given)
+    assert compiled == [net] and denoiser.net is net
+    inner = twin if given is denoiser else twin.denoiser
+    assert isinstance(inner.net, torch.nn.Sequential) and twin is not given
+    assert inner.process is denoiser.process
+
+
+def test_generate_needs_labels_or_a_number(finished):
+    denoiser, card = zoo.load(finished, "cpu")
+    for y, n in ((None, None), (None, 0), (torch.zeros(2, dtype=torch.int64), 3)):
+        with pytest.raises(ValueError, match="give labels or a number of samples"):
+            evaluation.generate(denoiser, card.image_shape, y, 2, n=n)
