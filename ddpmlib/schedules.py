@@ -16,7 +16,7 @@ from ddpmlib.equations import equation
 BETA_FIRST, BETA_LAST, T_REFERENCE = 1e-4, 0.02, 1000
 
 
-@equation("1.13")
+@equation("1.13", "5.3")
 def linear(T: int, first: float | None = None, last: float | None = None) -> Tensor:
     """β_t rises on a straight line from ``first`` at t = 1 to ``last`` at t = T.
 
@@ -34,6 +34,7 @@ def linear(T: int, first: float | None = None, last: float | None = None) -> Ten
     return _with_zero(torch.linspace(first, last, T, dtype=torch.float64))
 
 
+@equation("5.1")
 def sigmoid(
     T: int, first: float | None = None, last: float | None = None, steepness: float = 6.0
 ) -> Tensor:
@@ -54,7 +55,7 @@ def sigmoid(
     return _with_zero(first + (last - first) * torch.sigmoid(u))
 
 
-@equation("1.14")
+@equation("1.14", "5.5")
 def cosine(T: int, offset: float = 0.008, max_beta: float = 0.999) -> Tensor:
     """β_t such that ᾱ_t falls as a squared cosine (Nichol & Dhariwal 2021, eq. 17).
 
@@ -92,7 +93,7 @@ def from_alpha_bar(T: int, alpha_bar: Callable[[float], float], max_beta: float 
     return _with_zero(beta.clamp(max=max_beta))
 
 
-@equation("1.12")
+@equation("1.12", "5.2")
 def log_snr(alpha_bar: Tensor) -> Tensor:
     """log of the signal-to-noise ratio ᾱ/(1−ᾱ); +inf where ᾱ = 1 (clean data). Same shape."""
     return torch.log(alpha_bar) - torch.log1p(-alpha_bar)

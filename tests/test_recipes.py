@@ -286,7 +286,7 @@ def test_the_loss_of_a_recipe_is_its_objective(objective):
     t = torch.randint(1, 41, (6,), generator=g)
     eps = torch.randn(x.shape, generator=g)
     expected = recipes.OBJECTIVES[objective](model, x, t, eps, y).mean()
-    assert float(found) == pytest.approx(float(expected), rel=1e-6)
+    assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
 
 
 def test_the_mean_of_a_batch_is_weighted_and_the_plain_losses_are_noted():
