@@ -286,7 +286,7 @@ def elbo_monte_carlo(
     floor, chain = decoder_floor(process, times), torch.tensor(times, device=x0.device)
     K = len(times) - 1
     for part in range(draws):
-        u = torch.rand(len(x0), generator=generator, device=x0.device, dtype=x0.dtype)
+        u = torch.rand(len(x0), generator=generator, device=x0.device)  # float32 whatever x0 is
         k = ((part + u) * K / draws).long().clamp(max=K - 1)
         t, s = chain[k], chain[k + 1]
         eps = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, ClassVar, cast, get_args, get_type_hints
 
 import torch
@@ -71,8 +72,9 @@ class DiffusionRecipe:
         _choose("predicts", self.predicts, PARAMETERIZATIONS)
         _choose("objective", self.objective, OBJECTIVES)
         _choose("times", self.times, TIMES)
-        if not isinstance(self.T, int) or self.T < 1:
-            raise ValueError(f"T counts steps and must be a whole number >= 1, got {self.T!r}")
+        _check_name(self.name)
+        if not isinstance(self.T, int) or not 1 <= self.T <= 100_000:
+            raise ValueError(f"T counts steps, a whole number in 1..100,000, got {self.T!r}")
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must lie in [0, 1], got {self.label_dropout}")
         learned = self.var_mix is None
@@ -136,6 +138,9 @@ class ClassifierRecipe:
 
     def __post_init__(self) -> None:
         _choose("data", self.data, data.NAMES)
+        _check_name(self.name)
+        if self.reach < 0:
+            raise ValueError(f"reach counts pixels and must not be negative, got {self.reach}")
 
     def build(self) -> Classifier:
         """A classifier with fresh weights, reproducible from the seed."""
@@ -287,6 +292,11 @@ def _check_fields(cls: Any, values: Any) -> None:
     for name, needed in known.items():
         if needed and name not in values:
             raise ValueError(f"a {cls.__name__} needs the field {name!r}")
+
+
+def _check_name(name: str) -> None:
+    if not name or Path(name).name != name or name.startswith("."):
+        raise ValueError(f"a recipe's name is a plain file name, got {name!r}")
 
 
 def _choose(name: str, value: str, choices: Any) -> None:

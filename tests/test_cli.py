@@ -264,9 +264,9 @@ def test_threads_are_set(cwd, shipped):
     [
         ("train digit", r"unknown recipe 'digit': did you mean 'digits'\?.*mnist"),
         ("train xyz", "unknown recipe 'xyz': choose one of digits, mnist"),
-        ("train digits --steps 0", "steps must be positive, got 0"),
+        ("train digits --steps 0", "steps must be positive and finite, got 0"),
         ("train digits --steps many", "invalid int value: 'many'"),
-        ("train digits --lr nan", "lr must be positive, got nan"),
+        ("train digits --lr nan", "lr must be positive and finite, got nan"),
         ("train digits --lr=-1", "lr must be positive"),
         ("train digits --batch-size 5000", r"batch_size must lie in 1..1442 .*got 5000"),
         ("train digits --seed=-1", "--seed: must be a whole number 0..2"),

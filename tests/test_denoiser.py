@@ -15,6 +15,7 @@ from ddpmlib.denoiser import (
     PARAMETERIZATIONS,
     X0,
     Denoiser,
+    FixedVariance,
     Parameterization,
     Prediction,
     V,
@@ -280,3 +281,18 @@ def test_an_answer_of_another_shape_is_refused(
     denoiser = Denoiser(Says(torch.zeros(answer)), PROCESS, var_mix=var_mix)
     with pytest.raises(ValueError, match=sentence):
         denoiser(torch.zeros(data), 5)
+
+
+class Labelled(nn.Module):
+    """Answers each sample with its label."""
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return y[:, None].to(x).expand_as(x)
+
+
+def test_a_replaced_variance_keeps_the_labels_and_the_belief() -> None:
+    denoiser = Denoiser(Labelled(), PROCESS, X0)
+    x, y = torch.zeros(3, 2), torch.tensor([4, 0, 7])
+    prediction = FixedVariance(denoiser, 0.25)(x, 5, y)
+    assert torch.equal(prediction.x0, denoiser(x, 5, y).x0)
+    assert prediction.x0[:, 0].tolist() == [4, 0, 7] and prediction.var_mix == 0.25

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddpmlib import data, evaluation, features, likelihood, metrics, runs, samplers, schedules, zoo
-from ddpmlib.denoiser import EPS, Denoiser, FixedVariance
+from ddpmlib.denoiser import EPS, X0, Denoiser, FixedVariance
 from ddpmlib.models import Classifier, ClassifierConfig, UNetConfig
 from ddpmlib.process import DDPM
 from ddpmlib.recipes import ClassifierRecipe, DiffusionRecipe
@@ -211,6 +211,38 @@ def test_the_floor_has_the_classes_of_the_samples(digits):
     assert sorted(many.tolist()) == list(range(355))  # no more than there are
 
 
+def test_the_reference_takes_the_classes_that_were_asked_for(classifier, digits):
+    y = torch.tensor([3] * 20 + [7] * 5 + [0])
+    real = evaluation.reference(classifier, digits, len(y), y)
+    places = evaluation._some(digits.y_test, len(y), y)
+    features_there, logits_there = features.judge(classifier, digits.x_test[places])
+    assert torch.equal(real.test, features_there) and torch.equal(real.test_logits, logits_there)
+    drawn = evaluation._some(digits.y_train, len(y))
+    assert torch.equal(real.train, features.judge(classifier, digits.x_train[drawn])[0])
+    assert drawn.tolist() != list(range(len(y)))  # sorted sets would give one class
+
+
+class Echo(torch.nn.Module):
+    """Says of every image that it was flat, as grey as its label."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x_t, t, y):
+        return (y.float() / 10)[:, None, None, None].expand_as(x_t)
+
+
+def test_labels_and_noise_go_on_from_batch_to_batch():
+    denoiser = Denoiser(Echo(), DDPM(schedules.cosine(20)), X0)
+    y = torch.tensor([0, 3, 1, 4, 2])
+    x0 = evaluation.generate(denoiser, (1, 4, 4), y, 3, batch_size=2)
+    assert torch.allclose(x0.mean((1, 2, 3)), y / 10, atol=1e-6)
+    noisy = Denoiser(Known(), DDPM(schedules.cosine(20)), EPS)
+    x0 = evaluation.generate(noisy, (1, 4, 4), y, 3, batch_size=2, eta=1.0)
+    assert len(x0.flatten(1).unique(dim=0)) == 5  # no batch repeats another's noise
+
+
 def test_training_images_beat_the_floor_and_noise_is_far_above(classifier, digits):
     real = evaluation.reference(classifier, digits, 300)
     noise = torch.randn(300, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -269,7 +301,7 @@ def test_nll_estimates_the_full_sum(digits):
     """Against every term of the bound on the same images, within the stated error."""
     denoiser = Denoiser(Known(), DDPM(schedules.cosine(20)), EPS, 1.0)
     found = evaluation.nll(denoiser, digits, 60, draws=40, labels=False, batch_size=25)
-    x0 = data.to_float(digits.x_test[evaluation._order(digits.x_test)[:60]])
+    x0 = data.to_float(digits.x_test[evaluation._some(digits.y_test, 60)])
     bound = likelihood.elbo(denoiser, denoiser.process, x0, generator=torch.Generator())
     difference = found["bits_per_dim"] - float(bound.bits_per_dim.mean())
     assert abs(difference) < 4 * found["standard_error"], (difference, found)

@@ -517,3 +517,26 @@ def test_importance_sampling_calms_the_gradient_of_l_vlb() -> None:
     uniform, importance = float(E.mean()), float((E / (process.T**2 * p)).sum())
     least = float(E.sqrt().mean()) ** 2  # p_t ∝ √E|g_t|², by Cauchy and Schwarz
     assert least <= importance < 0.7 * uniform
+
+
+class Conditional(nn.Module):
+    """An answer that depends on the label, in the mean and in the variance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        answer = self.weight * y[:, None].to(x) * torch.ones_like(x)
+        return torch.cat([answer, answer - 1], dim=1)
+
+
+@pytest.mark.parametrize("objective", [l_simple, l_vlb, l_hybrid])
+def test_every_objective_hands_the_labels_to_the_network(objective) -> None:
+    process = DDPM(schedules.cosine(20))
+    denoiser = Denoiser(Conditional(), process, EPS, var_mix=None)
+    g = torch.Generator().manual_seed(0)
+    x0 = torch.rand(2, 3, generator=g).mul(255).round() / 127.5 - 1
+    eps, t = torch.randn(2, 3, generator=g), torch.tensor([7, 12])
+    found = [objective(denoiser, x0, t, eps, torch.tensor([y, 1])) for y in (0, 3)]
+    assert found[0][0] != found[1][0] and found[0][1] == found[1][1]

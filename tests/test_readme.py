@@ -47,7 +47,11 @@ def test_make_targets_exist():
     assert named <= targets
 
 
-FASTER = {"train": ["--steps", "2"], "sample": ["--n", "2", "--sampling-steps", "2"]}
+FASTER = {
+    "train": ["--steps", "2"],
+    "sample": ["--n", "2", "--sampling-steps", "2"],
+    "evaluate": ["--n", "100", "--sampling-steps", "2"],
+}
 
 
 def test_training_and_sampling_by_command_line(tmp_path):

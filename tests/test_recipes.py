@@ -1,6 +1,7 @@
 """`ddpmlib.recipes`: a recipe says all, builds the same every time, and travels as JSON."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -449,3 +450,26 @@ def test_a_change_that_does_not_fit_is_one_sentence(name, value, match):
     with pytest.raises(ValueError, match=match) as caught:
         recipes.changed(TINY, {name: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "sentence"),
+    [
+        ("digits", {"net.heads": 0}, "heads must be at least 1, got 0"),
+        ("digits", {"net.patch": 0}, "patch must be at least 1, got 0"),
+        ("digits", {"net.width": -16}, "width must be at least 1, got -16"),
+        ("digits", {"net.num_classes": -1}, "num_classes >= 0"),
+        ("digits", {"net.dropout": 1.0}, "0 <= dropout < 1"),
+        ("digits", {"T": 10**11}, "1..100,000, got 100000000000"),
+        ("digits", {"name": "../evil"}, "plain file name, got '../evil'"),
+        ("digits", {"name": ""}, "plain file name, got ''"),
+        ("digits", {"settings.lr": math.inf}, "lr must be positive and finite, got inf"),
+        ("digits", {"settings.weight_decay": math.nan}, "weight_decay .* got nan"),
+        ("digits-classifier", {"reach": -1}, "reach .* got -1"),
+        ("digits-classifier", {"net.width": 0}, "width must be at least 1, got 0"),
+        ("digits-classifier", {"name": "a/b"}, "plain file name, got 'a/b'"),
+    ],
+)
+def test_a_recipe_that_can_build_nothing_is_refused(name, changes, sentence) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        recipes.changed(recipes.RECIPES[name], changes)

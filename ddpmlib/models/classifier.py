@@ -23,6 +23,13 @@ class ClassifierConfig:
     features: int = 64
     dropout: float = 0.3
 
+    def __post_init__(self) -> None:
+        for name in ("channels", "num_classes", "width", "features"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+
 
 class Classifier(nn.Module):
     """(B, C, H, W) images in [-1, 1] -> (B, num_classes) logits; any side from 4 pixels up."""

@@ -47,6 +47,14 @@ class UNetConfig:
             raise ValueError(
                 f"mults and attention need one entry a level, got {self.mults} and {self.attention}"
             )
+        for name in ("channels", "width", "blocks", "heads", "patch", "groups"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_classes < 0 or not 0 <= self.dropout < 1 or min(self.mults) < 1:
+            raise ValueError(
+                f"need num_classes >= 0, 0 <= dropout < 1 and mults >= 1, got {self.num_classes}, "
+                f"{self.dropout} and {self.mults}"
+            )
         if self.width % self.groups or self.width % self.heads or self.width % 2:
             raise ValueError(
                 f"width = {self.width} must be even and a multiple of groups = {self.groups} "

@@ -170,7 +170,7 @@ for t in (5, 25, 50, 75, 95):
     )
     x_t = process.q_sample(x0, t, eps)
     best = process.eps_from_x0(x_t, exact(x_t, t).x0, t)  # E[ε | x_t], exactly
-    ours = learned.raw(x_t, t).detach()
+    ours = learned.raw(x_t, t)[0].detach()
     rows.append(
         [((eps - e) ** 2).mean().item() for e in (best, ours)]
         + [best.var().item()]
@@ -614,6 +614,8 @@ assert agreement > 0.9
 # %% mystnb={"image": {"alt": "Training loss of the MNIST model over steps on a logarithmic scale, falling quickly at first and then slowly until the end of training."}}
 how = mnist_card.training
 print("command   ", how["command"])
+if "init" in how:
+    print("start      an earlier checkpoint,", how["init"][:20] + "…)")
 print("hardware  ", how["hardware"])
 print(
     f"time       {how['seconds'] / 60:.0f} min for {how['images_seen']:,} images"
@@ -621,7 +623,7 @@ print(
 print(
     f"weights    {mnist_card.parameters:,}, SHA-256 {mnist_card.sha256[:12]}…"
 )
-for m in mnist_card.metrics:
+for m in (m for m in mnist_card.metrics if m["metric"] == "samples"):
     print(
         f"measured   {m['n']:,} samples, {m['steps']} steps, η = {m['eta']:g}: "
         f"class agreement {m['class_agreement']:.1%},\n"
@@ -635,7 +637,7 @@ _ = plots.curve({"step": steps, "loss": loss})
 # penultimate layer) between samples and the 60,000 training images. It depends on those features, so it compares our own models with
 # each other and with the *floor*: the same distance for as many real test images. Chapter 08 derives it.
 #
-# To train it again, or longer: `ddpmlib train mnist`; to go on after an interruption: `ddpmlib train mnist --resume`.
+# To train it further: `ddpmlib train mnist --init mnist`; from the start: `ddpmlib train mnist`; to go on after an interruption: `ddpmlib train mnist --resume`.
 
 # %% [markdown]
 # ## One knob turned
