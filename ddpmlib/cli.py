@@ -293,8 +293,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _statistics(args: argparse.Namespace) -> None:
     from ddpmlib import data, evaluation, features
 
-    for name in args.data:
-        images = data.load(name)
+    known = [data.load(name) for name in args.data]  # all of them before the first is written
+    for name, images in zip(args.data, known, strict=True):
         network, sha256 = evaluation.network_of(args.judge, images, args.device)
         path = features.statistics_path(name, network)
         features.write_statistics(features.compute_statistics(network, images), path, sha256)

@@ -81,6 +81,8 @@ def evaluate(
             ``eta`` out of range.
     """
     _check_choices(metrics, spacing, judge, n)
+    if draws < 20:
+        raise ValueError(f"a bootstrap interval needs at least 20 draws, got {draws}")
     path = find(name)
     model, card = load(path, device)
     images = data.load(card.recipe["data"])
@@ -348,10 +350,7 @@ def _agreement(seen: _Seen) -> dict[str, Any]:
     if seen.y is None:
         return {}
     value = measures.class_agreement(seen.logits, seen.y)
-    hits = (seen.logits.argmax(1) == seen.y).double()
-    interval = measures.bootstrap(
-        lambda h: float(h.mean()), hits, draws=seen.draws, generator=seen.generator
-    )
+    interval = measures.share_interval(value, len(seen.y))
     return {"class_agreement": value, "class_agreement_interval": _rounded(interval)}
 
 
@@ -362,7 +361,9 @@ def _fid(seen: _Seen) -> dict[str, Any]:
     def distance(h: Tensor) -> float:
         return measures.frechet_distance(h, train)
 
-    interval = measures.bootstrap(distance, seen.fake, draws=seen.draws, generator=seen.generator)
+    interval = measures.bootstrap(
+        distance, seen.fake, draws=seen.draws, groups=seen.y, generator=seen.generator
+    )
     return {
         "frechet": round(distance(seen.fake), 4),
         "frechet_interval": _rounded(interval),

@@ -1,5 +1,6 @@
 """Training objectives, one number per sample; how times are weighted, and how they are drawn."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -109,8 +110,17 @@ def _vlb(
 # ---- how much each time counts ---------------------------------------------------------------
 
 
+def _at(table: Tensor, t: Tensor) -> Tensor:
+    # Looking into a GPU tensor would make the CPU wait, so only CPU times are ranged.
+    if t.device.type == "cpu" and t.numel() and not 1 <= int(t.min()) <= int(t.max()) < len(table):
+        raise ValueError(
+            f"weights belong to times in 1..{len(table) - 1}, got {int(t.min())}..{int(t.max())}"
+        )
+    return table.to(t.device)[t]
+
+
 def _snr(process: DDPM, t: Tensor) -> Tensor:
-    alpha_bar = process.alpha_bar.to(t.device)[t]
+    alpha_bar = _at(process.alpha_bar, t)
     return alpha_bar / (1 - alpha_bar)
 
 
@@ -127,7 +137,7 @@ def vlb(process: DDPM, t: Tensor) -> Tensor:
     t = 1, where the bound has a decoder instead, it is infinite.
     """
     beta, alpha, alpha_bar, beta_tilde = (
-        table.to(t.device)[t]
+        _at(table, t)
         for table in (process.beta, process.alpha, process.alpha_bar, process.beta_tilde)
     )
     return beta**2 / (2 * beta_tilde * alpha * (1 - alpha_bar))
@@ -184,7 +194,7 @@ def weighted(
     own: dict[str, Weighting] = {
         "eps": simple,
         "x0": _snr,
-        "v": lambda process, t: process.alpha_bar.to(t.device)[t],
+        "v": lambda process, t: _at(process.alpha_bar, t),
     }
     process = denoiser.process
     weight = weighting(process, t) * own[denoiser.parameterization.name](process, t)
@@ -259,6 +269,10 @@ class ImportanceTimes(nn.Module):
     @torch.no_grad()
     def update(self, t: Tensor, losses: Tensor) -> None:
         """Note the unweighted losses (B,) of the times (B,) that were drawn."""
+        if len(t) != len(losses) or not 1 <= int(t.min()) <= int(t.max()) <= self.T:
+            raise ValueError(f"need one loss for each time in 1..{self.T}, got times {t}")
         for i, loss in zip((t - 1).tolist(), losses.detach().float().tolist(), strict=True):
+            if not math.isfinite(loss):
+                continue  # whoever trains stops at it; the history stays usable
             self.history[i, self.seen[i] % self.memory] = loss
             self.seen[i] += 1

@@ -18,7 +18,7 @@ import torch
 
 from ddpmlib import data, recipes
 from ddpmlib.files import write_atomically
-from ddpmlib.recipes import Recipe
+from ddpmlib.recipes import ClassifierRecipe, DiffusionRecipe, Recipe
 from ddpmlib.training import Trainer, fit
 from ddpmlib.zoo import LOG, MODEL, PACKAGE, STATE, Card, start_from, verified, write_model
 
@@ -61,6 +61,7 @@ def train(
     _check_folder(folder, resume)
     torch.manual_seed(recipe.settings.seed)
     images = data.load(recipe.data)
+    _check_fits(recipe, images)
     model = recipe.build()
     sha256 = None if init is None else start_from(model, init)
     decided = recipes.to_dict(recipe) | {"init": sha256}
@@ -78,6 +79,23 @@ def train(
     switches = {"device": str(trainer.device), "bf16": trainer.bf16, "compile": compile}
     switches |= {"command": command} | ({"init": f"{init} ({sha256})"} if init else {})
     return _export(recipe, trainer, images, folder, log, switches)
+
+
+def _check_fits(recipe: Recipe, images: data.Images) -> None:
+    """Whether the network is made for these images, asked before anything is written."""
+    channels, *sides = images.image_shape
+    classes, unlabelled = recipe.net.num_classes, isinstance(recipe, DiffusionRecipe)
+    if recipe.net.channels != channels:
+        raise ValueError(f"{images.name} has {channels} channels, the net {recipe.net.channels}")
+    if classes != images.num_classes and not (unlabelled and classes == 0):
+        raise ValueError(f"{images.name} has {images.num_classes} classes, the net {classes}")
+    if isinstance(recipe, DiffusionRecipe) and any(s % recipe.net.side_divisor for s in sides):
+        raise ValueError(
+            f"{images.name} is {sides[0]} × {sides[1]} pixels, and this net needs sides that are "
+            f"multiples of {recipe.net.side_divisor} (patch and levels halve them)"
+        )
+    if isinstance(recipe, ClassifierRecipe) and recipe.reach >= min(sides):
+        raise ValueError(f"reach = {recipe.reach} shifts images of side {min(sides)} out of sight")
 
 
 def _check_folder(folder: Path, resume: bool) -> None:

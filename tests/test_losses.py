@@ -540,3 +540,18 @@ def test_every_objective_hands_the_labels_to_the_network(objective) -> None:
     eps, t = torch.randn(2, 3, generator=g), torch.tensor([7, 12])
     found = [objective(denoiser, x0, t, eps, torch.tensor([y, 1])) for y in (0, 3)]
     assert found[0][0] != found[1][0] and found[0][1] == found[1][1]
+
+
+def test_the_history_takes_only_what_belongs_to_it() -> None:
+    times = ImportanceTimes(5, memory=1)
+    for t, loss in ((torch.tensor([0]), torch.ones(1)), (torch.tensor([6]), torch.ones(1))):
+        with pytest.raises(ValueError, match=r"one loss for each time in 1\.\.5"):
+            times.update(t, loss)
+    with pytest.raises(ValueError, match="one loss for each time"):
+        times.update(torch.tensor([1, 2]), torch.ones(1))
+    assert not times.seen.any()
+    every = torch.arange(1, 6)
+    times.update(every, torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]))
+    before = times.probabilities()
+    times.update(every, torch.tensor([math.inf, math.nan, -math.inf, math.inf, math.nan]))
+    assert torch.equal(times.probabilities(), before)

@@ -4,12 +4,14 @@ import math
 import time
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from ddpmlib import metrics
 from ddpmlib.metrics import (
+    Z95,
     Interval,
     Moments,
     bootstrap,
@@ -18,6 +20,7 @@ from ddpmlib.metrics import (
     inception_score,
     kid,
     precision_recall,
+    share_interval,
 )
 
 F64 = torch.float64
@@ -426,6 +429,99 @@ def test_intervals_of_a_biased_distance_cover_what_as_many_samples_give() -> Non
         values = torch.tensor(seen[:60])
         plain += bool(values.quantile(0.025) <= target <= values.quantile(0.975))
     assert covered >= 0.85 * 60 and plain < 0.5 * 60, (covered, plain)
+
+
+def test_the_interval_is_that_of_the_central_95_percent_moved_onto_the_metric() -> None:
+    x, seen = normal(40, 1).exp(), []  # skewed, so that median and mean differ
+
+    def recorded(rows: Tensor) -> float:
+        seen.append(float(rows.max()))
+        return seen[-1]
+
+    low, high = bootstrap(recorded, x, draws=50, generator=torch.Generator().manual_seed(0))
+    values = np.array(seen[:50])
+    ends = np.quantile(values, [0.025, 0.975]) + float(x.max()) - values.mean()
+    assert (low, high) == pytest.approx(tuple(ends), rel=1e-12)
+
+
+def test_rows_of_fixed_groups_are_redrawn_within_them() -> None:
+    """Half the rows are 0 and half are 1 by design: the mean of such samples never varies."""
+    x = torch.cat([torch.zeros(30), torch.ones(30)])[:, None]
+    groups = x[:, 0].long()
+
+    def mean(rows: Tensor) -> float:
+        return float(rows.mean())
+
+    g = torch.Generator().manual_seed(0)
+    assert bootstrap(mean, x, groups=groups, generator=g) == (0.5, 0.5)
+    low, high = bootstrap(mean, x, generator=g)
+    assert high - low > 0.2
+    spread = x + 0.1 * normal(60, 1).float()
+    low, high = bootstrap(mean, spread, draws=2000, groups=groups, generator=g)
+    assert (high - low) / 2 == pytest.approx(1.96 * 0.1 / 60**0.5, rel=0.25)
+    with pytest.raises(ValueError, match=r"one group per row, \(60,\), got \(3,\)"):
+        bootstrap(mean, x, groups=torch.zeros(3))
+
+
+@pytest.mark.parametrize(("share", "n"), [(0.5, 10), (0.98, 5000), (1.0, 300), (0.0, 7)])
+def test_the_ends_of_a_share_interval_are_just_1_96_standard_errors_away(share, n) -> None:
+    low, high = share_interval(share, n)
+    assert 0 <= low <= share <= high <= 1 and high - low > 0
+    for end in (low, high):
+        if 0 < end < 1:
+            assert (share - end) ** 2 == pytest.approx(Z95**2 * end * (1 - end) / n, rel=1e-9)
+    for wrong in ((1.1, 5), (-0.1, 5), (0.5, 0)):
+        with pytest.raises(ValueError, match="a share in"):
+            share_interval(*wrong)
+
+
+def test_numbers_that_cannot_be_squared_are_refused() -> None:
+    huge, x = 1e200 * normal(20, 3), normal(20, 3)
+    calls = (
+        lambda: frechet_distance(huge, x),
+        lambda: kid(huge, x, size=5),
+        lambda: precision_recall(huge, x),
+        lambda: Moments.of(huge),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match="beyond 1e\\+70 have no square"):
+            call()
+    with pytest.raises(ValueError, match="complex"):
+        frechet_distance(x.to(torch.complex128), x)
+
+
+def test_known_moments_are_those_of_some_data() -> None:
+    mean, eye = torch.zeros(2), torch.eye(2)
+    for cov in (-eye, torch.tensor([[1.0, 0.5], [0.0, 1.0]])):
+        with pytest.raises(ValueError, match="symmetric and has no negative variance"):
+            Moments.known(5, mean, cov)
+    with pytest.raises(ValueError, match="NaN"):
+        Moments.known(5, mean * float("nan"), eye)
+
+
+def test_agreement_wants_labels_of_the_logits_classes() -> None:
+    logits = normal(4, 3)
+    for y in (torch.tensor([0, 1, 2, 3]), torch.tensor([-1, 0, 0, 0]), torch.zeros(4)):
+        with pytest.raises(ValueError, match=r"labels are whole numbers in 0\.\.2"):
+            class_agreement(logits, y)
+
+
+def test_kid_draws_its_subsets_from_both_sets() -> None:
+    a, b = torch.zeros(30, 2, dtype=F64), normal(30, 2)
+    assert kid(a, b, subsets=20, size=10).std > 1e-3
+    assert kid(b, a, subsets=20, size=10).std > 1e-3
+
+
+def test_neighbours_far_from_the_origin_stay_neighbours() -> None:
+    real, fake = normal(60, 4, seed=1), 0.7 * normal(60, 4, seed=2)
+    near = precision_recall(real, fake)
+    assert 0 < near[0] <= 1 and precision_recall(real + 1e6, fake + 1e6) == near
+
+
+def test_equal_sets_are_never_at_a_negative_distance() -> None:
+    for seed in range(50):
+        x = normal(30, 6, seed=seed)
+        assert 0 <= frechet_distance(x, x.clone()) < 1e-10
 
 
 @pytest.mark.parametrize(("draws", "n"), [(19, 10), (20, 1)])

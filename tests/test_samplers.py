@@ -665,3 +665,12 @@ def test_the_states_are_ordinary_tensors() -> None:
 def test_a_state_cannot_be_changed_behind_ones_back() -> None:
     with pytest.raises(AttributeError):
         State(1, torch.zeros(1)).t = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("angle", [1e-2, 1e-3, 1e-5])
+def test_slerp_at_small_angles(angle) -> None:
+    a = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    b = torch.tensor([[math.cos(angle), math.sin(angle)]], dtype=torch.float64)
+    found = slerp(a, b, 0.3)
+    expected = torch.tensor([[math.cos(0.3 * angle), math.sin(0.3 * angle)]], dtype=torch.float64)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-9)

@@ -206,3 +206,10 @@ def test_any_function_of_process_and_time_is_a_weighting() -> None:
             weighting, Denoiser(Believes(process, kind), process, kind), x0, t, eps
         )
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("weighting", [losses.vlb, losses.uniform_on_x0, losses.min_snr(5.0)])
+@pytest.mark.parametrize("t", [0, -1, 101])
+def test_there_is_no_weight_outside_the_chain(weighting, t) -> None:
+    with pytest.raises(ValueError, match=r"times in 1\.\.100"):
+        weighting(DDPM(schedules.cosine(100)), torch.tensor([5, t]))

@@ -199,6 +199,25 @@ def test_a_run_resumes_from_the_start_it_had(finished, tmp_path, monkeypatch):
     runs.train(TINY, tmp_path, device="cpu", resume=True, init=finished)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "changes", "sentence"),
+    [
+        (TINY, {"net.num_classes": 5}, "digits has 10 classes, the net 5"),
+        (TINY, {"net.channels": 3}, "digits has 1 channels, the net 3"),
+        (TINY, {"net.patch": 3}, "8 × 8 pixels, .* multiples of 3"),
+        (JUDGE, {"net.num_classes": 3}, "digits has 10 classes, the net 3"),
+        (JUDGE, {"reach": 8}, "reach = 8 shifts images of side 8 out of sight"),
+    ],
+)
+def test_a_net_that_does_not_fit_the_data_leaves_nothing_behind(
+    tmp_path, recipe, changes, sentence
+):
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match=sentence):
+        runs.train(recipes.changed(recipe, changes), folder, device="cpu")
+    assert not folder.exists()
+
+
 def test_a_log_of_rubbish_does_not_stop_a_resume(tmp_path, monkeypatch):
     folder = tmp_path / "r"
     with monkeypatch.context() as patch:
