@@ -490,6 +490,8 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(cwd):
         cwd=cwd,
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     state = Path("runs/digits/training.safetensors")
     limit = time.monotonic() + 60
