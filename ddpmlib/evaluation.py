@@ -481,7 +481,10 @@ def _with_entry(
     for before in known:
         if _cell(before) == _cell(entry) and before.get("judge") == entry.get("judge"):
             entry = before | entry
-    return [m for m in known if _cell(m) != _cell(entry)] + [entry], entry
+    same = [i for i, m in enumerate(known) if _cell(m) == _cell(entry)]
+    place = same[0] if same else len(known)
+    others = [m for i, m in enumerate(known[place:], place) if i not in same]
+    return [*known[:place], entry, *others], entry
 
 
 def _cell(entry: dict[str, Any]) -> list[Any]:

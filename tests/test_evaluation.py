@@ -87,7 +87,7 @@ def test_evaluate_writes_into_the_card_and_replaces_the_same_cell_only(tiny):
     assert first["seconds"] > 0 and first["hardware"]
     (other,) = measured(steps=3)
     (again,) = measured()
-    assert tiny() == [other, again]
+    assert tiny() == [again, other]
     assert again | {"seconds": 0} == first | {"seconds": 0}
     assert other["frechet"] != first["frechet"]
     zoo.load("tiny", "cpu")  # the card still belongs to the file
@@ -400,3 +400,13 @@ def test_generate_needs_labels_or_a_number(finished):
     for y, n in ((None, None), (None, 0), (torch.zeros(2, dtype=torch.int64), 3)):
         with pytest.raises(ValueError, match="give labels or a number of samples"):
             evaluation.generate(denoiser, card.image_shape, y, 2, n=n)
+
+
+def test_an_entry_that_is_measured_again_stays_where_it_was():
+    cell = {"metric": "samples", "n": 10, "eta": 0.0, "seed": 0, "judge": "a"}
+    known = [cell | {"steps": k, "frechet": k} for k in (50, 10, 5)]
+    found, entry = evaluation._with_entry(known, cell | {"steps": 10, "frechet": 0.5})
+    assert [(m["steps"], m["frechet"]) for m in found] == [(50, 50), (10, 0.5), (5, 5)]
+    assert entry is found[1]
+    found, _ = evaluation._with_entry(known, cell | {"steps": 7, "frechet": 7})
+    assert [m["steps"] for m in found] == [50, 10, 5, 7]
