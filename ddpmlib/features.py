@@ -190,10 +190,8 @@ def fingerprint(model: nn.Module) -> str:
 
 def statistics_path(name: str, classifier: Judge) -> Path:
     """Where the statistics of a data set lie: in an installed package, else in the clone's data."""
-    inside = zoo.PACKAGE / "statistics"
-    folder = inside if inside.is_dir() else zoo.PACKAGE.parent / "data" / "statistics"
     suffix = "-inception" if isinstance(classifier, Inception) else ""
-    return folder / f"{name}{suffix}.safetensors"
+    return zoo.data_folder("statistics") / f"{name}{suffix}.safetensors"
 
 
 def compute_statistics(classifier: Judge, images: data.Images) -> Statistics:

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ddpmlib.files import write_atomically
-from ddpmlib.zoo import PACKAGE
+from ddpmlib.zoo import data_folder
 
 Row = dict[str, Any]
 
 
 def folder() -> Path:
-    """Where results lie: inside an installed package, else in the clone's ``data``."""
-    inside = PACKAGE / "results"
-    return inside if inside.is_dir() else PACKAGE.parent / "data" / "results"
+    """Where results lie."""
+    return data_folder("results")
 
 
 def names() -> list[str]:

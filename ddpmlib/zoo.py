@@ -77,10 +77,19 @@ class Card:
         return card
 
 
+def data_folder(kind: str) -> Path:
+    """Where what the project made lies: inside an installed package, else in the clone's ``data``.
+
+    Args:
+        kind: "checkpoints", "statistics" or "results".
+    """
+    inside = PACKAGE / kind
+    return inside if inside.is_dir() else PACKAGE.parent / "data" / kind
+
+
 def shipped() -> Path:
-    """Where shipped checkpoints lie: inside an installed package, else in the clone's ``data``."""
-    inside = PACKAGE / "checkpoints"
-    return inside if inside.is_dir() else PACKAGE.parent / "data" / "checkpoints"
+    """Where shipped checkpoints lie."""
+    return data_folder("checkpoints")
 
 
 def names() -> list[str]:

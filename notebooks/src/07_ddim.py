@@ -197,7 +197,7 @@ _ = axes[0].set_ylabel("$x_t$")
 # And forwards? $(x_s,x_t)$ is a Gaussian pair, so conditioning gives
 #
 # $$
-# q_\sigma(x_t\mid x_s,x_0)=\mathcal N\Big(\sqrt{\bar\alpha_t}x_0+\rho\sqrt{\tfrac{1-\bar\alpha_t}{1-\bar\alpha_s}}(x_s-\sqrt{\bar\alpha_s}x_0),(1-\rho^2)(1-\bar\alpha_t)I\Big).
+# q_\sigma(x_t| x_s,x_0)=\mathcal N\big(\sqrt{\bar\alpha_t}x_0+\rho\sqrt{\tfrac{1-\bar\alpha_t}{1-\bar\alpha_s}}(x_s-\sqrt{\bar\alpha_s}x_0),(1-\rho^2)(1-\bar\alpha_t)I\big).
 # \tag{7.5}
 # $$
 #
