@@ -121,6 +121,14 @@ def test_execution_is_reproducible_to_the_byte(chapter: Chapter) -> None:
     assert cells[-1].outputs[1].data["text/plain"] == "'1'"
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux's own trap")
+def test_the_memory_of_the_caller_is_not_counted(chapter: Chapter) -> None:
+    fat = bytearray(1_500_000_000)  # a bytearray of zeros costs nothing until it is touched
+    fat[::4096] = b"x" * len(fat[::4096])
+    cost = notebooks.execute(chapter)
+    assert 10 < cost.MB < 1000 < len(fat) / 1e6
+
+
 def test_an_error_is_told_and_the_notebook_stays_whole(chapter: Chapter) -> None:
     before = chapter.ipynb.read_bytes()
     chapter.text.write_text(TEXT + "\n# %%\nx / 0\n\n# %%\nnever()\n", "utf-8")
