@@ -114,7 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--metric", nargs="+", metavar="METRIC",
         help="some of agreement, fid, is, kid, pr (precision and recall), nll (bound on the test "
-        "images in bits per dimension); default: all but nll",
+        "images in bits per dimension, always over all T steps, whatever --steps, --eta and "
+        "--spacing say of the samples); default: all but nll",
     )  # fmt: skip
     evaluate.add_argument(
         "--n", type=_positive, default=2000, help="samples, test images for nll (default 2000)"

@@ -67,8 +67,15 @@ def load(name: str) -> Images:
 
 
 def directory() -> Path:
-    """Where archives are kept: ``$DDPMLIB_DATA``, else ``~/.cache/ddpmlib``."""
-    return Path(os.environ.get("DDPMLIB_DATA") or Path.home() / ".cache" / "ddpmlib").expanduser()
+    """Where archives are kept: ``$DDPMLIB_DATA``, else ``~/.cache/ddpmlib``.
+
+    Raises:
+        NotADirectoryError: if a file has that name.
+    """
+    path = Path(os.environ.get("DDPMLIB_DATA") or Path.home() / ".cache" / "ddpmlib").expanduser()
+    if path.is_file():
+        raise NotADirectoryError(f"DDPMLIB_DATA must name a folder, but {path} is a file")
+    return path
 
 
 def to_float(x: Tensor) -> Tensor:

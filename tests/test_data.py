@@ -37,6 +37,14 @@ def arrays(shape=(28, 28), n=(20, 10)):
 # ---- digits ----------------------------------------------------------------------------------
 
 
+def test_a_file_is_no_data_directory(tmp_path, monkeypatch):
+    path = tmp_path / "mnist.npz"
+    path.write_bytes(b"")
+    monkeypatch.setenv("DDPMLIB_DATA", str(path))
+    with pytest.raises(NotADirectoryError, match="must name a folder"):
+        data.load("mnist")
+
+
 def test_digits_are_all_there_once():
     images = data.load("digits")
     assert images.image_shape == (1, 8, 8) and images.num_classes == 10
