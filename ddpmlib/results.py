@@ -1,4 +1,4 @@
-"""Measurements of an experiment: rows in ``data/results``.
+"""The measurements behind the scoreboard: rows in ``data/results``, and tables made of them.
 
 A file ``NAME.json`` is a list of rows, each a flat record of one measured cell: which net, how it
 was sampled, with how many samples, what came out, on which hardware.
@@ -7,6 +7,7 @@ was sampled, with how many samples, what came out, on which hardware.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,17 @@ def add(name: str, row: Row) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n ".join(json.dumps(r) for r in [*rows(name, missing_ok=True), row])
     write_atomically(path, f"[{lines}]\n".encode())
+
+
+def pivot(found: Iterable[Row], index: str, column: str, value: str) -> dict[Any, dict[Any, Any]]:
+    """index → column → value, in the order of the rows; a later row of the same cell wins."""
+    table: dict[Any, dict[Any, Any]] = {}
+    for row in found:
+        table.setdefault(row[index], {})[row[column]] = row.get(value)
+    return table
+
+
+def markdown(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; the first column is flushed left, the others right."""
+    text = ["| " + " | ".join(header) + " |", "|:--|" + "--:|" * (len(header) - 1)]
+    return "\n".join(text + ["| " + " | ".join(str(v) for v in line) + " |" for line in lines])

@@ -148,8 +148,21 @@ def _measure_all(seeds: int) -> dict[str, partial[None]]:
         )
     ]
     jobs["ladder"] = partial(_sampling, "ladder", ladder)
-    others = {"likelihood": _likelihood, "chain": _chain, "gradient_noise": _gradient_noise}
+    others = {"training": _training, "likelihood": _likelihood, "chain": _chain}
+    others |= {"gradient_noise": _gradient_noise}
     return jobs | {name: partial(work) for name, work in others.items()}
+
+
+def _training() -> None:
+    """What the cards of the runs say."""
+    for cell in _missing("training", [{"run": name} for name in _train_all(len(SEEDS))]):
+        card = zoo.Card.read(RUNS / cell["run"] / "model.json")
+        recipe, how = card.recipe, card.training
+        row = {key: recipe[key] for key in ("schedule", "T", "var_mix", "objective", "times")}
+        row |= {"seed": recipe["settings"]["seed"], "updates": recipe["settings"]["steps"]}
+        row |= {"parameters": card.parameters, "sha256": card.sha256}
+        row |= {key: how[key] for key in ("images_seen", "command", "hardware", "torch")}
+        results.add("training", cell | row)
 
 
 def _with_variance(denoiser: Denoiser, var_mix: float | None) -> Denoiser | FixedVariance:

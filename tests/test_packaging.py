@@ -126,7 +126,7 @@ def test_wheel_holds_the_library_and_its_licences_and_nothing_else(tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "ddpmlib").rglob("*.py")}
     assert modules <= names
-    for folder in ("checkpoints", "statistics"):
+    for folder in ("checkpoints", "results", "statistics"):
         shipped = {path.name for path in (ROOT / "data" / folder).glob("*.*")}
         assert shipped and {f"ddpmlib/{folder}/{name}" for name in shipped} <= names
     assert "ddpmlib/py.typed" in names

@@ -1,4 +1,4 @@
-"""Rows of measurements: written whole, read back, filtered."""
+"""Rows of measurements: written whole, read back, filtered, tabulated."""
 
 import json
 
@@ -42,3 +42,19 @@ def test_a_failed_write_keeps_what_was_there(folder, monkeypatch):
         results.add("one", {"run": object()})
     assert results.rows("one") == [{"run": "a"}]
     assert [path.name for path in folder.iterdir()] == ["one.json"]
+
+
+def test_pivot_keeps_the_order_and_the_latest_cell():
+    found = [
+        {"steps": 10, "method": "x", "value": 1},
+        {"steps": 5, "method": "x", "value": 2},
+        {"steps": 10, "method": "y", "value": 3},
+        {"steps": 10, "method": "x", "value": 4},
+    ]
+    assert results.pivot(found, "steps", "method", "value") == {10: {"x": 4, "y": 3}, 5: {"x": 2}}
+    assert list(results.pivot(found, "steps", "method", "value")) == [10, 5]
+
+
+def test_markdown_is_a_table_with_numbers_to_the_right():
+    text = results.markdown(("net", "FID"), [("a", 1.5), ("b", 2)])
+    assert text.splitlines() == ["| net | FID |", "|:--|--:|", "| a | 1.5 |", "| b | 2 |"]

@@ -1,0 +1,245 @@
+"""Tables and figures of the measured comparison, made of the rows in ``data/results`` alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from ddpmlib import plots
+from ddpmlib.equations import equation
+from ddpmlib.results import Row, markdown, pivot, rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+METHODS = {
+    "beta": "ancestral, β",
+    "beta_tilde": "ancestral, β̃ (η = 1)",
+    "learned": "ancestral, learned",
+    "ddim_half": "DDIM, η = 0.5",
+    "ddim": "DDIM, η = 0",
+}
+COLOURS = dict(zip(METHODS, plots.COLOURS, strict=False))
+# Slides, CIFAR-10, 100 epochs: (rung, Inception Score, FID).
+DECK = (
+    ("DDPM, linear, T = 500", 1.42, 300),
+    ("DDPM, linear, T = 1000", 1.58, 270),
+    ("DDPM, linear, T = 2000", 1.88, 230),
+    ("IDDPM", 2.38, 200),
+    ("IDDPM + DDIM, linear", 2.3, 250),
+    ("IDDPM + DDIM, sigmoid", 2.4, 200),
+    ("IDDPM + DDIM, cosine", 2.6, 160),
+    ("+ classifier-free guidance", 3.16, 184),
+)
+
+
+# ---- statistics ----------------------------------------------------------------------------------
+
+
+@equation("9.1")
+def share_error(share: float, n: int) -> float:
+    """Standard error of a share of n independent samples, √(p (1−p) / n).
+
+    Raises:
+        ValueError: if the share leaves [0, 1] or n < 1.
+    """
+    if not 0 <= share <= 1 or n < 1:
+        raise ValueError(f"need a share in [0, 1] of at least one sample, got {share} of {n}")
+    return math.sqrt(share * (1 - share) / n)
+
+
+@equation("9.3")
+def times_floor(row: Row) -> float:
+    """Fréchet distance of a row over that of as many real test images: 1 is as good as data."""
+    return row["frechet"] / row["frechet_floor"]
+
+
+@equation("9.4")
+def over_seeds(values: Sequence[float]) -> tuple[float, float]:
+    """Mean over training seeds and its standard error, s/√k; NaN where there is one seed only.
+
+    Raises:
+        ValueError: without any value.
+    """
+    if not values:
+        raise ValueError("a mean over seeds needs at least one value")
+    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return fmean(values), error
+
+
+# ---- tables --------------------------------------------------------------------------------------
+
+
+def _distance(row: Row) -> str:
+    low, high = row["frechet_interval"]
+    return f"{row['frechet']:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def table(found: Iterable[Row], label: str = "run") -> str:
+    """One line a row: net, sampler, calls, samples, and all that was measured."""
+    header = ("net", "sampler", "calls", "n", "Fréchet [95 %]", "floor", "IS", "precision",
+              "recall", "agreement")  # fmt: skip
+    lines = [
+        (
+            row[label], METHODS[row["method"]], row["steps"], f"{row['n']:,}", _distance(row),
+            f"{row['frechet_floor']:.2f}", f"{row['inception_score']:.2f}",
+            f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['class_agreement']:.1%}",
+        )
+        for row in found
+    ]  # fmt: skip
+    return markdown(header, lines)
+
+
+def training_table() -> str:
+    """The nets: what each differs in, and how many seeds there are of it."""
+    nets: dict[str, list[Row]] = {}
+    for row in rows("training"):
+        nets.setdefault(_net(row["run"]), []).append(row)
+    lines = []
+    for name, found in nets.items():
+        row = found[0]
+        variance = "learned" if row["var_mix"] is None else "fixed"
+        objective = f"L_{row['objective']}" + ", importance" * (row["times"] == "importance")
+        lines.append((name, row["schedule"], row["T"], variance, objective, len(found)))
+    return markdown(("net", "schedule", "T", "variance", "objective", "seeds"), lines)
+
+
+def _net(run: str) -> str:
+    return run.split("-seed")[0]
+
+
+def lengths_table() -> str:
+    """T = 500, 1000, 2000: the same net and budget, sampled with few calls and with all."""
+    return table(sorted(rows("lengths"), key=lambda r: (r["method"], r["steps"])))
+
+
+def schedules_table() -> str:
+    """Linear, sigmoid, cosine at several numbers of calls."""
+    return table(sorted(rows("schedules"), key=lambda r: (r["method"], r["steps"])))
+
+
+def variances_table() -> str:
+    """Nets trained for L_simple, L_hybrid and L_vlb, at the same numbers of calls."""
+    return table(sorted(rows("variances"), key=lambda r: r["steps"]))
+
+
+def likelihood_table() -> str:
+    """Bits per dimension of test images, whole chain."""
+    lines = [
+        (row["run"], METHODS[row["method"]].removeprefix("ancestral, ").removesuffix(" (η = 1)"),
+         f"{row['bits_per_dim']:.3f} ± {row['se']:.3f}")
+        for row in rows("likelihood")
+    ]  # fmt: skip
+    return markdown(("net", "variance", "bits/dim"), lines)
+
+
+def gradient_noise_table() -> str:
+    """Noise of minibatch gradients, tr Cov(g) / |E g|²."""
+    lines = [
+        (row["run"], f"L_{row['objective']}", row["times"], f"{row['noise_to_signal']:.2g}")
+        for row in rows("gradient_noise")
+    ]
+    return markdown(("at the weights of", "objective", "times", "noise / signal"), lines)
+
+
+def strides_table(run: str) -> str:
+    """Fréchet distance by number of calls (lines) and sampler (columns)."""
+    found = rows("strides", run=run)
+    methods = [m for m in METHODS if any(row["method"] == m for row in found)]
+    lines = []
+    for k, cells in sorted(pivot(found, "steps", "method", "frechet").items(), reverse=True):
+        some = next(row for row in found if row["steps"] == k)
+        values = [f"{cells[m]:.2f}" if m in cells else "" for m in methods]
+        lines.append((k, f"{some['n']:,}", *values, f"{some['frechet_floor']:.2f}"))
+    return markdown(("calls", "n", *(METHODS[m] for m in methods), "floor"), lines)
+
+
+def ladder() -> list[tuple[str, list[Row]]]:
+    """The rungs of the ladder with one row per training seed."""
+    names = {
+        "linear": "DDPM: linear, β̃, 250 calls",
+        "linear-hybrid": "IDDPM + DDIM: linear, learned variance, 50 calls",
+        "cosine-hybrid": "IDDPM + DDIM: cosine, 50 calls",
+    }
+    found = rows("ladder")
+    return [
+        (name, [row for row in found if _net(row["run"]) == run]) for run, name in names.items()
+    ]
+
+
+def ladder_table() -> str:
+    """The ladder: mean over training seeds ± its standard error."""
+    lines = []
+    for name, rungs in ladder():
+        cells: list[Any] = [len(rungs)]
+        for key, digits in (("frechet", 2), ("inception_score", 2), ("recall", 3)):
+            mean, error = over_seeds([row[key] for row in rungs])
+            cells.append(f"{mean:.{digits}f}" + f" ± {error:.{digits}f}" * (len(rungs) > 1))
+        mean, error = over_seeds([100 * row["class_agreement"] for row in rungs])
+        cells.append(f"{mean:.1f}" + f" ± {error:.1f}" * (len(rungs) > 1) + " %")
+        lines.append((name, *cells))
+    return markdown(("rung", "seeds", "Fréchet", "IS", "recall", "agreement"), lines)
+
+
+def deck_table() -> str:
+    """The ladder of the slides, as printed there."""
+    return markdown(("rung (slides, CIFAR-10)", "IS", "FID"), DECK)
+
+
+# ---- figures -------------------------------------------------------------------------------------
+
+
+def strides_figure(run: str, ax: Axes, key: str = "frechet") -> Axes:
+    """A measurement over the number of calls, one line per sampler, 95 % intervals where known."""
+    for method, label in METHODS.items():
+        found = sorted(rows("strides", run=run, method=method), key=lambda r: r["steps"])
+        if found:
+            _line(ax, found, key, label, COLOURS[method])
+    floors = {row["steps"]: row[f"{key}_floor"] for row in rows("strides", run=run)}
+    steps = sorted(floors)
+    ax.plot(steps, [floors[k] for k in steps], color=plots.GREY, ls=":", label="real test images")
+    ax.set(xlabel="network calls", xscale="log", xticks=steps, xticklabels=steps)
+    ax.minorticks_off()
+    return ax
+
+
+def _line(ax: Axes, found: list[Row], key: str, label: str, colour: str) -> None:
+    values = [row[key] for row in found]
+    bars = None
+    if f"{key}_interval" in found[0]:
+        ends = [row[f"{key}_interval"] for row in found]
+        bars = [
+            [max(0.0, v - low) for v, (low, _) in zip(values, ends, strict=True)],
+            [max(0.0, high - v) for v, (_, high) in zip(values, ends, strict=True)],
+        ]
+    x = [row["steps"] for row in found]
+    ax.errorbar(x, values, bars, marker="o", ms=4, capsize=2, label=label, color=colour)
+
+
+def chain_figure(ax: Axes, key: str = "frechet") -> Axes:
+    """A measurement of x̂_0 over the share of network calls that are done."""
+    for row in rows("chain"):
+        curve: list[dict[str, Any]] = row["curve"]
+        T = curve[0]["t"]
+        x = [100 * (1 - point["t"] / T) for point in curve]
+        style = "-" if row["method"] == "ddim" else "--"
+        colour = plots.BLUE if row["run"].startswith("cosine") else plots.ORANGE
+        label = f"{row['run'].split('-')[0]}, {METHODS[row['method']]}"
+        ax.plot(x, [point[key] for point in curve], style, color=colour, label=label)
+    ax.set(xlabel="share of the chain that is done (%)")
+    return ax
+
+
+def ladder_figure(ax: Axes) -> Axes:
+    """Distance of each rung over its floor, one dot per training seed."""
+    for i, (_, rungs) in enumerate(ladder()):
+        ratios = [times_floor(row) for row in rungs]
+        ax.plot([i] * len(ratios), ratios, "o", color=plots.BLUE, alpha=0.6)
+        ax.plot([i - 0.2, i + 0.2], [over_seeds(ratios)[0]] * 2, color=plots.ORANGE, lw=2)
+    ax.axhline(1, color=plots.GREY, ls=":")
+    names = [name.replace(": ", "\n").replace(", ", "\n") for name, _ in ladder()]
+    ax.set(xticks=range(len(names)), xticklabels=names, ylabel="Fréchet distance / floor")
+    ax.set(yscale="log")
+    return ax

@@ -1,0 +1,95 @@
+"""The scoreboard: its statistics, and that tables and figures are made of the committed rows."""
+
+import math
+import re
+
+import pytest
+
+from ddpmlib import results, scoreboard
+
+plt = pytest.importorskip("matplotlib.pyplot")
+SAMPLED = ("ladder", "lengths", "schedules", "variances", "strides")
+
+
+def test_share_error_refuses_what_is_no_share():
+    assert scoreboard.share_error(0.5, 100) == pytest.approx(0.05)
+    assert scoreboard.share_error(1.0, 7) == 0
+    for share, n in ((1.2, 10), (-0.1, 10), (0.5, 0)):
+        with pytest.raises(ValueError, match="a share in"):
+            scoreboard.share_error(share, n)
+
+
+def test_one_seed_has_no_error_bar():
+    mean, error = scoreboard.over_seeds([3.0])
+    assert mean == 3.0 and math.isnan(error)
+    assert scoreboard.over_seeds([1.0, 3.0]) == (2.0, pytest.approx(1.0))
+    with pytest.raises(ValueError, match="at least one"):
+        scoreboard.over_seeds([])
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_row_states_its_sample_count_and_its_floor(name):
+    for row in results.rows(name):
+        assert row["n"] == row["floor_n"] >= 1000
+        low, high = row["frechet_interval"]
+        assert low <= row["frechet"] <= high or math.isclose(low, high, rel_tol=0.2)
+        assert 0 < row["frechet_floor"] < row["frechet"] * 3
+        assert 0 <= row["class_agreement"] <= 1 and 1 <= row["inception_score"] <= 10
+        assert row["hardware"] and row["seconds"] > 0 and row["dataset"] == "mnist"
+        assert row["method"] in scoreboard.METHODS
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_rows_that_are_compared_have_the_same_number_of_samples(name):
+    for steps in {row["steps"] for row in results.rows(name)}:
+        assert len({row["n"] for row in results.rows(name, steps=steps)}) == 1
+
+
+def test_every_measured_net_has_its_training_on_record():
+    trained = {row["run"] for row in results.rows("training")}
+    for name in (*SAMPLED, "likelihood", "chain", "gradient_noise"):
+        assert {row["run"] for row in results.rows(name)} <= trained
+    budgets = {(row["updates"], row["images_seen"]) for row in results.rows("training")}
+    assert len(budgets) == 1
+    seeds = [int(line.split("|")[-2]) for line in scoreboard.training_table().splitlines()[2:]]
+    assert sum(seeds) == len(trained)
+
+
+def test_tables_show_the_rows():
+    for row in results.rows("strides", run="cosine-hybrid"):
+        line = next(
+            text
+            for text in scoreboard.strides_table("cosine-hybrid").splitlines()
+            if text.startswith(f"| {row['steps']} |")
+        )
+        assert f" {row['frechet']:.2f} |" in line
+    for name in ("lengths", "schedules", "variances", "likelihood", "gradient_noise"):
+        text = getattr(scoreboard, f"{name}_table")()
+        assert len(text.splitlines()) == 2 + len(results.rows(name))
+        assert not re.search(r"nan|None", text)
+
+
+def test_the_ladder_takes_every_row_once():
+    rungs = scoreboard.ladder()
+    assert sum(len(found) for _, found in rungs) == len(results.rows("ladder"))
+    assert all(found for _, found in rungs)
+    for _, found in rungs:
+        mean, _ = scoreboard.over_seeds([row["frechet"] for row in found])
+        assert f"{mean:.2f}" in scoreboard.ladder_table()
+
+
+def test_figures_hold_the_measured_points():
+    _, ax = plt.subplots()
+    scoreboard.strides_figure("cosine-hybrid", ax)
+    drawn = {y for line in ax.lines for y in line.get_ydata()}
+    assert {row["frechet"] for row in results.rows("strides", run="cosine-hybrid")} <= drawn
+    plt.close()
+    _, ax = plt.subplots()
+    scoreboard.chain_figure(ax)
+    assert len(ax.lines) == len(results.rows("chain"))
+    plt.close()
+    _, ax = plt.subplots()
+    scoreboard.ladder_figure(ax)
+    drawn = {y for line in ax.lines for y in line.get_ydata()}
+    assert {scoreboard.times_floor(row) for row in results.rows("ladder")} <= drawn
+    plt.close()
