@@ -851,7 +851,7 @@ for name in three:
 # *What to see:* read the rows, then the columns. Along a row nothing happens: with 25 ancestral steps it does not matter in which time the chain is walked. Down a column it does: the networks that *trained* under cosine are ahead by about 40, where two seeds differ by 2 to 25. So at this budget cosine wins in training, by where it makes the network look, (5.12), and not in sampling.
 #
 # Be honest about such a table. Two seeds bound little, all numbers are a hundred times the floor (each network has seen each scan nine times), and the three rows differ in their weighting too, because with a plain $v$-loss the schedule *is* the weighting. Short training favours whoever concentrates on the levels that decide the layout; whether the lead survives a long training is another question, and
-# chapter 09, in preparation, asks it on MNIST with one net, one larger budget and error bars.
+# [chapter 09](09_scoreboard.ipynb) asks it on MNIST with one net, one larger budget and error bars.
 
 # %% [markdown]
 # ## The same code at scale

@@ -1,0 +1,86 @@
+"""Chapter 09: the claims of its derivation, and its exercises."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ddpmlib import scoreboard
+from ddpmlib.exercises import check
+
+
+@pytest.mark.equation("9.1")
+def test_the_error_of_a_share_is_that_of_a_binomial() -> None:
+    g = torch.Generator().manual_seed(0)
+    p, n = 0.9, 400
+    shares = (torch.rand(20_000, n, generator=g) < p).double().mean(1)
+    assert float(shares.std()) == pytest.approx(scoreboard.share_error(p, n), rel=0.03)
+
+
+@pytest.mark.equation("9.2")
+def test_training_and_drawing_variances_add_up() -> None:
+    g = torch.Generator().manual_seed(1)
+    network = 2 + 0.7 * torch.randn(200_000, generator=g, dtype=torch.float64)
+    # the drawing noise may depend on the network: the law of total variance does not mind
+    spread = 0.3 + 0.2 * network.abs()
+    measured = network + spread * torch.randn(200_000, generator=g, dtype=torch.float64)
+    assert float(measured.var()) == pytest.approx(
+        float(network.var() + (spread**2).mean()), rel=0.02
+    )
+
+
+@pytest.mark.equation("9.3")
+def test_real_images_stand_at_one() -> None:
+    assert scoreboard.times_floor({"frechet": 0.3, "frechet_floor": 0.3}) == 1
+    assert scoreboard.times_floor({"frechet": 0.6, "frechet_floor": 0.2}) == pytest.approx(3)
+
+
+@pytest.mark.equation("9.4")
+def test_the_error_over_seeds_is_the_spread_of_such_means() -> None:
+    g = torch.Generator().manual_seed(2)
+    tables = 5 + 2 * torch.randn(20_000, 3, generator=g, dtype=torch.float64)
+    errors = torch.tensor([scoreboard.over_seeds(row.tolist())[1] for row in tables[:5000]])
+    assert float((errors**2).mean()) ** 0.5 == pytest.approx(float(tables.mean(1).std()), rel=0.03)
+    # and with three seeds it is uncertain by about half of itself
+    assert 0.4 < float(errors.std() / errors.mean()) < 0.6
+
+
+@pytest.mark.equation("9.5")
+@pytest.mark.parametrize(("k", "flattery"), [(2, 1 / math.pi**0.5), (3, 1.5 / math.pi**0.5)])
+def test_the_best_of_three_flatters_by_what_the_formula_says(k: int, flattery: float) -> None:
+    g = torch.Generator().manual_seed(3)
+    best = torch.randn(400_000, k, generator=g, dtype=torch.float64).min(1).values
+    assert float(best.mean()) == pytest.approx(-flattery, abs=0.005)
+
+
+def test_exercises() -> None:
+    p, q, n = 0.972, 0.978, 5000
+    spread = (p * (1 - p) + q * (1 - q)) ** 0.5
+    check("9.1", ((q - p) / (spread / n**0.5), (3 * spread / (q - p)) ** 2))
+
+    def components(F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        drawing = F.var(dim=1).mean()
+        return F.mean(dim=1).var() - drawing / F.shape[1], drawing
+
+    def verdict(a: list[float], b: list[float]) -> tuple[float, float, bool]:
+        (mean_a, error_a), (mean_b, error_b) = map(scoreboard.over_seeds, (a, b))
+        error = math.hypot(error_a, error_b)
+        return mean_a - mean_b, error, abs(mean_a - mean_b) > 2 * error
+
+    check("9.2", components)
+    check("9.3", verdict)
+
+
+def test_wrong_answers_are_refused() -> None:
+    def naive(F: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return F.mean(dim=1).var(), F.var(dim=1).mean()  # forgets the drawing noise of the mean
+
+    def hasty(a: list[float], b: list[float]) -> tuple[float, float, bool]:
+        (mean_a, error_a), (mean_b, error_b) = map(scoreboard.over_seeds, (a, b))
+        return mean_a - mean_b, error_a + error_b, True
+
+    for key, answer in (("9.1", (1.36, 5000)), ("9.2", naive), ("9.3", hasty)):
+        with pytest.raises(AssertionError, match="Hint"):
+            check(key, answer)
