@@ -49,7 +49,7 @@ fig, axes = plt.subplots(
 for ax, run in zip(axes, ("linear-hybrid", "cosine-hybrid"), strict=True):
     scoreboard.strides_figure(run, ax).set_title(run)
 axes[0].set(ylabel="Fréchet distance", yscale="log")
-_ = axes[1].legend(fontsize=7, loc="upper right")
+_ = axes[1].legend(fontsize=7, ncol=3, loc="center", bbox_to_anchor=(0.5, 0.3))
 
 # %% [markdown]
 # *What to see:* the same small network, trained under two schedules, sampled in five ways; the vertical axis is logarithmic, and the dotted line is what as many real test images reach. Three things are plain. Ancestral
@@ -362,9 +362,7 @@ for name, rungs in scoreboard.ladder():
     seeds = error * len(rungs) ** 0.5
     low, high = rungs[0]["frechet_interval"]
     drawing = (high - low) / (2 * 1.96)
-    print(
-        f"{name}: deviation between networks {seeds:.2f}, of drawing {drawing:.2f}"
-    )
+    print(f"between networks {seeds:.2f}, of drawing {drawing:.2f}: {name}")
     assert seeds > 2 * drawing
 
 # %% [markdown]
