@@ -18,6 +18,7 @@ from ddpmlib import data, features, likelihood, samplers
 from ddpmlib import metrics as measures
 from ddpmlib.denoiser import Denoiser, FixedVariance
 from ddpmlib.features import Judge
+from ddpmlib.guidance import Wrapper
 from ddpmlib.metrics import Moments
 from ddpmlib.models import Classifier
 from ddpmlib.runs import hardware
@@ -176,7 +177,7 @@ def classes_in_turn(card: Card, n: int) -> Tensor | None:
 
 
 def generate(
-    denoiser: Denoiser | FixedVariance,
+    denoiser: Denoiser | FixedVariance | Wrapper,
     image_shape: tuple[int, ...],
     y: Tensor | None,
     steps: int,
@@ -192,7 +193,7 @@ def generate(
     """Samples in batches with a progress bar.
 
     Args:
-        denoiser: or a wrapper around one that keeps its ``process``.
+        denoiser: or a wrapper around one, see :mod:`ddpmlib.guidance`.
         image_shape: (C, H, W).
         y: labels (N,), or None together with ``n``.
         steps: network calls.
