@@ -172,6 +172,12 @@ class ClassifierGuidance(_Classified):
     conditional one (Bayes' rule); other s do *not* sample p(x) p(y|x)^s. Where s is the number 0
     the classifier is not asked and the belief is returned as it is.
 
+    Mind the start of the chain: the gradient of an exact classifier fades as √ᾱ_t, that of a
+    trained one does not, and 1/√ᾱ_t is 20,000 at the end of the cosine schedule. There one step
+    throws every sample out of range. Leave the noisiest times unguided
+    (``interval(s, 1, 9 * T // 10)``), clip x̂_0 by :class:`StaticThreshold`, or use
+    :class:`MeanShift`, which divides by √ᾱ_s.
+
     Put it around the others that guide (``ClassifierGuidance(ClassifierFree(...), ...)``): inside
     classifier-free guidance it would be asked for the null class. ``y`` also reaches the denoiser;
     wrap that in :class:`Unconditional` where only the classifier should know the class.

@@ -220,6 +220,24 @@ def test_the_classifier_hears_the_time_of_each_sample() -> None:
     assert [a.tolist() for a in asked[1:]] == [[int(i)] for i in t]
 
 
+def test_a_gradient_that_does_not_fade_explodes_at_the_start_and_three_ways_mend_it() -> None:
+    """Any trained classifier has one. 1/√ᾱ_T of the cosine schedule throws the first step out."""
+    times, y = [T, 30, 20, 10, 0], torch.zeros(6, dtype=torch.int64)
+
+    def blunt(x, t):  # the same small slope at all times
+        return torch.stack([0.1 * x.sum(1), -0.1 * x.sum(1)], 1)
+
+    def size(guide, eta: float) -> float:
+        return float(draw(guide, PROCESS, X, times, eta=eta, y=y, generator=seeded()).abs().max())
+
+    free = ClassifierGuidance(Unconditional(PLANE), blunt)
+    assert float((free(X, T, y).x0 - PLANE(X, T).x0).abs().min()) > 10
+    assert size(free, 0.0) > 5
+    later = ClassifierGuidance(Unconditional(PLANE), blunt, interval(1.0, 1, 36))
+    assert size(later, 0.0) < 3.5 and size(StaticThreshold(free), 0.0) <= 1
+    assert size(MeanShift(Unconditional(PLANE), blunt, 1.0, times), 1.0) < 3.5
+
+
 # ---- the same as a shift of the mean -----------------------------------------------------
 
 
