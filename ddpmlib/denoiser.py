@@ -34,6 +34,13 @@ class Denoise(Protocol):
     def __call__(self, x_t: Tensor, t: Time, y: Tensor | None = None, /) -> Prediction: ...
 
 
+class DenoiseWithProcess(Denoise, Protocol):
+    """A :class:`Denoise` that carries the forward process its times belong to."""
+
+    @property
+    def process(self) -> DDPM: ...
+
+
 @dataclass(frozen=True)
 class Parameterization:
     """One way to describe a pair (x_0, ε), and the way back.
@@ -82,7 +89,8 @@ class Denoiser(nn.Module):
 
     Args:
         net: (x_t, t (B,) int64, y (B,) int64 or None) -> output of x_t's shape; with a learned
-            variance twice as many channels (dimension 1), the second half v' for the variance.
+            variance twice as many channels (dimension 1), the second half v' for the variance. A
+            net that was trained with label dropout names its null label in ``null_label``.
         process: the forward process it was, or will be, trained on.
         parameterization: EPS, X0 or V.
         var_mix: the fixed reverse variance, 0 for β̃ and 1 for β; None if the network says it, as
@@ -107,13 +115,18 @@ class Denoiser(nn.Module):
         self.parameterization = parameterization
         self.var_mix = var_mix
 
+    @property
+    def null_label(self) -> int | None:
+        """The label that means none, so that one batch holds both kinds; None without classes."""
+        return getattr(self.net, "null_label", None)
+
     def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
         """The belief about x_0 at (x_t, t).
 
         Args:
             x_t: (B, ...).
             t: 1..T, an int or (B,).
-            y: class labels (B,), or None for the unconditional belief.
+            y: class labels (B,), the null label among them; None is that label for all.
         """
         output, var_mix = self.raw(x_t, t, y)
         return self.read(output, var_mix, x_t, t)
@@ -159,13 +172,18 @@ class FixedVariance(nn.Module):
         ValueError: if ``var_mix`` leaves [0, 1].
     """
 
-    def __init__(self, denoiser: Denoiser, var_mix: float) -> None:
+    def __init__(self, denoiser: DenoiseWithProcess, var_mix: float) -> None:
         super().__init__()
         if not 0 <= var_mix <= 1:
             raise ValueError(
                 f"var_mix must lie in [0, 1] (0 is beta_tilde, 1 is beta), got {var_mix}"
             )
         self.denoiser, self.process, self.var_mix = denoiser, denoiser.process, var_mix
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that means none; None if the denoiser knows no classes."""
+        return getattr(self.denoiser, "null_label", None)
 
     def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
         """The belief about x_0 at (x_t, t), with the fixed variance; see :class:`Denoiser`."""
@@ -179,3 +197,21 @@ def learned_var_mix(v: Tensor) -> Tensor:
     −1 is β̃ and 1 is β (Nichol & Dhariwal 2021, eq. 15); nothing keeps it in that range.
     """
     return (v + 1) / 2
+
+
+def score(denoiser: DenoiseWithProcess, x_t: Tensor, t: Time, y: Tensor | None = None) -> Tensor:
+    """∇ log q(x_t), or ∇ log q(x_t|y), as a denoiser believes it: (√ᾱ_t x̂_0 − x_t) / (1−ᾱ_t).
+
+    Args:
+        denoiser: network, oracle or guided wrapper.
+        x_t: (B, ...).
+        t: 1..T, an int or (B,).
+        y: class labels (B,) or None.
+
+    Returns:
+        shape of ``x_t``.
+
+    Raises:
+        ValueError: at t = 0.
+    """
+    return denoiser.process.score_from_x0(x_t, denoiser(x_t, t, y).x0, t)

@@ -18,8 +18,9 @@ from ddpmlib import data, features, likelihood, samplers
 from ddpmlib import metrics as measures
 from ddpmlib.denoiser import Denoiser, FixedVariance
 from ddpmlib.features import Judge
+from ddpmlib.guidance import Wrapper
 from ddpmlib.metrics import Moments
-from ddpmlib.models import Classifier
+from ddpmlib.models import Classifier, NoisyClassifier
 from ddpmlib.runs import hardware
 from ddpmlib.training import default_device
 from ddpmlib.zoo import Card, find, load
@@ -56,10 +57,10 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Measure a checkpoint and write the results into its card.
 
-    A classifier: accuracy on the test set. A denoiser: one entry "samples" with all that is
-    measured on ``n`` samples, classes in turn, see :func:`judged`; and one entry "nll" with the
-    variational bound on ``n`` test images, see :func:`nll`. An entry of the same setting is
-    replaced, metric by metric.
+    A classifier: accuracy on the test set, for a noisy one see :func:`accuracy_under_noise`. A
+    denoiser: one entry "samples" with all that is measured on ``n`` samples, classes in turn, see
+    :func:`judged`; and one entry "nll" with the variational bound on ``n`` test images, see
+    :func:`nll`. An entry of the same setting is replaced, metric by metric.
 
     Args:
         name: as for :func:`ddpmlib.zoo.load`.
@@ -110,10 +111,13 @@ def evaluate(
         return nll(model, images, n, labels=card.num_classes > 0, **how)
 
     jobs: list[Callable[[], dict[str, Any]]] = []
-    if isinstance(model, Classifier):
+    if isinstance(model, Classifier | NoisyClassifier):
         if metrics is not None:
             raise ValueError(f"{card.name} is a classifier: it is measured by its accuracy alone")
-        jobs.append(partial(_accuracy, model, images))
+        if isinstance(model, Classifier):
+            jobs.append(partial(_accuracy, model, images))
+        else:
+            jobs.append(partial(accuracy_under_noise, model, images, seed))
     elif of_samples := [m for m in OF_SAMPLES if metrics is None or m in metrics]:
         jobs.append(partial(samples, of_samples))
     if "nll" in (metrics or ()):
@@ -167,6 +171,41 @@ def _accuracy(model: Classifier, images: data.Images) -> dict[str, Any]:
     return {"metric": "test accuracy", "n": len(logits), "value": value}
 
 
+@torch.no_grad()
+def accuracy_under_noise(
+    model: NoisyClassifier, images: data.Images, seed: int = 0, batch_size: int = 500
+) -> dict[str, Any]:
+    """Accuracy of p(y|x_t) on the test set at t = 1, T/10, 2T/10, ..., T, fresh noise at each.
+
+    Args:
+        model: with the process that it was trained on.
+        images: the data set.
+        seed: of the noise.
+        batch_size: images per pass.
+
+    Returns:
+        an entry for the card: ``times`` and the accuracies ``at_times``, and as ``value`` the
+        mean of these, all in [0, 1].
+
+    Raises:
+        ValueError: if the model knows no process.
+    """
+    process = model.process
+    if process is None:
+        raise ValueError("the classifier knows no process whose noise it should be measured under")
+    device = next(model.parameters()).device
+    x, y = data.to_float(images.x_test).to(device), images.y_test.to(device)
+    generator = torch.Generator(device).manual_seed(seed)
+    times, found = sorted({max(1, round(process.T * k / 10)) for k in range(11)}), []
+    for t in times:
+        x_t = process.q_sample(x, t, torch.randn(x.shape, device=device, generator=generator))
+        logits = [model(p, torch.full((len(p),), t, device=device)) for p in x_t.split(batch_size)]
+        found.append(round(measures.class_agreement(torch.cat(logits), y), 4))
+    mean = round(sum(found) / len(found), 4)
+    about = {"metric": "test accuracy under noise", "n": len(y), "seed": seed}
+    return about | {"value": mean, "times": times, "at_times": found}
+
+
 def classes_in_turn(card: Card, n: int) -> Tensor | None:
     """Labels 0, 1, ..., again from 0: (n,) int64; None if the checkpoint knows no classes."""
     return torch.arange(n) % card.num_classes if card.num_classes else None
@@ -176,7 +215,7 @@ def classes_in_turn(card: Card, n: int) -> Tensor | None:
 
 
 def generate(
-    denoiser: Denoiser | FixedVariance,
+    denoiser: Denoiser | FixedVariance | Wrapper,
     image_shape: tuple[int, ...],
     y: Tensor | None,
     steps: int,
@@ -192,7 +231,7 @@ def generate(
     """Samples in batches with a progress bar.
 
     Args:
-        denoiser: or a wrapper around one that keeps its ``process``.
+        denoiser: or a wrapper around one, see :mod:`ddpmlib.guidance`.
         image_shape: (C, H, W).
         y: labels (N,), or None together with ``n``.
         steps: network calls.

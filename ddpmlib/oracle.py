@@ -3,6 +3,8 @@
 They stand where a network would stand, so every sampler and every loss can be held against truth.
 """
 
+from __future__ import annotations
+
 import math
 
 import torch
@@ -21,12 +23,23 @@ class Mixture:
         weights: (K,), positive, normalised here.
         means: (K, ...) in the shape of the data.
         stds: (K,), not negative; 0 makes a component a point.
+        labels: the class of each component, (K,) int64 that cover 0..C−1; None: no classes.
+
+    Attributes:
+        null_label: C, the label that means none; None without classes.
 
     Raises:
-        ValueError: if shapes or signs are not like that.
+        ValueError: if shapes, signs or labels are not like that.
     """
 
-    def __init__(self, process: DDPM, weights: Tensor, means: Tensor, stds: Tensor) -> None:
+    def __init__(
+        self,
+        process: DDPM,
+        weights: Tensor,
+        means: Tensor,
+        stds: Tensor,
+        labels: Tensor | None = None,
+    ) -> None:
         if not len(means) or weights.shape != (len(means),) or stds.shape != weights.shape:
             raise ValueError(
                 f"need means, and one weight and one std for each: got {len(means)} means, "
@@ -39,13 +52,26 @@ class Mixture:
         self.means = means.flatten(1) if means.ndim > 1 else means[:, None]
         self.log_weights = (weights / weights.sum()).log()
         self.variances = stds**2
+        self.labels = None if labels is None else _checked_labels(labels, len(means))
+        self.null_label = None if self.labels is None else int(self.labels.max()) + 1
 
     @equation("2.15", "2.16")
     def __call__(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
-        """The exact posterior mean E[x_0 | x_t], x_t (B, ...); labels are ignored."""
+        """The exact posterior mean E[x_0 | x_t], x_t (B, ...).
+
+        Args:
+            y: labels (B,), the null label among them, for E[x_0 | x_t, y]; ignored if the mixture
+                has no classes.
+
+        Raises:
+            ValueError: if the labels are not of that kind.
+        """
         x = self._flat(x_t)
         scale, means, var, variances = self._at(t, x)
-        share = torch.softmax(self._log_joint(x, means, scale, var), dim=1)  # p(k | x_t)
+        log_joint = self._log_joint(x, means, scale, var)
+        if y is not None and self.labels is not None:
+            log_joint = log_joint.masked_fill(~self._members(y, len(x)), -math.inf)
+        share = torch.softmax(log_joint, dim=1)  # p(k | x_t)
         gain = scale * variances / var  # regression of x_0 on x_t inside one component
         x0 = (share * (1 - gain * scale)) @ means + (share * gain).sum(1, keepdim=True) * x
         return Prediction(x0.reshape(x_t.shape))
@@ -68,6 +94,34 @@ class Mixture:
         share = torch.softmax(self._log_joint(x, means, scale, var), dim=1) / var
         return (scale * (share @ means) - share.sum(1, keepdim=True) * x).reshape(x_t.shape)
 
+    def class_logits(self, x_t: Tensor, t: Time) -> Tensor:
+        """log q(y | x_t), (B, C): the classifier that no network could beat, at every noise level.
+
+        Raises:
+            ValueError: if the mixture has no classes; at t = 0 as :meth:`log_prob`.
+        """
+        if self.labels is None:
+            raise ValueError("a mixture without labels has no classes to tell apart")
+        x = self._flat(x_t)
+        scale, means, var, _ = self._at(t, x)
+        log_joint = self._log_joint(x, means, scale, var).log_softmax(1)
+        classes = [self.labels.to(x.device) == c for c in range(self.null_label or 0)]
+        return torch.stack([log_joint[:, c].logsumexp(1) for c in classes], dim=1)
+
+    def given(self, y: int) -> Mixture:
+        """q(x_0 | y) as a mixture of its own, without classes.
+
+        Raises:
+            ValueError: if there is no such class.
+        """
+        if self.labels is None or not bool((self.labels == y).any()):
+            raise ValueError(f"the mixture has no class {y}")
+        keep = self.labels == y
+        means = self.means.reshape(-1, *self.shape)[keep]
+        return Mixture(
+            self.process, self.log_weights[keep].exp(), means, self.variances[keep].sqrt()
+        )
+
     def draw(self, n: int, t: int = 0, generator: torch.Generator | None = None) -> Tensor:
         """n samples of q(x_t), (n, ...); t = 0 draws data."""
         k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
@@ -82,6 +136,18 @@ class Mixture:
                 f"expected data of shape (B, *{tuple(self.shape)}), got {tuple(x_t.shape)}"
             )
         return x_t.flatten(1) if x_t.ndim > 1 else x_t[:, None]
+
+    def _members(self, y: Tensor, n: int) -> Tensor:
+        """Which components belong to each sample's label, (n, K)."""
+        assert self.labels is not None and self.null_label is not None
+        if y.shape != (n,) or y.dtype != torch.int64:
+            raise ValueError(f"need one int64 label per sample, ({n},), got {tuple(y.shape)}")
+        if n and not 0 <= int(y.min()) <= int(y.max()) <= self.null_label:
+            raise ValueError(
+                f"labels must lie in 0..{self.null_label - 1} ({self.null_label} is the null one)"
+            )
+        labels = self.labels.to(y.device)
+        return (y[:, None] == labels) | (y[:, None] == self.null_label)
 
     def _at(self, t: Time, x: Tensor) -> tuple[Coefficient, Tensor, Tensor, Tensor]:
         """Scale, means, the components' variances at time t, (1 or B, K), and at time 0."""
@@ -107,15 +173,24 @@ class Mixture:
 
 @equation("2.3")
 class FiniteData(Mixture):
-    """The data set itself as the distribution: equally likely points, (N, ...).
+    """The data set itself as the distribution: equally likely points, (N, ...), with labels (N,).
 
     Its denoiser is the best that any network could be on these data; sampled with it, every chain
     ends on a training image (Karras et al. 2022, appendix B.3).
     """
 
-    def __init__(self, process: DDPM, points: Tensor) -> None:
+    def __init__(self, process: DDPM, points: Tensor, labels: Tensor | None = None) -> None:
         ones = torch.ones(len(points), dtype=points.dtype)
-        super().__init__(process, ones, points, 0 * ones)
+        super().__init__(process, ones, points, 0 * ones, labels)
+
+
+def _checked_labels(labels: Tensor, components: int) -> Tensor:
+    whole = labels.dtype == torch.int64 and labels.shape == (components,)
+    if not whole or labels.unique().tolist() != list(range(int(labels.max()) + 1)):
+        raise ValueError(
+            f"labels must be int64, one for each of the {components} components, and cover 0..C-1"
+        )
+    return labels
 
 
 class Gaussian:

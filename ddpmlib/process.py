@@ -225,6 +225,17 @@ class DDPM:
             raise ValueError("clean data (t = 0) hold no noise to solve for; use t in 1..T")
         return (x_t - scale * x0) / std
 
+    def score_from_x0(self, x_t: Tensor, x0: Tensor, t: Time) -> Tensor:
+        """The score that a guess of x_0 implies: (√ᾱ_t x_0 − x_t) / (1−ᾱ_t), for t ≥ 1.
+
+        With x_0 = E[x_0|x_t] it is ∇ log q(x_t) (Tweedie's formula; Efron 2011).
+
+        Raises:
+            ValueError: if t = 0, or if the shapes differ.
+        """
+        _, std = self.kernel(t, x_t)
+        return -self.eps_from_x0(x_t, x0, t) / std
+
     # ---- look-ups ------------------------------------------------------------------------
 
     def _alpha_bar(self, t: Time, x: Tensor) -> Coefficient:

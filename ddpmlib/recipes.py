@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from ddpmlib import data, schedules
 from ddpmlib.denoiser import PARAMETERIZATIONS, Denoiser
 from ddpmlib.losses import ImportanceTimes, UniformTimes, l_hybrid, l_simple, l_vlb
-from ddpmlib.models import Classifier, ClassifierConfig, UNet, UNetConfig
+from ddpmlib.models import (
+    Classifier,
+    ClassifierConfig,
+    NoisyClassifier,
+    NoisyClassifierConfig,
+    UNet,
+    UNetConfig,
+)
 from ddpmlib.models.embedding import Embedding
 from ddpmlib.process import DDPM
 from ddpmlib.training import BatchLoss, Settings
@@ -73,8 +80,7 @@ class DiffusionRecipe:
         _choose("objective", self.objective, OBJECTIVES)
         _choose("times", self.times, TIMES)
         _check_name(self.name)
-        if not isinstance(self.T, int) or not 1 <= self.T <= 100_000:
-            raise ValueError(f"T counts steps, a whole number in 1..100,000, got {self.T!r}")
+        _check_T(self.T)
         if not 0 <= self.label_dropout <= 1:
             raise ValueError(f"label_dropout must lie in [0, 1], got {self.label_dropout}")
         learned = self.var_mix is None
@@ -162,7 +168,72 @@ class ClassifierRecipe:
         return batch_loss
 
 
-Recipe = DiffusionRecipe | ClassifierRecipe
+@dataclass(frozen=True)
+class NoisyClassifierRecipe:
+    """How a classifier that guides, p(y|x_t) at every noise level, is trained.
+
+    Attributes:
+        name: what the checkpoint is called.
+        data: one of :data:`ddpmlib.data.NAMES`.
+        net: shape of the half U-Net.
+        schedule, T: those of the denoiser that it will guide.
+        noisy: train on x_t; False trains the same net on clean images, which is told the same
+            times and so learns to ignore them: an ordinary classifier, to show that it guides ill.
+        reach: images are shifted by up to this many pixels before the noise.
+        flip: mirror images at random.
+        settings: optimiser and budget.
+    """
+
+    kind: ClassVar[str] = "noisy-classifier"
+    name: str
+    data: str
+    net: NoisyClassifierConfig
+    settings: Settings
+    schedule: str = "cosine"
+    T: int = 1000
+    noisy: bool = True
+    reach: int = 0
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        _choose("data", self.data, data.NAMES)
+        _choose("schedule", self.schedule, SCHEDULES)
+        _check_name(self.name)
+        _check_T(self.T)
+        if self.reach < 0:
+            raise ValueError(f"reach counts pixels and must not be negative, got {self.reach}")
+
+    def build(self) -> NoisyClassifier:
+        """A classifier with fresh weights, reproducible from the seed."""
+        process = DDPM(SCHEDULES[self.schedule](self.T))
+        return _seeded(self.settings.seed, lambda: NoisyClassifier(self.net, process))
+
+    def loss(self) -> BatchLoss:
+        """Cross-entropy at uniformly drawn times, on noised (shifted, mirrored) images."""
+        process = DDPM(SCHEDULES[self.schedule](self.T))
+
+        def batch_loss(
+            model: nn.Module, x: Tensor, y: Tensor | None, generator: torch.Generator
+        ) -> Tensor:
+            if y is None:
+                raise ValueError("a classifier needs labels")
+            x = data.random_shift(x, generator, self.reach) if self.reach else x
+            x = data.random_flip(x, generator) if self.flip else x
+            t, _ = UniformTimes(self.T).draw(len(x), generator)
+            if self.noisy:
+                eps = torch.randn(x.shape, device=x.device, generator=generator)
+                x = process.q_sample(x, t, eps)
+            return nn.functional.cross_entropy(model(x, t).float(), y)
+
+        return batch_loss
+
+
+Recipe = DiffusionRecipe | ClassifierRecipe | NoisyClassifierRecipe
+NETS: dict[type[Recipe], type] = {
+    DiffusionRecipe: UNetConfig,
+    ClassifierRecipe: ClassifierConfig,
+    NoisyClassifierRecipe: NoisyClassifierConfig,
+}
 
 
 def diffusion_loss(
@@ -214,11 +285,11 @@ def from_dict(values: dict[str, Any]) -> Recipe:
     """
     values = dict(values)
     kind = values.pop("kind", None)
-    if kind == DiffusionRecipe.kind:
-        return DiffusionRecipe(**_typed(DiffusionRecipe, values, UNetConfig))
-    if kind == ClassifierRecipe.kind:
-        return ClassifierRecipe(**_typed(ClassifierRecipe, values, ClassifierConfig))
-    raise ValueError(f"a recipe is of kind 'diffusion' or 'classifier', got {kind!r}")
+    for recipe, net in NETS.items():
+        if kind == recipe.kind:
+            return recipe(**_typed(recipe, values, net))
+    kinds = [repr(recipe.kind) for recipe in NETS]
+    raise ValueError(f"a recipe is of kind {', '.join(kinds[:-1])} or {kinds[-1]}, got {kind!r}")
 
 
 def changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
@@ -299,6 +370,11 @@ def _check_name(name: str) -> None:
         raise ValueError(f"a recipe's name is a plain file name, got {name!r}")
 
 
+def _check_T(T: Any) -> None:
+    if not isinstance(T, int) or not 1 <= T <= 100_000:
+        raise ValueError(f"T counts steps, a whole number in 1..100,000, got {T!r}")
+
+
 def _choose(name: str, value: str, choices: Any) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
@@ -314,7 +390,13 @@ def _unet(**options: Any) -> UNetConfig:
     return UNetConfig(**({"num_classes": 10} | options))
 
 
-_SMALL = {"width": 32, "mults": (1, 2), "attention": (False, True), "heads": 2}
+_SMALL: dict[str, Any] = {"width": 32, "mults": (1, 2), "attention": (False, True), "heads": 2}
+
+
+def _half_unet(**options: Any) -> NoisyClassifierConfig:
+    return NoisyClassifierConfig(**(_SMALL | {"dropout": 0.1} | options))
+
+
 RECIPES: dict[str, Recipe] = {
     r.name: r
     for r in (
@@ -364,6 +446,26 @@ RECIPES: dict[str, Recipe] = {
             "fashion_mnist",
             ClassifierConfig(width=24),
             Settings(steps=6_000, batch_size=128, lr=3e-3, ema=0.995),
+            flip=True,
+        ),
+        NoisyClassifierRecipe(
+            "digits-noisy-classifier",
+            "digits",
+            _half_unet(width=16),
+            Settings(steps=1_000, batch_size=64, lr=3e-3, weight_decay=0.05, ema=0.99),
+            reach=1,
+        ),
+        NoisyClassifierRecipe(
+            "mnist-noisy-classifier",
+            "mnist",
+            _half_unet(patch=2),
+            Settings(steps=6_000, batch_size=128, lr=2e-3, weight_decay=0.05),
+        ),
+        NoisyClassifierRecipe(
+            "fashion_mnist-noisy-classifier",
+            "fashion_mnist",
+            _half_unet(patch=2),
+            Settings(steps=8_000, batch_size=128, lr=2e-3, weight_decay=0.05),
             flip=True,
         ),
     )

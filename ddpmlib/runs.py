@@ -89,12 +89,12 @@ def _check_fits(recipe: Recipe, images: data.Images) -> None:
         raise ValueError(f"{images.name} has {channels} channels, the net {recipe.net.channels}")
     if classes != images.num_classes and not (unlabelled and classes == 0):
         raise ValueError(f"{images.name} has {images.num_classes} classes, the net {classes}")
-    if isinstance(recipe, DiffusionRecipe) and any(s % recipe.net.side_divisor for s in sides):
+    if not isinstance(recipe, ClassifierRecipe) and any(s % recipe.net.side_divisor for s in sides):
         raise ValueError(
             f"{images.name} is {sides[0]} × {sides[1]} pixels, and this net needs sides that are "
             f"multiples of {recipe.net.side_divisor} (patch and levels halve them)"
         )
-    if isinstance(recipe, ClassifierRecipe) and recipe.reach >= min(sides):
+    if not isinstance(recipe, DiffusionRecipe) and recipe.reach >= min(sides):
         raise ValueError(f"reach = {recipe.reach} shifts images of side {min(sides)} out of sight")
 
 

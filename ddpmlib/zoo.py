@@ -105,8 +105,9 @@ def load(name: str | Path, device: torch.device | str | None = None) -> tuple[An
         device: where to put it, by default a GPU if there is one.
 
     Returns:
-        a :class:`~ddpmlib.denoiser.Denoiser` or a :class:`~ddpmlib.models.Classifier`, in
-        evaluation mode without gradients, and its :class:`Card`.
+        a :class:`~ddpmlib.denoiser.Denoiser`, :class:`~ddpmlib.models.Classifier` or
+        :class:`~ddpmlib.models.NoisyClassifier`, in evaluation mode and without gradients of its
+        weights, and its :class:`Card`.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint.

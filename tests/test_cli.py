@@ -194,6 +194,22 @@ def test_seed_eta_and_steps_decide_the_picture(runs):
         assert drawn(*other) != plain, other
 
 
+def test_a_noisy_classifier_and_its_clean_twin_from_the_command_line(cwd, shipped, capsys):
+    words = ["train", "digits-noisy-classifier", "--steps", "2", "--device", "cpu", "--set"]
+    words += ["net.width=8", "T=20"]
+    assert main(words) == 0
+    assert main([*words, "noisy=false", "name=twin", "--out", "runs/twin"]) == 0
+    cards = [
+        zoo.Card.read(Path(f"runs/{n}/model.json")) for n in ("digits-noisy-classifier", "twin")
+    ]
+    assert [c.recipe["noisy"] for c in cards] == [True, False]
+    assert cards[0].sha256 != cards[1].sha256
+    assert main(["ship", "runs/twin"]) == 0 and main(["evaluate", "twin", "--device", "cpu"]) == 0
+    assert "test accuracy under noise" in capsys.readouterr().out
+    sentence = said(capsys, ["sample", "digits-noisy-classifier", "--device", "cpu"])
+    assert re.search("digits-noisy-classifier is a classifier: it .* draws none", sentence)
+
+
 def test_labels_are_passed_on(runs, monkeypatch):
     asked, real = [], evaluation.generate
     monkeypatch.setattr(

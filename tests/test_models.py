@@ -9,8 +9,17 @@ from torch import Tensor, nn
 from ddpmlib import schedules
 from ddpmlib.denoiser import EPS, Denoiser
 from ddpmlib.losses import l_simple
-from ddpmlib.models import MLP, Classifier, ClassifierConfig, UNet, UNetConfig
+from ddpmlib.models import (
+    MLP,
+    Classifier,
+    ClassifierConfig,
+    NoisyClassifier,
+    NoisyClassifierConfig,
+    UNet,
+    UNetConfig,
+)
 from ddpmlib.models.embedding import Embedding, sinusoidal
+from ddpmlib.models.noisy_classifier import AttentionPool
 from ddpmlib.models.unet import AdaGN, Block, Downsample, SelfAttention, Upsample
 from ddpmlib.process import DDPM
 
@@ -411,3 +420,136 @@ def test_a_gradient_reaches_every_parameter_of_the_classifier() -> None:
 def test_the_classifier_refuses_other_images(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected images of shape \(B, 1, H, W\), sides >= 4"):
         Classifier(ClassifierConfig())(torch.zeros(shape))
+
+
+# ---- the classifier of noisy images ------------------------------------------------------
+
+HALVES = {
+    "one level": {"mults": (1,), "attention": (False,), "heads": 1},
+    "attention": {"mults": (1, 2), "attention": (False, True), "heads": 2, "blocks": 2},
+    "patches, colour": {
+        "channels": 3, "mults": (1, 2), "attention": (False, False), "heads": 4, "patch": 2,
+    },
+}  # fmt: skip
+each_half = pytest.mark.parametrize("shape", HALVES.values(), ids=HALVES)
+
+
+def half(shape: dict, num_classes: int = 5) -> NoisyClassifier:
+    config = NoisyClassifierConfig(width=8, groups=4, num_classes=num_classes, **shape)
+    net = randomise(NoisyClassifier(config))
+    assert isinstance(net, NoisyClassifier)
+    return net
+
+
+@each_half
+def test_a_noisy_classifier_has_logits_for_images_of_any_side(shape: dict) -> None:
+    net, t = half(shape), torch.tensor([1, 500, 1000])
+    for side in (1, 2, 5):
+        assert net(images(net.config, 3, side), t).shape == (3, 5)
+
+
+@each_half
+def test_a_noisy_classifier_hears_the_time(shape: dict) -> None:
+    net = half(shape)
+    x = images(net.config, 1).repeat(3, 1, 1, 1)
+    logits = net(x, torch.tensor([1, 500, 500])).detach()
+    assert float((logits[0] - logits[1]).abs().max()) > 1e-3
+    torch.testing.assert_close(logits[1], logits[2])
+
+
+@each_half
+def test_the_gradient_of_a_batch_is_each_samples_own(shape: dict) -> None:
+    """Classifier guidance sums over the batch; a batch norm, say, would mix the gradients."""
+    net = half(shape).double()
+    x, t = images(net.config).double().requires_grad_(), torch.tensor([3, 40, 900])
+    (together,) = torch.autograd.grad(net(x, t).log_softmax(1)[:, 2].sum(), x)
+    for i in range(3):
+        one = x[i : i + 1].detach().requires_grad_()
+        (alone,) = torch.autograd.grad(net(one, t[i : i + 1]).log_softmax(1)[:, 2].sum(), one)
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-9, atol=1e-12)
+        assert float(alone.abs().max()) > 0
+
+
+@each_half
+def test_a_gradient_reaches_every_parameter_of_the_noisy_classifier(shape: dict) -> None:
+    net = half(shape)
+    x = images(net.config, 5)
+    nn.functional.cross_entropy(net(x, torch.arange(5)), torch.arange(5)).backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None and bool(p.grad.isfinite().all()), name
+        # A key's bias shifts all scores of a query alike, and softmax forgets it.
+        keys = name in ("pool.key_value.bias",) or name.endswith("qkv.bias")
+        assert keys or float(p.grad.abs().max()) > 0, name
+
+
+def test_an_untrained_noisy_classifier_already_listens() -> None:
+    """The zero starts inside its blocks leave the path through the skips open."""
+    net = NoisyClassifier(NoisyClassifierConfig(width=8, groups=4, heads=2))
+    x, t = torch.randn(4, 1, 8, 8, requires_grad=True), torch.full((4,), 9)
+    (slope,) = torch.autograd.grad(net(x, t).log_softmax(1)[:, 0].sum(), x)
+    assert bool((slope.flatten(1).abs().amax(1) > 0).all())
+
+
+def test_attention_pooling_is_what_loops_say() -> None:
+    torch.manual_seed(1)
+    pool, h = AttentionPool(6, 2).double(), torch.randn(2, 6, 2, 3, dtype=F64)
+    with torch.no_grad():
+        found = pool(h)
+        for b in range(2):
+            pixels = [h[b, :, i, j] for i in range(2) for j in range(3)]
+            tokens = [sum(pixels) / 6, *pixels]
+            q, heads = pool.query(tokens[0]), []
+            pairs = [pool.key_value(token) for token in tokens]
+            for part in (slice(0, 3), slice(3, 6)):
+                scores = [float(q[part] @ kv[:6][part]) / math.sqrt(3) for kv in pairs]
+                weights = [math.exp(s) / sum(math.exp(r) for r in scores) for s in scores]
+                heads.append(sum(w * kv[6:][part] for w, kv in zip(weights, pairs, strict=True)))
+            torch.testing.assert_close(found[b], pool.out(torch.cat(heads)))
+
+
+def test_a_noisy_classifier_is_the_half_of_a_unet() -> None:
+    """The same configuration: the same blocks down, and none up."""
+    shape = {"width": 8, "mults": (1, 2), "attention": (False, True), "heads": 2, "groups": 4}
+    net, whole = NoisyClassifier(NoisyClassifierConfig(**shape)), UNet(UNetConfig(**shape))
+    ours = {k: v.shape for k, v in net.down.state_dict().items()}
+    assert ours == {k: v.shape for k, v in whole.down.state_dict().items()}
+    assert sum(p.numel() for p in net.parameters()) < sum(p.numel() for p in whole.parameters())
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8), (2, 3, 8, 8), (2, 1, 9, 8), (2, 1, 8, 10)])
+def test_the_noisy_classifier_refuses_other_images(shape: tuple[int, ...]) -> None:
+    net = NoisyClassifier(NoisyClassifierConfig(width=8, groups=4))
+    with pytest.raises(ValueError, match=r"shape \(B, 1, H, W\) with H and W multiples of 4"):
+        net(torch.zeros(shape), torch.ones(2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"num_classes": 1}, "at least 2 classes, got 1"),
+        ({"num_classes": -1}, "num_classes >= 0"),
+        ({"width": 9}, "must be even and a multiple"),
+        ({"mults": ()}, "one entry a level"),
+    ],
+)
+def test_a_half_unet_that_cannot_be_built_is_refused(change: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        NoisyClassifierConfig(**change)
+
+
+# ---- the null label ----------------------------------------------------------------------
+
+
+def test_networks_name_their_null_label_and_each_sample_may_carry_it() -> None:
+    for net, x in (
+        (randomise(UNet(CONFIGS["patches"])), images(CONFIGS["patches"])),
+        (randomise(MLP(2, 8, 1, num_classes=3)), torch.randn(3, 2)),
+    ):
+        t = torch.tensor([5, 6, 7])
+        assert net.null_label == 3
+        mixed = net(x, t, torch.tensor([1, 3, 3]))
+        torch.testing.assert_close(mixed[1:], net(x, t)[1:])
+        torch.testing.assert_close(mixed[:1], net(x, t, torch.tensor([1, 0, 0]))[:1])
+        assert not torch.allclose(mixed[:1], net(x, t)[:1])
+    assert MLP(2, 8, 1).null_label is None and UNet(SMALL).null_label is None
+    assert Denoiser(MLP(2, 8, 1), DDPM(schedules.cosine(9))).null_label is None

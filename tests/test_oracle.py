@@ -400,3 +400,86 @@ def test_a_matrix_that_is_no_covariance_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=sentence):
         oracle.Gaussian(PROCESS, mean, cov)
+
+
+# ---- classes -----------------------------------------------------------------------------
+
+LABELS = torch.tensor([1, 0, 1, 2])
+
+
+def labelled(*shape: int) -> oracle.Mixture:
+    """The components of `mixture`, in three classes."""
+    return oracle.Mixture(
+        PROCESS, f64(1, 2, 3, 4), normal(4, *shape, seed=7), f64(0.3, 0.05, 0.6, 0.1), LABELS
+    )
+
+
+def part(c: int, *shape: int) -> oracle.Mixture:
+    keep = c == LABELS
+    return oracle.Mixture(
+        PROCESS,
+        f64(1, 2, 3, 4)[keep],
+        normal(4, *shape, seed=7)[keep],
+        f64(0.3, 0.05, 0.6, 0.1)[keep],
+    )
+
+
+@pytest.mark.parametrize("shape", [(), (2,), (1, 2, 3)])
+@pytest.mark.parametrize("t", TIMES)
+def test_each_label_gets_the_belief_of_its_class(t: int, shape: tuple[int, ...]) -> None:
+    exact, x, y = labelled(*shape), normal(8, *shape), torch.arange(8) % 4
+    assert exact.null_label == 3
+    found = exact(x, t, y).x0
+    for c, alone in enumerate([*(part(c, *shape) for c in range(3)), mixture(*shape)]):
+        expected = alone(x[y == c], t).x0
+        torch.testing.assert_close(found[y == c], expected, rtol=1e-12, atol=1e-12)
+        if c < 3:
+            again = exact.given(c)(x[y == c], t).x0
+            torch.testing.assert_close(again, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(exact(x, t).x0, mixture(*shape)(x, t).x0)
+
+
+@pytest.mark.parametrize("t", TIMES)
+def test_class_logits_are_bayes_rule(t: int) -> None:
+    x = normal(9, 2)
+    found = labelled(2).class_logits(x, t)
+    joint = [math.log(w) + part(c, 2).log_prob(x, t) for c, w in enumerate((0.2, 0.4, 0.4))]
+    expected = torch.stack(joint, 1) - mixture(2).log_prob(x, t)[:, None]
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found.exp().sum(1), torch.ones(9, dtype=F64))
+    times = torch.full((9,), t)
+    torch.testing.assert_close(labelled(2).class_logits(x, times), found)
+
+
+def test_a_class_is_a_mixture_of_its_own() -> None:
+    alone, expected = labelled(1, 2, 3).given(1), part(1, 1, 2, 3)
+    x = normal(5, 1, 2, 3)
+    torch.testing.assert_close(alone.log_prob(x, 20), expected.log_prob(x, 20))
+    assert alone.labels is None and alone.null_label is None
+    points = oracle.FiniteData(PROCESS, normal(4, 2), LABELS)
+    assert torch.equal(points.given(0).draw(3, generator=seeded()), normal(4, 2)[1].expand(3, 2))
+
+
+def test_without_classes_labels_are_ignored() -> None:
+    x = normal(3, 2)
+    assert torch.equal(mixture(2)(x, 20, torch.tensor([7, 8, 9])).x0, mixture(2)(x, 20).x0)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: labelled(2)(normal(3, 2), 20, torch.tensor([0, 1, 4])), "0..2 .3 is the null"),
+        (lambda: labelled(2)(normal(3, 2), 20, torch.tensor([0, 1, -1])), "0..2"),
+        (lambda: labelled(2)(normal(3, 2), 20, torch.tensor([0, 1])), "one int64 label per sample"),
+        (lambda: labelled(2)(normal(3, 2), 20, f64(0, 1, 2)), "one int64 label per sample"),
+        (lambda: labelled(2).given(3), "no class 3"),
+        (lambda: mixture(2).given(0), "no class 0"),
+        (lambda: mixture(2).class_logits(normal(3, 2), 20), "without labels has no classes"),
+        (lambda: oracle.FiniteData(PROCESS, normal(3, 2), torch.tensor([0, 2, 2])), "cover 0..C-1"),
+        (lambda: oracle.FiniteData(PROCESS, normal(3, 2), torch.tensor([0, 1])), "each of the 3"),
+        (lambda: oracle.FiniteData(PROCESS, normal(3, 2), f64(0, 1, 2)), "int64"),
+    ],
+)
+def test_labels_that_fit_nothing_are_refused(call, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        call()

@@ -8,13 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from ddpmlib import data, recipes, runs, training, zoo
+from ddpmlib import data, evaluation, recipes, runs, training, zoo
 from ddpmlib.denoiser import PARAMETERIZATIONS, Denoiser
 from ddpmlib.files import read_safetensors
 from ddpmlib.losses import UniformTimes
-from ddpmlib.models import Classifier, ClassifierConfig, UNetConfig
+from ddpmlib.models import (
+    Classifier,
+    ClassifierConfig,
+    NoisyClassifier,
+    NoisyClassifierConfig,
+    UNetConfig,
+)
 from ddpmlib.process import DDPM
-from ddpmlib.recipes import RECIPES, ClassifierRecipe, DiffusionRecipe
+from ddpmlib.recipes import RECIPES, ClassifierRecipe, DiffusionRecipe, NoisyClassifierRecipe
 from ddpmlib.schedules import cosine
 from ddpmlib.training import Settings
 
@@ -23,6 +29,13 @@ NET = UNetConfig(
 )
 TINY = DiffusionRecipe("tiny", "digits", NET, Settings(steps=3, batch_size=4), T=40)
 JUDGE = ClassifierRecipe("judge", "digits", ClassifierConfig(width=4), Settings(steps=3))
+GUIDE = NoisyClassifierRecipe(
+    "guide",
+    "digits",
+    NoisyClassifierConfig(width=8, mults=(1,), attention=(False,), heads=1, groups=4),
+    Settings(steps=3, batch_size=4),
+    T=40,
+)
 each_recipe = pytest.mark.parametrize("name", RECIPES)
 
 
@@ -59,7 +72,11 @@ def test_defaults_may_be_left_out():
 @pytest.mark.parametrize(
     ("path", "value", "match"),
     [
-        (("kind",), "autoregressive", "kind 'diffusion' or 'classifier', got 'autoregressive'"),
+        (
+            ("kind",),
+            "autoregressive",
+            "kind 'diffusion', 'classifier' or 'noisy-classifier', got 'auto",
+        ),
         (("kind",), None, "got None"),
         (("depth",), 3, "DiffusionRecipe has no field 'depth'"),
         (("net", "depth"), 3, "UNetConfig has no field 'depth'"),
@@ -115,7 +132,7 @@ def test_a_classifier_has_no_schedule():
 # ---- building ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", [TINY, JUDGE], ids=["diffusion", "classifier"])
+@pytest.mark.parametrize("recipe", [TINY, JUDGE, GUIDE], ids=lambda r: r.kind)
 def test_build_is_reproducible_and_leaves_the_global_generator_alone(recipe):
     torch.manual_seed(123)
     before = torch.get_rng_state()
@@ -229,9 +246,9 @@ def test_flips_only_where_the_recipe_says_so(monkeypatch, flip):
     calls = []
     monkeypatch.setattr(data, "random_flip", lambda x, g: calls.append(len(x)) or x)
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
-    for recipe in (replace(TINY, flip=flip), replace(JUDGE, flip=flip)):
-        recipe.loss()(recipe.build(), x, y, generator())
-    assert calls == ([4, 4] if flip else [])
+    for recipe in (TINY, JUDGE, GUIDE):
+        replace(recipe, flip=flip).loss()(recipe.build(), x, y, generator())
+    assert calls == ([4, 4, 4] if flip else [])
 
 
 def test_digits_are_never_mirrored():
@@ -252,6 +269,82 @@ def test_a_classifier_learns_from_shifted_images_and_needs_labels(monkeypatch):
     assert loss.item() == pytest.approx(nn.functional.cross_entropy(logits, y).item(), rel=1e-5)
     with pytest.raises(ValueError, match="needs labels"):
         recipe.loss()(model, x, None, generator())
+
+
+def test_a_noisy_classifier_is_built_as_written():
+    model = replace(GUIDE, schedule="linear").build()
+    assert isinstance(model, NoisyClassifier) and model.config == GUIDE.net
+    expected = DDPM(recipes.SCHEDULES["linear"](40)).alpha_bar
+    assert torch.equal(model.process.alpha_bar, expected)
+
+
+@pytest.mark.parametrize("noisy", [True, False])
+def test_a_noisy_classifier_learns_from_x_t_and_its_twin_from_clean_images(noisy):
+    """Both are told the same times; only the images differ."""
+    asked = []
+
+    class Net(nn.Module):
+        def forward(self, x, t):
+            asked.append((x, t))
+            return torch.stack([x.flatten(1).sum(1), t.float()], 1)
+
+    x, y = torch.rand(64, 1, 8, 8, generator=generator()), torch.arange(64) % 2
+    loss = replace(GUIDE, noisy=noisy).loss()(Net(), x, y, generator(3))
+    ((seen, t),) = asked
+    g = generator(3)
+    times = torch.randint(1, 41, (64,), generator=g)
+    assert torch.equal(t, times) and int(t.min()) < 5 and int(t.max()) > 36
+    eps = torch.randn(x.shape, generator=g)
+    expected = DDPM(cosine(40)).q_sample(x, t, eps) if noisy else x
+    assert torch.equal(seen, expected)
+    logits = torch.stack([expected.flatten(1).sum(1), t.float()], 1)
+    assert float(loss) == pytest.approx(float(nn.functional.cross_entropy(logits, y)), rel=1e-6)
+    with pytest.raises(ValueError, match="needs labels"):
+        GUIDE.loss()(Net(), x, None, generator())
+
+
+def test_a_noisy_classifier_shifts_images_before_the_noise(monkeypatch):
+    seen = []
+    real = data.random_shift
+    monkeypatch.setattr(data, "random_shift", lambda x, g, r: seen.append((x, r)) or real(x, g, r))
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+    for reach in (0, 2):
+        recipe = replace(GUIDE, reach=reach)
+        recipe.loss()(recipe.build(), x, y, generator())
+    ((shifted, reach),) = seen
+    assert torch.equal(shifted, x) and reach == 2
+
+
+def test_guiding_recipes_share_the_noise_of_the_denoiser_of_their_data():
+    """Else ClassifierGuidance refuses the pair."""
+    guides = [r for r in RECIPES.values() if isinstance(r, NoisyClassifierRecipe)]
+    assert {r.name for r in guides} == {
+        f"{d}-noisy-classifier" for d in ("digits", "mnist", "fashion_mnist")
+    }
+    for guide in guides:
+        denoiser = RECIPES[guide.data]
+        assert (guide.schedule, guide.T) == (denoiser.schedule, denoiser.T) and guide.noisy
+
+
+def test_a_noisy_classifier_tells_digits_apart_once_the_noise_is_gone():
+    """A few seconds of training: right near the data, by chance in pure noise, between between."""
+    images = data.load("digits")
+    recipe = replace(
+        GUIDE,
+        net=NoisyClassifierConfig(width=16, mults=(1, 2), attention=(False, False), heads=2),
+        settings=Settings(steps=250, batch_size=64, lr=1e-2, warmup=10, ema=0.95),
+    )
+    trainer = training.Trainer(
+        recipe.build(), recipe.loss(), images.x_train, images.y_train, recipe.settings,
+        device="cpu",
+    )  # fmt: skip
+    for _ in training.fit(trainer):
+        pass
+    found = evaluation.accuracy_under_noise(trainer.averaged, images)
+    assert found["times"] == [1, *range(4, 41, 4)] and found["n"] == 355
+    at = dict(zip(found["times"], found["at_times"], strict=True))
+    assert at[1] > 0.6 and 0.2 < at[20] < at[1] and at[40] < 0.2
+    assert found["value"] == pytest.approx(sum(at.values()) / 11, abs=1e-4)
 
 
 # ---- a learned variance, and times that are not uniform ------------------------------------------
@@ -468,6 +561,12 @@ def test_a_change_that_does_not_fit_is_one_sentence(name, value, match):
         ("digits-classifier", {"reach": -1}, "reach .* got -1"),
         ("digits-classifier", {"net.width": 0}, "width must be at least 1, got 0"),
         ("digits-classifier", {"name": "a/b"}, "plain file name, got 'a/b'"),
+        ("digits-noisy-classifier", {"reach": -1}, "reach .* got -1"),
+        ("digits-noisy-classifier", {"T": 0}, "T counts steps"),
+        ("digits-noisy-classifier", {"schedule": "square"}, "schedule must be one of"),
+        ("digits-noisy-classifier", {"noisy": 1}, "noisy must be true or false, got 1"),
+        ("digits-noisy-classifier", {"net.num_classes": 1}, "at least 2 classes, got 1"),
+        ("digits-noisy-classifier", {"name": "a/b"}, "plain file name, got 'a/b'"),
     ],
 )
 def test_a_recipe_that_can_build_nothing_is_refused(name, changes, sentence) -> None:

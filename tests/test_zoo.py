@@ -12,8 +12,17 @@ from safetensors.torch import save_file
 
 from ddpmlib import data, evaluation, recipes, runs, training, zoo
 from ddpmlib.denoiser import Denoiser
-from ddpmlib.models import Classifier, ClassifierConfig, UNetConfig
-from ddpmlib.recipes import ClassifierRecipe, DiffusionRecipe
+from ddpmlib.guidance import ClassifierGuidance
+from ddpmlib.models import (
+    Classifier,
+    ClassifierConfig,
+    NoisyClassifier,
+    NoisyClassifierConfig,
+    UNetConfig,
+)
+from ddpmlib.process import DDPM
+from ddpmlib.recipes import ClassifierRecipe, DiffusionRecipe, NoisyClassifierRecipe
+from ddpmlib.schedules import linear
 from ddpmlib.training import Settings, TrainingDiverged, read_safetensors
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +33,17 @@ JUDGE = ClassifierRecipe(
     "digits",
     ClassifierConfig(width=4, features=8),
     Settings(steps=40, batch_size=32, lr=1e-2, warmup=5, ema=0.5),
+)
+
+
+GUIDE = NoisyClassifierRecipe(
+    "guide",
+    "digits",
+    NoisyClassifierConfig(width=8, mults=(1,), attention=(False,), heads=1, groups=4),
+    Settings(steps=3, batch_size=8, warmup=2, ema=0.5),
+    schedule="linear",
+    T=40,
+    reach=1,
 )
 
 
@@ -564,6 +584,60 @@ def test_the_search_for_unpickling_finds_it(source):
     assert list(unpicklers(source))
 
 
+# ---- a classifier that guides ------------------------------------------------------------------
+
+
+def test_a_noisy_classifier_is_trained_shipped_loaded_and_measured(tmp_path, shipped):
+    card = runs.train(GUIDE, tmp_path / "run", device="cpu")
+    assert card.num_classes == 10 and recipes.from_dict(card.recipe) == GUIDE
+    path = zoo.ship(tmp_path / "run")
+    assert path == shipped / "guide.safetensors"
+    model, card = zoo.load("guide", "cpu")
+    assert isinstance(model, NoisyClassifier) and not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    assert torch.equal(model.process.alpha_bar, DDPM(linear(40)).alpha_bar)
+    (entry,) = evaluation.evaluate("guide", device="cpu")
+    assert zoo.Card.read(path.with_suffix(".json")).metrics == [entry]
+    again = evaluation.accuracy_under_noise(model, data.load("digits"))
+    assert entry["at_times"] == again["at_times"] and entry["metric"].endswith("under noise")
+    with pytest.raises(ValueError, match="guide is a classifier: it is measured by its accuracy"):
+        evaluation.evaluate("guide", metrics=["fid"], device="cpu")
+    evaluation.evaluate("guide", seed=1, device="cpu")
+    assert len(zoo.Card.read(path.with_suffix(".json")).metrics) == 2
+
+
+def test_a_loaded_classifier_guides_a_denoiser_of_its_noise_and_no_other(tmp_path):
+    runs.train(GUIDE, tmp_path / "run", device="cpu")
+    model, _ = zoo.load(tmp_path / "run", "cpu")
+    denoiser = replace(TINY, schedule="linear", T=40).build().eval()
+    x, y = torch.randn(4, 1, 8, 8), torch.arange(4)
+    with torch.no_grad():
+        guided = ClassifierGuidance(denoiser, model, 2.0)(x, 20, y).x0
+        assert float((guided - denoiser(x, 20, y).x0).abs().max()) > 0
+    with pytest.raises(ValueError, match="both must see the same x_t"):
+        ClassifierGuidance(TINY.build(), model)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"net.mults": [1] * 5, "net.attention": [False] * 5}, "8 × 8 pixels.* multiples of 16"),
+        ({"reach": 8}, "reach = 8 shifts images of side 8 out of sight"),
+        ({"net.num_classes": 7}, "digits has 10 classes, the net 7"),
+        ({"net.channels": 3}, "digits has 1 channels, the net 3"),
+    ],
+)
+def test_a_noisy_classifier_that_does_not_fit_its_data_is_refused(tmp_path, change, match):
+    with pytest.raises(ValueError, match=match):
+        runs.train(recipes.changed(GUIDE, change), tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_classifier_without_a_process_is_not_measured_under_noise():
+    with pytest.raises(ValueError, match="knows no process"):
+        evaluation.accuracy_under_noise(NoisyClassifier(GUIDE.net), data.load("digits"))
+
+
 # ---- what the project ships --------------------------------------------------------------------
 
 CHECKPOINTS = sorted((ROOT / "data" / "checkpoints").glob("*.safetensors"))
@@ -580,7 +654,8 @@ def test_every_shipped_checkpoint_loads_and_its_card_is_truthful(path):
     model, card = zoo.load(path.stem, "cpu")
     assert card.name == path.stem and path.stat().st_size < 8e6
     recipe = recipes.from_dict(card.recipe)
-    assert isinstance(model, Denoiser if recipe.kind == "diffusion" else Classifier)
+    kinds = {DiffusionRecipe: Denoiser, NoisyClassifierRecipe: NoisyClassifier}
+    assert isinstance(model, kinds.get(type(recipe), Classifier))
     assert card.parameters == sum(p.numel() for p in model.parameters())
     floating = {str(v.dtype) for v in weights(path).values() if v.is_floating_point()}
     assert floating == {f"torch.{card.dtype}"}
@@ -612,6 +687,11 @@ def test_every_shipped_model_does_its_work(path):
         images = data.load("digits")
         right = model(data.to_float(images.x_test)).argmax(1) == images.y_test
         assert float(right.float().mean()) > 0.95
+    elif isinstance(model, NoisyClassifier):
+        if card.recipe["data"] != "digits":
+            pytest.skip("its data set is not embedded")
+        found = evaluation.accuracy_under_noise(model, data.load("digits"))["at_times"]
+        assert found[0] > 0.9 and found[5] > 0.5 and found[-1] < 0.2
     else:
         x0 = evaluation.generate(model, card.image_shape, evaluation.classes_in_turn(card, 4), 2)
         assert x0.shape == (4, *card.image_shape) and bool(x0.isfinite().all())

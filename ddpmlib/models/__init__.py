@@ -1,7 +1,16 @@
-"""Networks: a perceptron for points, a U-Net for images, a classifier to judge the samples."""
+"""Networks: a perceptron for points, a U-Net for images, classifiers that judge and that guide."""
 
 from ddpmlib.models.classifier import Classifier, ClassifierConfig
 from ddpmlib.models.mlp import MLP
+from ddpmlib.models.noisy_classifier import NoisyClassifier, NoisyClassifierConfig
 from ddpmlib.models.unet import UNet, UNetConfig
 
-__all__ = ["MLP", "Classifier", "ClassifierConfig", "UNet", "UNetConfig"]
+__all__ = [
+    "MLP",
+    "Classifier",
+    "ClassifierConfig",
+    "NoisyClassifier",
+    "NoisyClassifierConfig",
+    "UNet",
+    "UNetConfig",
+]

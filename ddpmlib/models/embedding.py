@@ -45,6 +45,11 @@ class Embedding(nn.Module):
         self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.label = nn.Embedding(num_classes + 1, dim) if num_classes else None
 
+    @property
+    def null_label(self) -> int | None:
+        """The label ∅ that stands for none; None if there are no classes."""
+        return self.num_classes or None
+
     def forward(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """(B,) times and (B,) labels -> (B, dim).
 

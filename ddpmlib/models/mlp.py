@@ -32,6 +32,11 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(_Layer(width) for _ in range(depth))
         self.out = nn.Linear(width, outputs * dim)
 
+    @property
+    def null_label(self) -> int | None:
+        """The label that means none, see :class:`ddpmlib.models.embedding.Embedding`."""
+        return self.embed.null_label
+
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, dim) points, (B,) times, (B,) labels -> (B, outputs · dim).
 

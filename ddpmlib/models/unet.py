@@ -101,6 +101,11 @@ class UNet(nn.Module):
         self.out_norm = nn.GroupNorm(config.groups, now)
         self.out = _zero(nn.Conv2d(now, outputs * pixels, 3, padding=1))
 
+    @property
+    def null_label(self) -> int | None:
+        """The label that means none, see :class:`ddpmlib.models.embedding.Embedding`."""
+        return self.embed.null_label
+
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Predict; see the class for shapes.
 
