@@ -101,7 +101,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("verb", choices=("train", "measure"))
     parser.add_argument("names", nargs="*", help="only these runs, or only these experiments")
-    parser.add_argument("--seeds", type=int, default=1, help="training seeds of the ladder's nets")
+    parser.add_argument(
+        "--seeds", type=int, default=len(SEEDS), help="training seeds of the ladder's nets"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     chosen = (_train_all if args.verb == "train" else _measure_all)(args.seeds)

@@ -4,7 +4,7 @@
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/09_scoreboard.ipynb)
 #
 # Six chapters of choices: how long a chain, which schedule, which variance, which loss, how many steps,
-# how much noise in each. Here they compete, on real MNIST, with one network, one budget and one judge, and every number on this page
+# how much noise in each. Here they compete, on real MNIST, with one network, one budget and one judge, and every number of that comparison
 # is read from a file in `data/results` that a script of the repository wrote.
 
 # %% tags=["setup", "hide-input"]
@@ -52,8 +52,8 @@ axes[0].set(ylabel="Fréchet distance", yscale="log")
 _ = axes[1].legend(fontsize=7, ncol=3, loc="center", bbox_to_anchor=(0.5, 0.3))
 
 # %% [markdown]
-# *What to see:* the same small network, trained under two schedules, sampled in five ways; the vertical axis is logarithmic, and the dotted line is what as many real test images reach. Three things are plain. Ancestral
-# sampling with the large variance $\beta$ is ruined by long steps. With $\tilde\beta$, or the variance that the network learned, ten calls do what hundreds do. And DDIM, famous for few steps, lies *above* them here, and does not come down with
+# *What to see:* the same small network, trained under two schedules, sampled in five ways; the vertical axis is logarithmic, and the dotted line is what as many real test images reach (it rises where fewer were drawn: 5,000 of each up to 50 calls, 2,000 and 1,000 above). Three things are plain. Ancestral
+# sampling with the large variance $\beta$ is ruined by long steps. With $\tilde\beta$, or the variance that the network learned, ten calls under the cosine schedule do what hundreds do. And DDIM, famous for few steps, lies *above* these two here, and hardly comes down with
 # more calls. By the end of this chapter you know which of these to believe, and how much.
 #
 # ## Objectives
@@ -154,15 +154,15 @@ ax.legend(fontsize=7)
 true = radius(mixture.draw(100_000, generator=g))
 print(f"root mean square radius of the data: {true:.2f}")
 for k in (5, 10):
-    found = {w: f"{float(size[w, k].mean()):.2f}" for w in ways}
-    print(f"of the samples of {k:2d} calls:", found)
+    found = [f"{w} {float(size[w, k].mean()):.2f}" for w in ways]
+    print(f"samples of {k:2d} calls:", ", ".join(found))
 for k in (5, 10):
     assert error["beta", k].mean() < 0.9 * error["ddim", k].mean()
     assert size["beta_tilde", k].mean() < size["beta", k].mean() < true
 assert all(error[w, 50].mean() < 2 * floor.mean() for w in ways)
 
 # %% [markdown]
-# *What to see:* with a perfect belief, and from 25 calls on, it hardly matters which sampler is used; with 50 all are where two *exact* samples of this size are from each other.
+# *What to see:* with a perfect belief and 25 calls or more all samplers come close to the truth; with 50 all are about where two *exact* samples of this size are from each other.
 # With ten calls or fewer **ancestral sampling with the large variance $\beta$ is the best of the four**. The printed radii show why. A long step of any sampler shrinks the cloud, because it moves towards a mean
 # and the spread of several clusters around it is not in its variance. The bounds of chapter 06 said so: $\tilde\beta$ is right for data in one point, $\beta$ for data as wide as the noise, and
 # a ring of six clusters is, for a long step, wide. Keep this order in mind. The literature reports the opposite one, and so will the images below; whatever turned it around is not in the formulas of the samplers.
@@ -202,7 +202,7 @@ assert all(error[w, 50].mean() < 2 * floor.mean() for w in ways)
 # \rho = F(\text{samples}_n,\ \text{training set})\,/\,F(\text{test images}_n,\ \text{training set}). \tag{9.3}
 # $$
 #
-# $\rho = 1$ is as good as unseen data. It is a ratio of two numbers on the same features with the same $n$; between papers with other features or other $n$ nothing can be compared.
+# $\rho = 1$ is as good as unseen data by this measure; a little below 1, as on the card of the `mnist` checkpoint with $\eta=1$, is not better than data: the test set has peculiarities of its own, which a model of the training set need not share. It is a ratio of two numbers on the same features with the same $n$; between papers with other features or other $n$ nothing can be compared.
 #
 # ### Seeds
 #
@@ -212,7 +212,7 @@ assert all(error[w, 50].mean() < 2 * floor.mean() for w in ways)
 # \operatorname{se}(\bar F) = s/\sqrt k\,,\qquad s^2 = \tfrac{1}{k-1}\textstyle\sum_r (F_r - \bar F)^2, \tag{9.4}
 # $$
 #
-# and since each $F_r$ carries both terms of (9.2), so does this bar. With $k = 3$ it is itself uncertain by half its size; with $k = 1$ it does not exist.
+# and since each $F_r$ carries both terms of (9.2), so does this bar, if every network is drawn from with noise of its own. (Ours share it, which leaves most of the second, smaller term out.) With $k = 3$ it is itself uncertain by half its size; with $k = 1$ it does not exist.
 #
 # ### The winner's curse
 #
@@ -316,16 +316,16 @@ for name, recipe in rungs.items():
 # ## The same code at scale
 #
 # One network (0.18 million weights, a quarter of the `mnist` checkpoint's), one budget (4,000 updates of 64 images, 4.3 passes over
-# MNIST, about five minutes of one CPU core), one judge (`mnist-classifier`, which took no part in any choice below). It is small because
+# MNIST), one judge (`mnist-classifier`, which took no part in any choice below). It is small because
 # there are fifteen of it, and it is *not* trained to the end: this chapter compares, the checkpoints of the other chapters are better.
 # All nets predict $v$: a net that predicts noise multiplies its first error by hundreds when a cosine chain takes few steps
 # ([chapter 05](05_schedules.ipynb)), and the table would show that alone. A run is one command, for example
 #
 # ```bash
-# ddpmlib train mnist-comparison --set schedule=cosine var_mix=null objective=hybrid
+# ddpmlib train mnist-comparison --set schedule=cosine var_mix=null objective=hybrid --bf16 --compile --threads 1
 # python scripts/experiments.py train      # all of them
 # python scripts/experiments.py measure    # every cell below, into data/results
-# python scripts/scoreboard.py             # every table and figure, from data/results
+# python scripts/scoreboard.py             # tables and figures, from data/results
 # ```
 
 # %%
@@ -351,22 +351,24 @@ Markdown(scoreboard.deck_table())
 # :::{admonition} Mind the slide
 # :class: warning
 # The ladder of the slides stands on another data set (CIFAR-10), other features, an unknown number of samples, without a floor and without a second seed, so no number of one table may be compared with one of the other. What can be said: distances of 160 to 300 after 100 epochs are not what these methods do
-# (published values are 3 to 4), and [chapter 08](08_metrics.ipynb) shows what such values look like: a wrong range of pixels, or far too few samples. An Inception Score of 1.4 to 2.6, on a scale where noise has 1 and real images have 11, says the same. The *order* of those rungs may be right; the table cannot tell. Its last rung waits for our chapters on guidance.
+# (published values are 3 to 4), and [chapter 08](08_metrics.ipynb) shows what such values look like: a wrong range of pixels, or far too few samples. An Inception Score of 1.4 to 3.2, on a scale where noise has 1 and real images have 11, says the same. (3.16 with guidance; its FID is worse than that of the rung below.) Their ladder does not descend throughout either: IDDPM stands at 200, IDDPM with DDIM under the linear schedule at 250. The *order* may be right all the same; the table cannot tell. Its last rung waits for our chapters on guidance.
 # :::
 #
 # How wide is the bar of one row? Equation (9.2), measured:
 
 # %%
-for name, rungs in scoreboard.ladder():
+for i, (_, rungs) in enumerate(scoreboard.ladder(), start=1):
     _, error = scoreboard.over_seeds([row["frechet"] for row in rungs])
     seeds = error * len(rungs) ** 0.5
     low, high = rungs[0]["frechet_interval"]
     drawing = (high - low) / (2 * 1.96)
-    print(f"between networks {seeds:.2f}, of drawing {drawing:.2f}: {name}")
+    print(
+        f"rung {i}: deviation {seeds:.2f} between networks, {drawing:.2f} of drawing"
+    )
     assert seeds > 2 * drawing
 
 # %% [markdown]
-# Two trainings that differ in nothing but their seed lie several times further apart than the interval of either suggests. Every table below has **one** network per row: differences under about 20 % are not to be believed there, however narrow the brackets.
+# Two trainings that differ in nothing but their seed lie several times further apart than the interval of either suggests. Every table below has **one** network per row. A deviation of 10 to 20 % between networks means that the *difference* of two rows must be about 40 % of them to be worth two standard errors, however narrow the brackets. Rows that share their network, as samplers of one net do, may be read much closer.
 #
 # ### 1. How long a chain: T = 500, 1000, 2000
 
@@ -382,7 +384,7 @@ Markdown(scoreboard.lengths_table())
 Markdown(scoreboard.schedules_table())
 
 # %% [markdown]
-# *What to see:* cosine beats linear in all four cells, by a factor of two at ten calls, and for DDIM at 50 calls the ladder has three seeds of each: that published trend is **reproduced** on 28×28 images. Sigmoid is *last*, not between the two as in the slides. But a schedule is two things: the grid of the chain, and, through the plain loss on $v$, a weighting of
+# *What to see:* cosine beats linear in all four cells, by a factor between 1.4 and 2, most with ten calls and $\tilde\beta$; and for DDIM at 50 calls the ladder has three seeds of each. That published trend is **reproduced** on 28×28 images. Sigmoid is *last* by distance and Inception Score (one cell, $\tilde\beta$ at ten calls, is too close to call), not between the two as in the slides; by recall it is between them. But a schedule is two things: the grid of the chain, and, through the plain loss on $v$, a weighting of
 # noise levels ([chapter 05](05_schedules.ipynb)). This table does not take them apart.
 #
 # ### 3. Which variance, and which loss
@@ -399,11 +401,11 @@ Markdown(scoreboard.gradient_noise_table())
 # %% [markdown]
 # *What to see:*
 #
-# - **Samples** (first table, 25 calls): the large variance $\beta$ costs a factor of four; $\tilde\beta$ and the learned variance do the same.
-# - **Likelihood** (second table): there the learned variance is worth 0.2 to 0.3 bits per dimension over either fixed one, with the same belief about $x_0$, under both schedules. That published trend is **reproduced**. The ± is a standard error over images and drawn times; since every row saw the same images, times and noise, rows differ
-#   by less noise than that. (These bounds are far from the 1.35 of the `mnist` checkpoint, and that is training, not principle.)
-# - **$L_\mathrm{vlb}$ alone** has by far the best likelihood and by far the worst samples. Reproduced: it spends the network on the last few noise levels, where bits are and shapes are not.
-# - **Gradient noise** (third table): at the weights that $L_\mathrm{vlb}$ found, uniform times give gradients with a noise of 60 times the signal, and importance sampling divides it by 45. That is what it was invented for, and with the same budget the bound falls by another 0.1 bit. The samples get *worse* still: a better optimiser of the wrong aim. (At the weights of `linear-hybrid`, which never saw $L_\mathrm{vlb}$ act on its mean, the order of the two noises is the same.)
+# - **Samples** (first table, 25 calls): the large variance $\beta$ costs a factor of almost five; $\tilde\beta$ and the learned variance cannot be told apart.
+# - **Likelihood** (second table): there the learned variance is worth 0.15 to 0.4 bits per dimension over either fixed one, with the same belief about $x_0$, in all four nets that learned it. That published trend is **reproduced**. The ± is a standard error over images and drawn times; since every row saw the same images, times and noise, rows differ
+#   by less noise than that (how much less is not on record). (These bounds are far from the 1.35 of the `mnist` checkpoint, and that is training, not principle.)
+# - **$L_\mathrm{vlb}$ alone** has by far the best likelihood, and samples three to seven times as far from the data as those of $L_\mathrm{hybrid}$ with the same sampler. Reproduced: it spends the network on the last few noise levels, where bits are and shapes are not.
+# - **Gradient noise** (third table): at the weights that $L_\mathrm{vlb}$ found, uniform times give gradients with a noise of 60 times the signal, and importance sampling divides it by 45. That is what it was invented for, and with the same budget the bound falls by another 0.1 bit. The samples get *worse* still: a better optimiser of the wrong aim. (At the weights of `linear-hybrid`, which never saw $L_\mathrm{vlb}$ act on its mean, the two noises are in the same order, and $L_\mathrm{simple}$ looks noisier than $L_\mathrm{vlb}$. That is the ratio: this net is near the minimum of $L_\mathrm{simple}$, where the signal, the mean gradient, vanishes, and far from that of $L_\mathrm{vlb}$.)
 #
 # ## One knob turned: the number of steps, for five samplers
 
@@ -435,12 +437,12 @@ _ = axes[0].legend(fontsize=7)
 # %% [markdown]
 # *What to see:*
 #
-# - **Ancestral with $\beta$ is ruined by long steps**, as published, and catches up with hundreds of calls. With the exact belief at the top of this page it was the *best*. A network cannot read a state that is noisier than its time says; the exact belief can, on a simple mixture.
-# - **Learned against $\tilde\beta$:** the published gain at few steps is a gain over $\beta$. Over $\tilde\beta$ our rows show one at five calls and none that can be told from zero at ten or more.
-# - **DDIM does not beat ancestral sampling here**, at any number of calls, with either schedule, and $\eta=\tfrac12$ lies between. Published results say the opposite for fewer than about a hundred calls, when "ancestral" means $\eta=1$ as well. It is not only that our net is small: the stronger `mnist` checkpoint shows the same at 50 calls
-#   (0.47 with $\eta=0$ and 0.18 with $\eta=1$, on its card). Our features are not Inception's: they look at the shape of a digit and hardly at fine grain, which is where leftover noise would show. And at $\eta=0$ the curve is *flat* from ten calls on, so its error is that of the network. Fresh noise
+# - **Ancestral with $\beta$ is ruined by long steps**, as published, and catches up with hundreds of calls. With the exact belief at the top of this page it was the *best*. Our guess: the network has never seen a state noisier than its time says, and the long step makes such states; no row here tests that.
+# - **Learned against $\tilde\beta$:** the published gain at few steps is a gain over $\beta$. Over $\tilde\beta$ our rows show one at five calls and none at ten or more.
+# - **DDIM beats ancestral sampling with $\beta$ below 25 calls, as published, and never beats it with $\tilde\beta$** ($\eta=1$), in any row that we measured; $\eta=\tfrac12$ lies between. Published results have $\eta=1$ behind $\eta=0$ for fewer than about a hundred calls: **contradicted** here. It is not only that our net is small: the stronger `mnist` checkpoint shows the same at 50 calls
+#   (0.47 with $\eta=0$ and 0.18 with $\eta=1$, on its card). Our features are not Inception's: they look at the shape of a digit and hardly at fine grain, which is where leftover noise would show. And at $\eta=0$ under the cosine schedule the curve is *flat* from ten calls on, so its error is that of the network. Fresh noise
 #   gives the network a chance to correct what it got wrong; a deterministic chain keeps it. This last sentence is an explanation that fits, not one that we have proved.
-# - **Agreement falls while recall rises.** Few calls draw the typical digit of each class. By agreement alone, five calls would win.
+# - **Agreement falls while recall rises** with the number of calls, for every sampler but $\beta$. Few calls draw the typical digit of each class. By agreement alone, five calls would win.
 #
 # ### Where along the chain the quality appears
 #
@@ -461,21 +463,21 @@ for row in results.rows("chain"):
     T = row["curve"][0]["t"]
     at = {round(p["t"] / T, 2): p["frechet"] for p in row["curve"]}
     print(
-        f"{row['run']:14} {row['method']:10}",
+        f"{row['run']}, {row['method']}\n ",
         *(
-            f" {100 * (1 - k):3.0f} %: {at[k]:7.2f}"
+            f" {100 * (1 - k):.0f} %: {at[k]:.2f}"
             for k in (1.0, 0.75, 0.5, 0.25, 0.1, 0.0)
             if k in at
         ),
     )
     done = (at[1.0] - at[0.25]) / (at[1.0] - at[0.0])
     share[row["run"], row["method"]] = done
-    print(f"{'':26} done before the last quarter: {done:.1%}")
+    print(f"   done before the last quarter: {done:.1%}")
 assert min(share.values()) > 0.9
 
 # %% [markdown]
 # *What to see:* **refuted**, as in [chapter 07](07_ddim.ipynb) with another judge's reference and another net. When the last quarter begins, 97 % of the fall or more is done (under cosine with DDIM more than all of it). On a logarithmic axis something is left of the claim for one case, ancestral sampling under the linear schedule, whose last quarter still halves the distance.
-# And a finding that we did not look for: the two samplers walk side by side through the first half, where the layout is decided, and part in the second. There ancestral sampling goes on improving while DDIM under the cosine schedule gets *worse*, from the last quarter's beginning to its end. Whatever DDIM loses on these nets, it loses among the small details.
+# And a finding that we did not look for: the two samplers walk nearly side by side through the first half, where the layout is decided, and part in the second. There ancestral sampling goes on improving while DDIM under the cosine schedule gets *worse*, from the last quarter's beginning to its end. Whatever DDIM loses on these nets, it loses among the small details.
 #
 # ## What goes wrong
 #
@@ -524,7 +526,7 @@ assert abs(gain - 1.5 / torch.pi**0.5) < 0.2
 
 # %% [markdown]
 # *What to see:* the curve on the left is one model. Cut a table's rows from different $n$ and you can order them as you like. On the right, the best
-# of three measurements of *one* model is better than the model by the $0.85\,\sigma$ of (9.5). The tests
+# of three measurements of *one* model is better than the model by about the $0.85\,\sigma$ that (9.5) says of normal noise. The tests
 # `test_a_row_states_its_sample_count_and_its_floor` and `test_the_best_of_three_flatters_by_what_the_formula_says` hold the committed rows and the formula to this.
 #
 # ## Exercises
@@ -610,7 +612,7 @@ exercises.check("9.3", verdict)
 #
 # 1. A score without its features, its $n$, its floor and its seeds is not a measurement.
 # 2. A bootstrap interval covers the drawing of samples; only new trainings cover the training.
-# 3. At few calls the *variance* decides ($\beta$ is ruined, $\tilde\beta$ and the learned one are not) and the schedule (cosine halves the distance at ten calls). The length $T$ decides nothing that we can resolve.
+# 3. At few calls the *variance* decides ($\beta$ is ruined, $\tilde\beta$ and the learned one are not) and the schedule (cosine is ahead in every cell). The length $T$ decides nothing that we can resolve.
 # 4. Likelihood and samples are two races: $L_\mathrm{vlb}$ wins the first and loses the second; a learned variance helps the first and, beside $\tilde\beta$, hardly the second.
 # 5. The order of samplers is no law of nature. With an exact belief $\beta$ leads at few calls, on our networks $\tilde\beta$ does, in the literature DDIM: measure on your own.
 #
