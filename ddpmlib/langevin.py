@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ddpmlib.denoiser import Denoise
 from ddpmlib.process import DDPM, check_eta
-from ddpmlib.samplers import State, checked_times
+from ddpmlib.samplers import State, checked_times, sample
 
 
 def langevin(
@@ -220,11 +220,7 @@ def _correct(
 ) -> Iterator[State]:
     yield State(times[0], x)
     for t, s in pairwise(times):
-        prediction = denoiser(x, t, y)
-        noise = None
-        if eta > 0 and s > 0:
-            noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        state = State(s, process.step(x, prediction, t, s, eta, noise), prediction.x0)
+        state = _last(sample(denoiser, process, x, [t, s], eta=eta, y=y, generator=generator))
         if s > 0:
             h = step_size(process, s, snr)
             state = _last(_walk_at(denoiser, process, state.x, s, h, steps, y, generator))

@@ -197,9 +197,12 @@ def strides_figure(run: str, ax: Axes, key: str = "frechet") -> Axes:
         found = sorted(rows("strides", run=run, method=method), key=lambda r: r["steps"])
         if found:
             _line(ax, found, key, label, COLOURS[method])
-    floors = {row["steps"]: row[f"{key}_floor"] for row in rows("strides", run=run)}
-    steps = sorted(floors)
-    ax.plot(steps, [floors[k] for k in steps], color=plots.GREY, ls=":", label="real test images")
+    found = rows("strides", run=run)
+    steps = sorted({row["steps"] for row in found})
+    floors = {row["steps"]: row[f"{key}_floor"] for row in found if f"{key}_floor" in row}
+    if floors:  # an agreement has none
+        values = [floors[k] for k in steps]
+        ax.plot(steps, values, color=plots.GREY, ls=":", label="real test images")
     ax.set(xlabel="network calls", xscale="log", xticks=steps, xticklabels=steps)
     ax.minorticks_off()
     return ax
