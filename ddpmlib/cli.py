@@ -113,9 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", nargs="?", help="as for sample")
     evaluate.add_argument(
         "--metric", nargs="+", metavar="METRIC",
-        help="some of agreement, fid, is, kid, pr (precision and recall), nll (bound on the test "
-        "images in bits per dimension, always over all T steps, whatever --steps, --eta and "
-        "--spacing say of the samples); default: all but nll",
+        help="some of agreement, fid, is, kid, pr (precision and recall), saturation, nll (bound "
+        "on the test images in bits per dimension, always over all T steps, unguided, whatever is "
+        "said of the samples); default: all but nll",
     )  # fmt: skip
     evaluate.add_argument(
         "--n", type=_positive, default=2000, help="samples, test images for nll (default 2000)"
@@ -176,6 +176,35 @@ def _sampling(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16")
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
+    guide = parser.add_argument_group("guidance towards the class")
+    guide.add_argument(
+        "--w", type=float, default=0.0,
+        help="of classifier-free guidance: 0 is none (default); where others say guidance scale s, "
+        "w = s - 1",
+    )  # fmt: skip
+    guide.add_argument("--classifier", default="", help="noisy classifier that guides")
+    guide.add_argument("--strength", type=float, default=0.0, help="of its gradient")
+    guide.add_argument(
+        "--unconditional", action="store_true", help="do not tell the model the class"
+    )
+    guide.add_argument(
+        "--interval", type=int, nargs=2, default=(None, None), metavar=("LOW", "HIGH"),
+        help="guide at these times alone (default: all; with a classifier 1 to 9T/10)",
+    )  # fmt: skip
+    guide.add_argument(
+        "--threshold", type=float, default=0.0, metavar="QUANTILE",
+        help="dynamic thresholding after guidance, for example 0.995",
+    )  # fmt: skip
+
+
+def _guidance(args: argparse.Namespace) -> Any:
+    from ddpmlib.guidance_options import GuidanceOptions
+
+    low, high = args.interval
+    classifier = str(_own_run_or(args.classifier)) if args.classifier else ""
+    return GuidanceOptions(
+        args.w, classifier, args.strength, args.unconditional, low, high, args.threshold
+    )
 
 
 def _positive(text: str) -> int:
@@ -250,7 +279,7 @@ def _sample(args: argparse.Namespace) -> None:
             raise ValueError(f"--label {known} for {card.name}, got {args.label}")
         y = torch.full((args.n,), args.label)
     x0 = evaluation.generate(
-        denoiser,
+        _guidance(args).wrap(denoiser),
         card.image_shape,
         y,
         args.sampling_steps,
@@ -284,6 +313,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         judge=args.judge,
         draws=args.draws,
         nll_draws=args.nll_draws,
+        guidance=_guidance(args),
         device=args.device,
     )
     for entry in entries:

@@ -19,13 +19,14 @@ from ddpmlib import metrics as measures
 from ddpmlib.denoiser import Denoiser, FixedVariance
 from ddpmlib.features import Judge
 from ddpmlib.guidance import Wrapper
+from ddpmlib.guidance_options import GuidanceOptions
 from ddpmlib.metrics import Moments
 from ddpmlib.models import Classifier, NoisyClassifier
 from ddpmlib.runs import hardware
 from ddpmlib.training import default_device
 from ddpmlib.zoo import Card, find, load
 
-OF_SAMPLES = ("agreement", "fid", "is", "kid", "pr")
+OF_SAMPLES = ("agreement", "fid", "is", "kid", "pr", "saturation")
 METRICS = (*OF_SAMPLES, "nll")
 SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
     "uniform": samplers.uniform_times,
@@ -35,7 +36,7 @@ SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
 }
 # What makes two entries of a card the same measurement; older entries lack some keys.
 CELL: dict[str, Any] = dict.fromkeys(("metric", "n", "steps", "eta", "seed", "draws", "features"))
-CELL |= {"spacing": "uniform", "bf16": False}
+CELL |= {"spacing": "uniform", "bf16": False, "guidance": None}
 
 
 def evaluate(
@@ -53,6 +54,7 @@ def evaluate(
     draws: int = 200,
     nll_draws: int = 50,
     batch_size: int = 500,
+    guidance: GuidanceOptions | None = None,
     device: torch.device | str | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a checkpoint and write the results into its card.
@@ -72,14 +74,15 @@ def evaluate(
             colour images.
         draws: redrawn sets for the bootstrap intervals.
         nll_draws: random steps of the chain per test image.
+        guidance: of the samples; a bound on the likelihood has none.
 
     Returns:
         the entries written.
 
     Raises:
         FileNotFoundError: if the checkpoint or the judge is missing.
-        ValueError: for an unknown metric, spacing or judge, fewer than 2 samples, or ``steps`` or
-            ``eta`` out of range.
+        ValueError: for an unknown metric, spacing or judge, fewer than 2 samples, ``steps`` or
+            ``eta`` out of range, or guidance that does not fit the checkpoint.
     """
     _check_choices(metrics, spacing, judge, n)
     if draws < 20:
@@ -88,12 +91,15 @@ def evaluate(
     model, card = load(path, device)
     images = data.load(card.recipe["data"])
     setting = {"n": n, "steps": steps, "eta": eta, "seed": seed, "spacing": spacing, "bf16": bf16}
+    if guidance and guidance.record():
+        setting["guidance"] = guidance.record()
 
     def samples(chosen: Sequence[str]) -> dict[str, Any]:
         network, sha256 = network_of(judge, images, device)  # before the long part: it may miss
         y = classes_in_turn(card, n)
         x0 = generate(
-            model, card.image_shape, y, steps, n=n, eta=eta, seed=seed, batch_size=batch_size,
+            guidance.wrap(model) if guidance else model, card.image_shape, y, steps,
+            n=n, eta=eta, seed=seed, batch_size=batch_size,
             times=SPACINGS[spacing], bf16=bf16, compile=compile,
         )  # fmt: skip
         found = judged(network, x0, y, images, chosen, draws)
@@ -292,12 +298,14 @@ class Reference:
         train: features of random training images, (n, F): the reference of KID and recall.
         test, test_logits: of as many random test images, or of all if there are fewer: what they
             reach in place of samples is the floor.
+        test_saturation: share of saturated pixels of the same test images.
     """
 
     moments: Moments
     train: Tensor
     test: Tensor
     test_logits: Tensor
+    test_saturation: float
 
 
 def reference(classifier: Judge, images: data.Images, n: int, y: Tensor | None = None) -> Reference:
@@ -311,8 +319,11 @@ def reference(classifier: Judge, images: data.Images, n: int, y: Tensor | None =
             numbers alone bring samples nearer to the training set than a random draw is.
     """
     train, _ = features.judge(classifier, images.x_train[_some(images.y_train, n)])
-    test, test_logits = features.judge(classifier, images.x_test[_some(images.y_test, n, y)])
-    return Reference(features.train_moments(classifier, images), train, test, test_logits)
+    x_test = images.x_test[_some(images.y_test, n, y)]
+    test, test_logits = features.judge(classifier, x_test)
+    saturated = measures.saturation(data.to_float(x_test)).saturated
+    moments = features.train_moments(classifier, images)
+    return Reference(moments, train, test, test_logits, saturated)
 
 
 def _some(labels: Tensor, n: int, y: Tensor | None = None) -> Tensor:
@@ -331,6 +342,7 @@ def _some(labels: Tensor, n: int, y: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class _Seen:
+    x0: Tensor
     fake: Tensor
     logits: Tensor
     y: Tensor | None
@@ -372,13 +384,15 @@ def judged(
         - kid: ``kid`` to as many training images, with its ``_std`` over subsets of ``kid_size``,
           and its ``_floor``;
         - pr: ``precision`` and ``recall`` against as many training images, each with its
-          ``_floor``, that of test images.
+          ``_floor``, that of test images;
+        - saturation: ``saturation``, the share of white pixels, with its ``_floor``, that of test
+          images, and ``out_of_range``, see :func:`ddpmlib.metrics.saturation`.
     """
     fake, logits = features.judge(classifier, x0)
     real = real or reference(classifier, images, len(x0), y)
     if isinstance(classifier, features.Inception):
         y = None
-    seen = _Seen(fake, logits, y, real, draws)
+    seen = _Seen(x0, fake, logits, y, real, draws)
     found: dict[str, Any] = {}
     for name in metrics:
         found |= _MEASURE[name](seen)
@@ -443,8 +457,15 @@ def _pr(seen: _Seen) -> dict[str, Any]:
     return {k: round(v, 4) for k, v in found.items()}
 
 
+def _saturation(seen: _Seen) -> dict[str, Any]:
+    saturated, out_of_range = measures.saturation(seen.x0)
+    found = {"saturation": saturated, "saturation_floor": seen.real.test_saturation}
+    return {k: round(v, 5) for k, v in (found | {"out_of_range": out_of_range}).items()}
+
+
 _MEASURE: dict[str, Callable[[_Seen], dict[str, Any]]] = {
     "agreement": _agreement, "fid": _fid, "is": _is, "kid": _kid, "pr": _pr,
+    "saturation": _saturation,
 }  # fmt: skip
 
 

@@ -34,6 +34,13 @@ class Interval(NamedTuple):
     high: float
 
 
+class Saturation(NamedTuple):
+    """Shares of pixels, in [0, 1]."""
+
+    saturated: float
+    out_of_range: float
+
+
 class Moments:
     """Mean and covariance of features that arrive in any number of parts, in float64.
 
@@ -266,6 +273,27 @@ def class_agreement(logits: Tensor, y: Tensor) -> float:
     if y.is_floating_point() or not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
         raise ValueError(f"labels are whole numbers in 0..{logits.shape[1] - 1}, got {y}")
     return float((logits.argmax(1) == y).double().mean())
+
+
+def saturation(x: Tensor) -> Saturation:
+    """How many pixels guidance has driven to the end of the range, and how many beyond it.
+
+    Black is left out, being the background of most grey images: a pixel counts as saturated where
+    it is white, that is within one of 256 grey levels of 1 or above. It is out of range where
+    |x| > 1 by more than one grey level, and will be clipped when the image is written.
+
+    Args:
+        x: images as the sampler returned them, not clipped, of any shape, at least one pixel.
+
+    Raises:
+        ValueError: if there is no pixel or one is not finite.
+    """
+    if not x.numel():
+        raise ValueError("saturation needs at least one pixel")
+    _check_finite("images", x)
+    level = 2 / 255
+    white, outside = x >= 1 - level, x.abs() > 1 + level
+    return Saturation(float(white.double().mean()), float(outside.double().mean()))
 
 
 def share_interval(share: float, n: int) -> Interval:

@@ -102,8 +102,10 @@ def training_table() -> str:
         row = found[0]
         variance = "learned" if row["var_mix"] is None else "fixed"
         objective = f"L_{row['objective']}" + ", importance" * (row["times"] == "importance")
-        lines.append((name, row["schedule"], row["T"], variance, objective, len(found)))
-    return markdown(("net", "schedule", "T", "variance", "objective", "seeds"), lines)
+        dropout = f"{row['label_dropout']:.0%}"
+        lines.append((name, row["schedule"], row["T"], variance, objective, dropout, len(found)))
+    header = ("net", "schedule", "T", "variance", "objective", "label dropout", "seeds")
+    return markdown(header, lines)
 
 
 def _net(run: str) -> str:
@@ -159,14 +161,16 @@ def strides_table(run: str) -> str:
 def ladder() -> list[tuple[str, list[Row]]]:
     """The rungs of the ladder with one row per training seed."""
     names = {
-        "linear": "DDPM: linear, β̃, 250 calls",
-        "linear-hybrid": "IDDPM + DDIM: linear, learned variance, 50 calls",
-        "cosine-hybrid": "IDDPM + DDIM: cosine, 50 calls",
+        ("linear", None): "DDPM: linear, β̃, 250 calls",
+        ("linear-hybrid", None): "IDDPM + DDIM: linear, learned variance, 50 calls",
+        ("cosine-hybrid", None): "IDDPM + DDIM: cosine, 50 calls",
+        ("cosine-hybrid", "classifier_conditional"): "+ classifier guidance: s = 1, 50 steps",
+        ("cosine-hybrid", "classifier_free"): "+ classifier-free guidance: w = 1, 50 steps",
     }
-    found = rows("ladder")
-    return [
-        (name, [row for row in found if _net(row["run"]) == run]) for run, name in names.items()
-    ]
+    found: dict[tuple[str, str | None], list[Row]] = {rung: [] for rung in names}
+    for row in rows("ladder"):
+        found[_net(row["run"]), row.get("guidance")].append(row)
+    return [(names[rung], same) for rung, same in found.items()]
 
 
 def ladder_table() -> str:
@@ -183,6 +187,71 @@ def ladder_table() -> str:
     return markdown(("rung", "seeds", "Fréchet", "IS", "recall", "agreement"), lines)
 
 
+GUIDED = {
+    "classifier_free": "classifier-free",
+    "classifier": "classifier",
+    "classifier_conditional": "classifier, on the conditional net",
+    "clean_classifier": "classifier that never saw noise",
+}
+GUIDED_COLOURS = dict(zip(GUIDED, plots.COLOURS, strict=False))
+
+
+def _interval(row: Row, key: str, digits: int) -> str:
+    low, high = row[f"{key}_interval"]
+    return f"{row[key]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _guided_cells(row: Row) -> tuple[str, ...]:
+    return (
+        _interval(row, "frechet", 2),
+        f"{row['inception_score']:.2f} ± {row['inception_score_std']:.2f}",
+        f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['class_agreement']:.1%}",
+        f"{row['saturation']:.1%}", f"{row['out_of_range']:.1%}",
+    )  # fmt: skip
+
+
+GUIDED_HEADER = (
+    "Fréchet [95 %]", "IS", "precision", "recall", "agreement", "white", "out of range",
+)  # fmt: skip
+
+
+def _floor_cells(row: Row) -> tuple[str, ...]:
+    """What real test images reach; agreement has no floor, and none of their pixels is clipped."""
+    floor = {k: row[f"{k}_floor"] for k in ("frechet", "inception_score", "precision", "recall")}
+    return (
+        f"{floor['frechet']:.2f}", f"{floor['inception_score']:.2f}", f"{floor['precision']:.3f}",
+        f"{floor['recall']:.3f}", "", f"{row['saturation_floor']:.1%}", "",
+    )  # fmt: skip
+
+
+def guidance_table(dataset: str, method: str) -> str:
+    """One line per strength, without and with dynamic thresholding, and one of test images."""
+    found = rows("guidance", dataset=dataset, method=method)
+    symbol = "w" if method == "classifier_free" else "s"
+    lines = [
+        (f"{row['w']:g}", "yes" if row["threshold"] else "", *_guided_cells(row))
+        for row in sorted(found, key=lambda r: (r["w"], r["threshold"]))
+    ]
+    lines += [("test images", "", *_floor_cells(row)) for row in found[:1]]
+    return markdown((symbol, "threshold", *GUIDED_HEADER), lines)
+
+
+def interval_table() -> str:
+    """Classifier-free guidance at some times only."""
+    lines = [
+        (f"{row['w']:g}", f"{row['low']}–{row['high']}", *_guided_cells(row))
+        for row in sorted(rows("guidance_interval"), key=lambda r: r["w"])
+    ]
+    return markdown(("w", "times", *GUIDED_HEADER), lines)
+
+
+def dropout_table() -> str:
+    """Small nets trained with different shares of dropped labels, each guided."""
+    found = sorted(rows("guidance_dropout"), key=lambda r: (r["w"], r["label_dropout"]))
+    lines = [(f"{r['label_dropout']:.0%}", f"{r['w']:g}", *_guided_cells(r)) for r in found]
+    return markdown(("label dropout", "w", *GUIDED_HEADER), lines)
+
+
 def deck_table() -> str:
     """The ladder of the slides, as printed there."""
     return markdown(("rung (slides, CIFAR-10)", "IS", "FID"), DECK)
@@ -196,7 +265,7 @@ def strides_figure(run: str, ax: Axes, key: str = "frechet") -> Axes:
     for method, label in METHODS.items():
         found = sorted(rows("strides", run=run, method=method), key=lambda r: r["steps"])
         if found:
-            _line(ax, found, key, label, COLOURS[method])
+            _line(ax, found, "steps", key, label=label, color=COLOURS[method])
     found = rows("strides", run=run)
     steps = sorted({row["steps"] for row in found})
     floors = {row["steps"]: row[f"{key}_floor"] for row in found if f"{key}_floor" in row}
@@ -208,17 +277,57 @@ def strides_figure(run: str, ax: Axes, key: str = "frechet") -> Axes:
     return ax
 
 
-def _line(ax: Axes, found: list[Row], key: str, label: str, colour: str) -> None:
+def _line(ax: Axes, found: list[Row], x: str, key: str, **style: Any) -> None:
     values = [row[key] for row in found]
-    bars = None
+    bars: Any = None
     if f"{key}_interval" in found[0]:
         ends = [row[f"{key}_interval"] for row in found]
         bars = [
             [max(0.0, v - low) for v, (low, _) in zip(values, ends, strict=True)],
             [max(0.0, high - v) for v, (_, high) in zip(values, ends, strict=True)],
         ]
-    x = [row["steps"] for row in found]
-    ax.errorbar(x, values, bars, marker="o", ms=4, capsize=2, label=label, color=colour)
+    elif f"{key}_std" in found[0]:
+        bars = [row[f"{key}_std"] for row in found]
+    style = {"marker": "o", "ms": 4, "capsize": 2} | style
+    ax.errorbar([row[x] for row in found], values, bars, **style)
+
+
+def guidance_figure(dataset: str, ax: Axes, key: str = "frechet", threshold: bool = True) -> Axes:
+    """A measurement over w or s, one line per method; dashed with dynamic thresholding.
+
+    Bars are 95 % intervals, for the Inception Score standard deviations over splits.
+    """
+    for method in ("classifier_free", "classifier"):
+        for thresholded in (False, True)[: 1 + threshold]:
+            found = rows("guidance", dataset=dataset, method=method, threshold=thresholded)
+            label = GUIDED[method] + ", thresholded" * thresholded
+            style: dict[str, Any] = {"ls": "--" if thresholded else "-", "label": label}
+            found = sorted(found, key=lambda r: r["w"])
+            _line(ax, found, "w", key, color=GUIDED_COLOURS[method], **style)
+    if f"{key}_floor" in found[0]:
+        ax.axhline(found[0][f"{key}_floor"], color=plots.GREY, ls=":", label="real test images")
+    weights = sorted({row["w"] for row in rows("guidance", dataset=dataset)})
+    ax.set_xscale("symlog", linthresh=0.5, base=2)
+    ax.set(xlabel="w, or s of the classifier", xticks=weights, xlim=(-0.1, 1.15 * weights[-1]))
+    ax.set_xticklabels([f"{w:g}" for w in weights])
+    ax.minorticks_off()
+    return ax
+
+
+def tradeoff_figure(dataset: str, ax: Axes) -> Axes:
+    """Precision over recall, one curve per method, each point labelled with its w or s."""
+    for method in ("classifier_free", "classifier"):
+        found = rows("guidance", dataset=dataset, method=method, threshold=False)
+        found = sorted(found, key=lambda r: r["w"])
+        recall, precision = ([row[k] for row in found] for k in ("recall", "precision"))
+        ax.plot(recall, precision, "o-", ms=4, color=GUIDED_COLOURS[method], label=GUIDED[method])
+        for row in found:
+            place = (row["recall"], row["precision"])
+            ax.annotate(f"{row['w']:g}", place, (3, 3), textcoords="offset points", fontsize=7)
+    real = found[0]["recall_floor"], found[0]["precision_floor"]
+    ax.plot(*real, "*", ms=10, color=plots.GREY, label="real test images")
+    ax.set(xlabel="recall (diversity)", ylabel="precision (fidelity)")
+    return ax
 
 
 def chain_figure(ax: Axes, key: str = "frechet") -> Axes:

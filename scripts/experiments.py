@@ -43,7 +43,12 @@ TRAININGS: dict[str, tuple[str, ...]] = {
     "sigmoid": ("schedule=sigmoid",),
     "linear-T500": ("T=500",),
     "linear-T2000": ("T=2000",),
+    # For guidance; all others have a label dropout of 10 %.
+    "dropout-0": ("schedule=cosine", *LEARNED, "label_dropout=0"),
+    "dropout-20": ("schedule=cosine", *LEARNED, "label_dropout=0.2"),
+    "dropout-50": ("schedule=cosine", *LEARNED, "label_dropout=0.5"),
 }
+FIELDS = ("schedule", "T", "var_mix", "objective", "times", "label_dropout")
 LADDER = ("linear", "linear-hybrid", "cosine-hybrid")
 SEEDS = (0, 1, 2)
 
@@ -117,11 +122,12 @@ def main() -> None:
 
 def _train_all(seeds: int) -> dict[str, partial[None]]:
     jobs = {name: (changes, 0) for name, changes in TRAININGS.items()}
-    jobs |= {_seeded(n, seed): (TRAININGS[n], seed) for seed in SEEDS[1:seeds] for n in LADDER}
+    jobs |= {seeded(n, seed): (TRAININGS[n], seed) for seed in SEEDS[1:seeds] for n in LADDER}
     return {name: partial(_train, name, *job) for name, job in jobs.items()}
 
 
-def _seeded(name: str, seed: int) -> str:
+def seeded(name: str, seed: int) -> str:
+    """Name of the run of another training seed."""
     return f"{name}-seed{seed}" if seed else name
 
 
@@ -141,7 +147,7 @@ def _train(name: str, changes: tuple[str, ...], seed: int) -> None:
 def _measure_all(seeds: int) -> dict[str, partial[None]]:
     jobs = {name: partial(_sampling, name, cells) for name, cells in SAMPLING.items()}
     ladder = [
-        Cell(_seeded(run, seed), method, steps)
+        Cell(seeded(run, seed), method, steps)
         for seed in SEEDS[:seeds]
         for run, method, steps in (
             ("linear", "beta_tilde", 250),
@@ -157,10 +163,10 @@ def _measure_all(seeds: int) -> dict[str, partial[None]]:
 
 def _training() -> None:
     """What the cards of the runs say."""
-    for cell in _missing("training", [{"run": name} for name in _train_all(len(SEEDS))]):
+    for cell in missing("training", [{"run": name} for name in _train_all(len(SEEDS))]):
         card = zoo.Card.read(RUNS / cell["run"] / "model.json")
         recipe, how = card.recipe, card.training
-        row = {key: recipe[key] for key in ("schedule", "T", "var_mix", "objective", "times")}
+        row = {key: recipe[key] for key in FIELDS}
         row |= {"seed": recipe["settings"]["seed"], "updates": recipe["settings"]["steps"]}
         row |= {"parameters": card.parameters, "sha256": card.sha256}
         row |= {key: how[key] for key in ("images_seen", "command", "hardware", "torch")}
@@ -172,24 +178,26 @@ def _with_variance(denoiser: Denoiser, var_mix: float | None) -> Denoiser | Fixe
 
 
 @cache
-def _load(run: str) -> tuple[Denoiser, zoo.Card]:
+def load(run: str) -> tuple[Denoiser, zoo.Card]:
+    """A run of the comparison, its network compiled."""
     denoiser, card = zoo.load(RUNS / run, "cpu")
     denoiser.net = torch.compile(denoiser.net)
     return denoiser, card
 
 
-def _missing(name: str, cells: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Cells without a row yet and with a trained net."""
+def missing(name: str, cells: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Cells without a row yet and, where they name a run, with a trained net."""
     for cell in cells:
         done = [{k: row.get(k) for k in cell} for row in results.rows(name, missing_ok=True)]
-        if cell not in done and (RUNS / cell["run"] / zoo.MODEL).exists():
+        trained = "run" not in cell or (RUNS / cell["run"] / zoo.MODEL).exists()
+        if cell not in done and trained:
             print(name, cell, flush=True)
             yield cell
 
 
 def _sampling(name: str, cells: list[Cell]) -> None:
-    for cell in _missing(name, [vars(c) for c in cells]):
-        denoiser, card = _load(cell["run"])
+    for cell in missing(name, [vars(c) for c in cells]):
+        denoiser, card = load(cell["run"])
         method, started = METHODS[cell["method"]], time.perf_counter()
         y = torch.arange(cell["n"]) % 10
         x0 = evaluation.generate(
@@ -197,23 +205,25 @@ def _sampling(name: str, cells: list[Cell]) -> None:
             eta=method.eta, seed=0, batch_size=250, bf16=True,
         )  # fmt: skip
         seconds = time.perf_counter() - started
-        _add(name, cell, _judged(x0, y) | {"seconds": round(seconds, 1)})
+        add_row(name, cell, judged(x0, y) | {"seconds": round(seconds, 1)})
 
 
 @cache
-def _real(n: int) -> tuple[Any, data.Images, evaluation.Reference]:
-    classifier, images = zoo.load("mnist-classifier", "cpu")[0], data.load("mnist")
+def _real(dataset: str, n: int) -> tuple[Any, data.Images, evaluation.Reference]:
+    classifier, images = zoo.load(f"{dataset}-classifier", "cpu")[0], data.load(dataset)
     y = torch.arange(n) % 10
     return classifier, images, evaluation.reference(classifier, images, n, y)
 
 
-def _judged(x0: Tensor, y: Tensor, **options: Any) -> dict[str, Any]:
-    classifier, images, real = _real(len(x0))
+def judged(x0: Tensor, y: Tensor, dataset: str = "mnist", **options: Any) -> dict[str, Any]:
+    """What the data set's classifier says of samples; ``options`` of ``evaluation.judged``."""
+    classifier, images, real = _real(dataset, len(x0))
     return evaluation.judged(classifier, x0, y, images, real=real, **options)
 
 
-def _add(name: str, cell: dict[str, Any], row: dict[str, Any]) -> None:
-    row = cell | {"dataset": "mnist"} | row | {"hardware": hardware(torch.device("cpu"))}
+def add_row(name: str, cell: dict[str, Any], row: dict[str, Any]) -> None:
+    """Keep a measured cell, with the data set (MNIST if it names none) and the hardware."""
+    row = {"dataset": "mnist"} | cell | row | {"hardware": hardware(torch.device("cpu"))}
     results.add(name, row)
 
 
@@ -221,11 +231,11 @@ def _likelihood(n: int = 2000, draws: int = 40) -> None:
     images = data.load("mnist")
     order = torch.randperm(len(images.x_test), generator=torch.Generator().manual_seed(0))[:n]
     x0, y = data.to_float(images.x_test[order]), images.y_test[order]
-    for run in (run for run in TRAININGS if "T" not in run):
+    for run in (run for run in TRAININGS if "T" not in run and "dropout" not in run):
         methods = ("learned",) * ("var_mix=null" in TRAININGS[run]) + ("beta", "beta_tilde")
         cells = [{"run": run, "method": m, "steps": 1000, "n": n, "draws": draws} for m in methods]
-        for cell in _missing("likelihood", cells):
-            denoiser, _ = _load(run)
+        for cell in missing("likelihood", cells):
+            denoiser, _ = load(run)
             denoise = _with_variance(denoiser, METHODS[cell["method"]].var_mix)
             generator, started = torch.Generator().manual_seed(0), time.perf_counter()
             nats = likelihood.elbo_monte_carlo(
@@ -233,7 +243,7 @@ def _likelihood(n: int = 2000, draws: int = 40) -> None:
             )
             bits = likelihood.bits_per_dim(torch.tensor([nats.mean, nats.standard_error]), 784)
             row = {"bits_per_dim": round(float(bits[0]), 4), "se": round(float(bits[1]), 4)}
-            _add("likelihood", cell, row | {"seconds": round(time.perf_counter() - started, 1)})
+            add_row("likelihood", cell, row | {"seconds": round(time.perf_counter() - started, 1)})
 
 
 def _chain(n: int = 5000, steps: int = 100) -> None:
@@ -243,8 +253,8 @@ def _chain(n: int = 5000, steps: int = 100) -> None:
         for run in ("linear-hybrid", "cosine-hybrid")
         for method in ("beta_tilde", "ddim")
     ]
-    for cell in _missing("chain", cells):
-        denoiser, card = _load(cell["run"])
+    for cell in missing("chain", cells):
+        denoiser, card = load(cell["run"])
         process, started = denoiser.process, time.perf_counter()
         walk = FixedVariance(denoiser, 0.0)
         generator, seen = torch.Generator().manual_seed(0), {}  # type: ignore[var-annotated]
@@ -256,9 +266,9 @@ def _chain(n: int = 5000, steps: int = 100) -> None:
                 seen.setdefault(t, []).append(guess)
         y, curve = torch.arange(n) % 10, []
         for t, guesses in seen.items():
-            judged = _judged(torch.cat(guesses).float(), y, metrics=("fid", "agreement"))
-            curve.append({"t": t} | judged)
-        _add("chain", cell, {"curve": curve, "seconds": round(time.perf_counter() - started, 1)})
+            found = judged(torch.cat(guesses).float(), y, metrics=("fid", "agreement"))
+            curve.append({"t": t} | found)
+        add_row("chain", cell, {"curve": curve, "seconds": round(time.perf_counter() - started, 1)})
 
 
 def _guesses(
@@ -286,7 +296,7 @@ def _gradient_noise(batches: int = 100, batch_size: int = 128) -> None:
         for run in ("linear-vlb", "linear-hybrid")
         for o, t in kinds
     ]
-    for cell in _missing("gradient_noise", cells):
+    for cell in missing("gradient_noise", cells):
         model, _ = zoo.load(RUNS / cell["run"], "cpu")
         model.requires_grad_(True)
         generator = torch.Generator().manual_seed(0)
@@ -307,7 +317,7 @@ def _gradient_noise(batches: int = 100, batch_size: int = 128) -> None:
         trace = (square / batches - float(mean @ mean)) * batches / (batches - 1)
         signal = float(mean @ mean) - trace / batches
         noise = {"trace": trace, "signal": signal, "noise_to_signal": trace / signal}
-        _add("gradient_noise", cell, noise)
+        add_row("gradient_noise", cell, noise)
 
 
 @torch.no_grad()

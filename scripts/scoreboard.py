@@ -6,6 +6,7 @@ python scripts/scoreboard.py [FOLDER]     (default: _build/scoreboard)
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -23,12 +24,21 @@ TABLES = {
     "gradient_noise": scoreboard.gradient_noise_table,
     "strides_linear": lambda: scoreboard.strides_table("linear-hybrid"),
     "strides_cosine": lambda: scoreboard.strides_table("cosine-hybrid"),
+    "interval": scoreboard.interval_table,
+    "dropout": scoreboard.dropout_table,
+} | {
+    f"guidance_{dataset}_{method}": partial(scoreboard.guidance_table, dataset, method)
+    for dataset in ("mnist", "fashion_mnist")
+    for method in ("classifier_free", "classifier", "classifier_conditional")
 }
 FIGURES = {
     "ladder": scoreboard.ladder_figure,
     "chain": scoreboard.chain_figure,
     "strides_linear": lambda ax: scoreboard.strides_figure("linear-hybrid", ax),
     "strides_cosine": lambda ax: scoreboard.strides_figure("cosine-hybrid", ax),
+} | {
+    f"guidance_{dataset}": partial(scoreboard.guidance_figure, dataset)
+    for dataset in ("mnist", "fashion_mnist")
 }
 
 

@@ -26,6 +26,7 @@ KEYS = {
     "is": ["inception_score", "inception_score_std", "inception_score_floor", "splits"],
     "kid": ["kid", "kid_std", "kid_floor", "kid_size"],
     "pr": ["precision", "recall", "precision_floor", "recall_floor"],
+    "saturation": ["saturation", "saturation_floor", "out_of_range"],
 }
 ALL_KEYS = [key for keys in KEYS.values() for key in keys]
 
@@ -178,6 +179,9 @@ def test_every_number_is_the_metric_on_the_judges_features(classifier, digits):
     assert found["kid_std"] == pytest.approx(kid.std, abs=1e-6) and kid.std > 0
     precision, recall = metrics.precision_recall(real.train, h)
     assert (found["precision"], found["recall"]) == pytest.approx((precision, recall), abs=1e-4)
+    saturated = metrics.saturation(x0)
+    shares = found["saturation"], found["out_of_range"]
+    assert shares == pytest.approx(saturated, abs=1e-5)
 
 
 def test_the_floor_is_what_test_images_score_in_place_of_samples(classifier, digits):

@@ -78,6 +78,69 @@ def test_the_ladder_takes_every_row_once():
         assert f"{mean:.2f}" in scoreboard.ladder_table()
 
 
+GUIDED = ("guidance", "guidance_interval", "guidance_dropout")
+
+
+@pytest.mark.parametrize("name", GUIDED)
+def test_a_guided_row_states_its_sample_count_and_its_floors(name):
+    for row in results.rows(name):
+        assert row["n"] == row["floor_n"] >= 5000 and row["hardware"] and row["seconds"] > 0
+        low, high = row["class_agreement_interval"]
+        assert 0 <= low <= row["class_agreement"] <= high <= 1
+        assert row["inception_score_std"] > 0 and 1 <= row["inception_score"] <= 10
+        for key in ("precision", "recall", "saturation"):
+            assert 0 <= row[key] <= 1 and 0 < row[f"{key}_floor"] < 1
+        assert row["frechet_interval"][0] < row["frechet_interval"][1]
+        if row.get("threshold"):
+            assert row["out_of_range"] == 0
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
+def test_the_sweep_of_guidance_is_complete(dataset):
+    """No cell is left out because its number was unwelcome."""
+    for method in ("classifier_free", "classifier"):
+        found = {
+            (row["w"], row["threshold"])
+            for row in results.rows("guidance", dataset=dataset, method=method)
+        }
+        assert found == {(w, th) for w in (0, 0.5, 1, 2, 4, 8) for th in (False, True)}
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("method", ["classifier_free", "classifier"])
+def test_guidance_tables_show_every_row_and_the_test_images(dataset, method):
+    lines = scoreboard.guidance_table(dataset, method).splitlines()[2:]
+    found = results.rows("guidance", dataset=dataset, method=method)
+    assert len(lines) == len(found) + 1 and "test images" in lines[-1]
+    for row in found:
+        assert sum(f"{row['frechet']:.2f} [" in line for line in lines) >= 1
+
+
+def test_interval_and_dropout_tables_show_every_row():
+    for name in ("interval", "dropout"):
+        text = getattr(scoreboard, f"{name}_table")()
+        assert len(text.splitlines()) == 2 + len(results.rows(f"guidance_{name}"))
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
+@pytest.mark.parametrize("key", ["frechet", "inception_score", "class_agreement"])
+def test_guidance_figures_hold_the_measured_points(dataset, key):
+    methods = ("classifier_free", "classifier")
+    expected = {
+        r[key] for m in methods for r in results.rows("guidance", dataset=dataset, method=m)
+    }
+    _, ax = plt.subplots()
+    scoreboard.guidance_figure(dataset, ax, key)
+    assert expected <= {y for line in ax.lines for y in line.get_ydata()}
+    plt.close()
+    _, ax = plt.subplots()
+    scoreboard.tradeoff_figure(dataset, ax)
+    plain = [results.rows("guidance", dataset=dataset, method=m, threshold=False) for m in methods]
+    drawn = {xy for line in ax.lines for xy in zip(*line.get_data(), strict=True)}
+    assert {(r["recall"], r["precision"]) for rows in plain for r in rows} <= drawn
+    plt.close()
+
+
 def test_figures_hold_the_measured_points():
     _, ax = plt.subplots()
     scoreboard.strides_figure("cosine-hybrid", ax)

@@ -1,0 +1,132 @@
+"""Guidance in plain values: the wrappers it names, in their order, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+
+from ddpmlib import evaluation, metrics, zoo
+from ddpmlib.guidance import (
+    ClassifierFree,
+    ClassifierGuidance,
+    DynamicThreshold,
+    Unconditional,
+)
+from ddpmlib.guidance_options import GuidanceOptions
+from ddpmlib.samplers import draw, uniform_times
+
+NOISY = "digits-noisy-classifier"
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return zoo.load("digits", "cpu")[0]
+
+
+def sampled(denoiser, n=4):
+    noise = torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    return draw(
+        denoiser, denoiser.process, noise, uniform_times(1000, 5), eta=0.0, y=torch.arange(n)
+    )
+
+
+def test_nothing_asked_for_is_the_denoiser_itself(digits):
+    assert GuidanceOptions().wrap(digits) is digits
+    assert GuidanceOptions().record() == {}
+
+
+def test_the_record_names_what_was_asked_for_alone():
+    assert GuidanceOptions(w=2.0, threshold=0.99).record() == {"w": 2.0, "threshold": 0.99}
+    assert GuidanceOptions(w=1.0, low=3, high=7).record() == {"w": 1.0, "low": 3, "high": 7}
+
+
+def test_the_wrappers_are_those_one_would_write(digits):
+    classifier, _ = zoo.load(NOISY, "cpu")
+    pairs = (
+        (GuidanceOptions(w=3.0), ClassifierFree(digits, 3.0)),
+        (GuidanceOptions(w=3.0, low=1, high=1000), ClassifierFree(digits, 3.0)),
+        (GuidanceOptions(w=9.0, threshold=0.9), DynamicThreshold(ClassifierFree(digits, 9.0), 0.9)),
+        (GuidanceOptions(unconditional=True), Unconditional(digits)),
+        (
+            GuidanceOptions(classifier=NOISY, strength=2.0, unconditional=True, low=1, high=500),
+            ClassifierGuidance(Unconditional(digits), classifier, lambda t: 2.0 * (t <= 500)),
+        ),
+        (
+            GuidanceOptions(w=1.0, classifier=NOISY, strength=2.0, high=800),
+            ClassifierGuidance(
+                ClassifierFree(digits, lambda t: 1.0 * (t <= 800)),
+                classifier,
+                lambda t: 2.0 * (t <= 800),
+            ),
+        ),
+    )
+    for options, by_hand in pairs:
+        assert torch.equal(sampled(options.wrap(digits)), sampled(by_hand))
+
+
+def test_a_classifier_leaves_the_noisiest_tenth_alone_unless_told(digits):
+    x, y = torch.randn(2, 1, 8, 8), torch.tensor([3, 4])
+    guided = GuidanceOptions(classifier=NOISY, strength=1.0).wrap(digits)
+    assert torch.equal(guided(x, 901, y).x0, digits(x, 901, y).x0)
+    assert not torch.equal(guided(x, 900, y).x0, digits(x, 900, y).x0)
+    told = GuidanceOptions(classifier=NOISY, strength=1.0, high=1000).wrap(digits)
+    assert not torch.equal(told(x, 901, y).x0, digits(x, 901, y).x0)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"strength": 1.0}, "both its name and a strength"),
+        ({"classifier": NOISY}, "both its name and a strength"),
+        ({"unconditional": True, "w": 1.0}, "needs the class"),
+        ({"low": 5}, "needs guidance"),
+        ({"w": math.nan}, "finite"),
+        ({"w": 1.0, "low": 9, "high": 3}, "0 <= low <= high"),
+        ({"threshold": 1.5}, "share of pixels"),
+        ({"classifier": "digits-classifier", "strength": 1.0}, "cannot guide: .* noisy images"),
+        ({"classifier": "digits", "strength": 1.0}, "cannot guide"),
+        ({"classifier": "nobody", "strength": 1.0}, "no checkpoint 'nobody'"),
+    ],
+)
+def test_bad_options_are_refused_with_a_reason(digits, values, sentence):
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        GuidanceOptions(**values).wrap(digits)
+
+
+def test_guided_and_plain_samples_are_two_entries_of_a_card(tmp_path):
+    for suffix in (".safetensors", ".json"):
+        (tmp_path / f"digits{suffix}").write_bytes(
+            zoo.find("digits").with_suffix(suffix).read_bytes()
+        )
+    path = tmp_path / "digits.safetensors"
+    common = {"n": 20, "steps": 2, "draws": 20, "metrics": ("agreement",), "device": "cpu"}
+    (plain,) = evaluation.evaluate(path, **common)
+    (guided,) = evaluation.evaluate(path, guidance=GuidanceOptions(w=4.0), **common)
+    assert "guidance" not in plain and guided["guidance"] == {"w": 4.0}
+    entries = zoo.Card.read(path.with_suffix(".json")).metrics
+    same = [m for m in entries if m.get("n") == 20 and m["steps"] == 2]
+    assert [m.get("guidance") for m in same] == [None, {"w": 4.0}]
+    evaluation.evaluate(path, guidance=GuidanceOptions(w=4.0), **common)
+    assert len(zoo.Card.read(path.with_suffix(".json")).metrics) == len(entries)
+
+
+# ---- saturation --------------------------------------------------------------------------------
+
+
+def test_saturation_counts_white_and_what_will_be_clipped():
+    x = torch.tensor([-1.5, -1.0, -1.005, 0.0, 0.9, 0.995, 1.0, 1.2])
+    assert metrics.saturation(x) == (3 / 8, 2 / 8)
+    assert metrics.saturation(-torch.ones(3, 4)) == (0, 0)
+    with pytest.raises(ValueError, match="at least one pixel"):
+        metrics.saturation(torch.zeros(0))
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        metrics.saturation(torch.tensor([math.nan]))
+
+
+def test_guidance_saturates_and_the_threshold_brings_back(digits):
+    found = {}
+    for threshold in (0.0, 0.9):
+        guided = GuidanceOptions(w=12.0, threshold=threshold).wrap(digits)
+        found[threshold] = metrics.saturation(sampled(guided, 10))
+    assert found[0.0].out_of_range > metrics.saturation(sampled(digits, 10)).out_of_range
+    assert found[0.9].out_of_range == 0
