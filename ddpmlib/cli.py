@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   ddpmlib train digits --resume           after an interruption
   ddpmlib sample                          100 samples of the newest run into samples.png
   ddpmlib sample mnist --n 20 --label 7 --steps 20 --eta 1 --out sevens.png
+  ddpmlib sample mnist --w 2              guided towards the class
   ddpmlib evaluate mnist                  how good its samples are
   ddpmlib evaluate mnist --metric fid nll --n 5000 --steps 10 --spacing quadratic
   ddpmlib zoo                             what can be trained, and what is there trained

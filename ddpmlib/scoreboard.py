@@ -173,18 +173,23 @@ def ladder() -> list[tuple[str, list[Row]]]:
     return [(names[rung], same) for rung, same in found.items()]
 
 
+# The slides' number for each rung of our ladder, None where they print none.
+DECK_RUNGS = (DECK[1], DECK[4], DECK[6], None, DECK[7])
+
+
 def ladder_table() -> str:
-    """The ladder: mean over training seeds ± its standard error."""
+    """The ladder: mean over training seeds ± its standard error, and the slides' numbers."""
     lines = []
-    for name, rungs in ladder():
+    for (name, rungs), deck in zip(ladder(), DECK_RUNGS, strict=True):
         cells: list[Any] = [len(rungs)]
         for key, digits in (("frechet", 2), ("inception_score", 2), ("recall", 3)):
             mean, error = over_seeds([row[key] for row in rungs])
             cells.append(f"{mean:.{digits}f}" + f" ± {error:.{digits}f}" * (len(rungs) > 1))
         mean, error = over_seeds([100 * row["class_agreement"] for row in rungs])
         cells.append(f"{mean:.1f}" + f" ± {error:.1f}" * (len(rungs) > 1) + " %")
-        lines.append((name, *cells))
-    return markdown(("rung", "seeds", "Fréchet", "IS", "recall", "agreement"), lines)
+        lines.append((name, *cells, *(deck[1:] if deck else ("–", "–"))))
+    header = ("rung", "seeds", "Fréchet", "IS", "recall", "agreement", "slides: IS", "slides: FID")
+    return markdown(header, lines)
 
 
 GUIDED = {
@@ -288,8 +293,8 @@ def _line(ax: Axes, found: list[Row], x: str, key: str, **style: Any) -> None:
         ]
     elif f"{key}_std" in found[0]:
         bars = [row[f"{key}_std"] for row in found]
-    style = {"marker": "o", "ms": 4, "capsize": 2} | style
-    ax.errorbar([row[x] for row in found], values, bars, **style)
+    look: dict[str, Any] = {"marker": "o", "ms": 4, "capsize": 2} | style
+    ax.errorbar([row[x] for row in found], values, bars, **look)
 
 
 def guidance_figure(dataset: str, ax: Axes, key: str = "frechet", threshold: bool = True) -> Axes:

@@ -194,6 +194,22 @@ def test_seed_eta_and_steps_decide_the_picture(runs):
         assert drawn(*other) != plain, other
 
 
+def test_every_option_of_guidance_reaches_the_picture(cwd):
+    def drawn(*words):
+        common = ["sample", "digits", "--n", "3", "--steps", "4", "--device", "cpu"]
+        assert main([*common, *words]) == 0
+        return Path("samples.png").read_bytes()
+
+    classifier = ["--classifier", "digits-noisy-classifier", "--strength"]
+    ways = (
+        [], ["--w", "2"], ["--w", "2", "--interval", "300", "600"], ["--unconditional"],
+        ["--w", "2", "--threshold", "0.5"], [*classifier, "2"], [*classifier, "4"],
+        [*classifier, "4", "--unconditional"],
+    )  # fmt: skip
+    assert len({drawn(*way) for way in ways}) == len(ways)
+    assert drawn("--w", "0") == drawn()
+
+
 def test_a_noisy_classifier_and_its_clean_twin_from_the_command_line(cwd, shipped, capsys):
     words = ["train", "digits-noisy-classifier", "--steps", "2", "--device", "cpu", "--set"]
     words += ["net.width=8", "T=20"]
@@ -340,6 +356,13 @@ def test_in_an_empty_folder(cwd, shipped, capsys, words, match):
         ("sample digits --steps 1001", r"steps must lie in 1..T = 1..1000, got 1001"),
         ("sample digits --eta 2 --steps 2", r"eta .* got 2"),
         ("sample digits --eta nan --steps 2", r"eta .* got nan"),
+        ("sample digits --strength 1", "both its name and a strength"),
+        ("sample digits --w nan", "finite"),
+        ("sample digits --w 1 --unconditional", "needs the class"),
+        ("sample digits --w 1 --interval 9 3", "0 <= low <= high"),
+        ("sample digits --interval 3 9", "needs guidance"),
+        ("sample digits --threshold 2", "share of pixels"),
+        ("evaluate digits --classifier x --strength 1", "no checkpoint"),
         ("sample digits-classifier", "digits-classifier is a classifier: it .* draws none"),
         ("evaluate digits --n 1", "at least 2"),
         ("evaluate digits-classifier --metric fid", "is measured by its accuracy alone"),
