@@ -241,13 +241,22 @@ def guidance_table(dataset: str, method: str) -> str:
     return markdown((symbol, "threshold", *GUIDED_HEADER), lines)
 
 
-def interval_table() -> str:
-    """Classifier-free guidance at some times only."""
+def interval_table(dataset: str) -> str:
+    """Classifier-free guidance at some times only, beside the sweep's rows for none and all."""
+    found = rows("guidance_interval", dataset=dataset)
+    strengths = {0.0, *(row["w"] for row in found)}
+    sweep = rows("guidance", dataset=dataset, method="classifier_free", threshold=False)
     lines = [
-        (f"{row['w']:g}", f"{row['low']}–{row['high']}", *_guided_cells(row))
-        for row in sorted(rows("guidance_interval"), key=lambda r: r["w"])
+        (f"{row['w']:g}", _times(row), *_guided_cells(row))
+        for row in [row for row in sweep if row["w"] in strengths] + found
     ]
     return markdown(("w", "times", *GUIDED_HEADER), lines)
+
+
+def _times(row: Row) -> str:
+    if row["w"] == 0:
+        return "none"
+    return f"{row['low']}–{row['high']}" if "low" in row else "all"
 
 
 def dropout_table() -> str:

@@ -24,7 +24,8 @@ TABLES = {
     "gradient_noise": scoreboard.gradient_noise_table,
     "strides_linear": lambda: scoreboard.strides_table("linear-hybrid"),
     "strides_cosine": lambda: scoreboard.strides_table("cosine-hybrid"),
-    "interval": scoreboard.interval_table,
+    "interval_mnist": lambda: scoreboard.interval_table("mnist"),
+    "interval_fashion_mnist": lambda: scoreboard.interval_table("fashion_mnist"),
     "dropout": scoreboard.dropout_table,
 } | {
     f"guidance_{dataset}_{method}": partial(scoreboard.guidance_table, dataset, method)

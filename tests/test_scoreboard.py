@@ -116,10 +116,17 @@ def test_guidance_tables_show_every_row_and_the_test_images(dataset, method):
         assert sum(f"{row['frechet']:.2f} [" in line for line in lines) >= 1
 
 
-def test_interval_and_dropout_tables_show_every_row():
-    for name in ("interval", "dropout"):
-        text = getattr(scoreboard, f"{name}_table")()
-        assert len(text.splitlines()) == 2 + len(results.rows(f"guidance_{name}"))
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
+def test_the_interval_table_stands_between_no_guidance_and_guidance_at_all_times(dataset):
+    lines = scoreboard.interval_table(dataset).splitlines()[2:]
+    assert len(lines) == 2 + len(results.rows("guidance_interval", dataset=dataset))
+    assert "| none |" in lines[0] and "| all |" in lines[1]
+
+
+def test_the_dropout_table_shows_every_row():
+    found = results.rows("guidance_dropout")
+    assert {row["label_dropout"] for row in found} == {0, 0.1, 0.2, 0.5}
+    assert len(scoreboard.dropout_table().splitlines()) == 2 + len(found)
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
