@@ -196,6 +196,7 @@ def _sampling(parser: argparse.ArgumentParser) -> None:
         "--threshold", type=float, default=0.0, metavar="QUANTILE",
         help="dynamic thresholding after guidance, for example 0.995",
     )  # fmt: skip
+    guide.add_argument("--clip", action="store_true", help="clip beliefs to the range of images")
 
 
 def _guidance(args: argparse.Namespace) -> Any:
@@ -204,7 +205,7 @@ def _guidance(args: argparse.Namespace) -> Any:
     low, high = args.interval
     classifier = str(_own_run_or(args.classifier)) if args.classifier else ""
     return GuidanceOptions(
-        args.w, classifier, args.strength, args.unconditional, low, high, args.threshold
+        args.w, classifier, args.strength, args.unconditional, low, high, args.threshold, args.clip
     )
 
 
@@ -271,7 +272,10 @@ def _sample(args: argparse.Namespace) -> None:
     if args.out.suffix.lower() != ".png" or args.out.is_dir():
         raise ValueError(f"--out names the PNG to write, for example samples.png, got {args.out}")
     denoiser, card = _denoiser(args)
+    guided = _guidance(args).wrap(denoiser, card)
     y = evaluation.classes_in_turn(card, args.n)
+    if args.label is not None and args.unconditional and not args.classifier:
+        raise ValueError("--unconditional keeps the --label from the model: leave one of them out")
     if args.label is not None:
         if not 0 <= args.label < card.num_classes:
             known = (
@@ -280,7 +284,7 @@ def _sample(args: argparse.Namespace) -> None:
             raise ValueError(f"--label {known} for {card.name}, got {args.label}")
         y = torch.full((args.n,), args.label)
     x0 = evaluation.generate(
-        _guidance(args).wrap(denoiser),
+        guided,
         card.image_shape,
         y,
         args.sampling_steps,

@@ -199,6 +199,7 @@ def learned_var_mix(v: Tensor) -> Tensor:
     return (v + 1) / 2
 
 
+@equation("10.1")
 def score(denoiser: DenoiseWithProcess, x_t: Tensor, t: Time, y: Tensor | None = None) -> Tensor:
     """∇ log q(x_t), or ∇ log q(x_t|y), as a denoiser believes it: (√ᾱ_t x̂_0 − x_t) / (1−ᾱ_t).
 

@@ -98,7 +98,7 @@ def evaluate(
         network, sha256 = network_of(judge, images, device)  # before the long part: it may miss
         y = classes_in_turn(card, n)
         x0 = generate(
-            guidance.wrap(model) if guidance else model, card.image_shape, y, steps,
+            guidance.wrap(model, card) if guidance else model, card.image_shape, y, steps,
             n=n, eta=eta, seed=seed, batch_size=batch_size,
             times=SPACINGS[spacing], bf16=bf16, compile=compile,
         )  # fmt: skip

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ddpmlib.broadcast import expand
 from ddpmlib.denoiser import DenoiseWithProcess, Prediction
+from ddpmlib.equations import equation
 from ddpmlib.process import DDPM, Coefficient, Time
 from ddpmlib.samplers import checked_times
 
@@ -93,6 +94,8 @@ class ClassifierFree(Wrapper):
         self, denoiser: DenoiseWithProcess, w: Weight, null_label: int | None = None
     ) -> None:
         super().__init__(denoiser)
+        if null_label is not None and not isinstance(null_label, int):
+            raise ValueError(f"a null label is a whole number, got {null_label!r}")
         self.w, self._null = _checked_weight("w", w), null_label
         if self.null_label is None:
             raise ValueError(
@@ -105,6 +108,7 @@ class ClassifierFree(Wrapper):
         """The label that means none."""
         return super().null_label if self._null is None else self._null
 
+    @equation("11.2", "11.3")
     def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
         """The guided belief; arguments as for :class:`ddpmlib.denoiser.Denoiser`.
 
@@ -129,7 +133,8 @@ class ClassifierFree(Wrapper):
 def interval(w: float, low: int, high: int) -> Callable[[Time], float | Tensor]:
     """The weight w at times low ≤ t ≤ high and 0 at all others (Kynkäänniemi et al. 2024).
 
-    Where it is 0 the second pass is not run, so a short interval is also cheaper.
+    Where it is 0 for a whole batch, t being an int, the second pass is not run: a short interval is
+    also cheaper.
 
     Raises:
         ValueError: unless 0 ≤ low ≤ high and w is finite.
@@ -155,6 +160,8 @@ class _Classified(Wrapper):
         self, denoiser: DenoiseWithProcess, classifier: Classifier, strength: Weight
     ) -> None:
         super().__init__(denoiser)
+        if not callable(classifier):
+            raise ValueError(f"a classifier is a function of x_t and t, got {classifier!r}")
         self.classifier, self.strength = classifier, _checked_weight("strength", strength)
         theirs = getattr(classifier, "process", None)
         if theirs is not None and not torch.equal(theirs.alpha_bar, self.process.alpha_bar):
@@ -173,8 +180,8 @@ class ClassifierGuidance(_Classified):
     the classifier is not asked and the belief is returned as it is.
 
     Mind the start of the chain: the gradient of an exact classifier fades as √ᾱ_t, that of a
-    trained one does not, and 1/√ᾱ_t is 20,000 at the end of the cosine schedule. There one step
-    throws every sample out of range. Leave the noisiest times unguided
+    trained one does not, and 1/√ᾱ_t is 20,000 at the end of the cosine schedule of T = 1000. There
+    one step throws every sample out of range. Leave the noisiest times unguided
     (``interval(s, 1, 9 * T // 10)``), clip x̂_0 by :class:`StaticThreshold`, or use
     :class:`MeanShift`, which divides by √ᾱ_s.
 
@@ -196,6 +203,7 @@ class ClassifierGuidance(_Classified):
     ) -> None:
         super().__init__(denoiser, classifier, strength)
 
+    @equation("10.9")
     def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
         """The guided belief; arguments as for :class:`ddpmlib.denoiser.Denoiser`.
 
@@ -239,6 +247,7 @@ class MeanShift(_Classified):
         super().__init__(denoiser, classifier, strength)
         self._below = dict(pairwise(checked_times(self.process, times)))
 
+    @equation("10.10")
     def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
         """The belief that shifts the mean of the step from t; t is an int.
 
@@ -261,6 +270,7 @@ class MeanShift(_Classified):
         return Prediction(belief.x0 + strength * (covariance / on_x0) * slope, belief.var_mix)
 
 
+@equation("10.6")
 def class_gradient(classifier: Classifier, x_t: Tensor, t: Time, y: Tensor | None) -> Tensor:
     """∇ log p(y|x_t) by autograd, also under ``torch.no_grad``.
 
@@ -277,10 +287,13 @@ def class_gradient(classifier: Classifier, x_t: Tensor, t: Time, y: Tensor | Non
 
     Raises:
         ValueError: without labels, with others than the classifier knows, if it does not answer
-            (B, K), or if its answer does not depend on ``x_t`` by differentiable steps.
+            (B, K), if its answer does not depend on ``x_t`` by differentiable steps, or in
+            ``torch.inference_mode``.
     """
     if y is None:
         raise ValueError("classifier guidance pulls towards a class: give labels y")
+    if torch.is_inference_mode_enabled():
+        raise ValueError("guidance needs gradients: take torch.no_grad in place of inference_mode")
     if not isinstance(t, Tensor):
         t = torch.full((len(x_t),), t, device=x_t.device, dtype=torch.int64)
     keep = torch.is_grad_enabled() and x_t.requires_grad
@@ -289,11 +302,15 @@ def class_gradient(classifier: Classifier, x_t: Tensor, t: Time, y: Tensor | Non
         logits = classifier(x, t)
         _check_logits(logits, x, y)
         chosen = logits.to(x.dtype).log_softmax(1).gather(1, y[:, None])
-        (slope,) = torch.autograd.grad(chosen.sum(), x, create_graph=keep)
+        (slope,) = torch.autograd.grad(chosen.sum(), x, create_graph=keep, allow_unused=True)
+    if slope is None:
+        raise ValueError("the classifier's answer does not depend on x_t: it has no gradient")
     return slope
 
 
 def _check_logits(logits: Tensor, x: Tensor, y: Tensor) -> None:
+    if not isinstance(logits, Tensor):
+        raise ValueError(f"a classifier answers logits (B, K), got {type(logits).__name__}")
     if logits.ndim != 2 or len(logits) != len(x) or y.shape != (len(x),):
         raise ValueError(
             f"need logits (B, K) and labels (B,) for B = {len(x)} samples, got "
@@ -329,6 +346,7 @@ class StaticThreshold(Wrapper):
             raise ValueError(f"bound must be positive and finite, got {bound}")
         self.bound = bound
 
+    @equation("11.12")
     def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
         """The clipped belief; arguments as for :class:`ddpmlib.denoiser.Denoiser`."""
         belief = self.denoiser(x_t, t, y)
@@ -341,6 +359,10 @@ class DynamicThreshold(Wrapper):
     Dynamic thresholding (Saharia et al. 2022, section 2.3): where guidance pushes many pixels of
     an image out of [−1, 1] all are pulled in, while clipping would saturate them. An image whose
     quantile lies inside [−1, 1] is clipped there, as by :class:`StaticThreshold`.
+
+    Made for photographs. Where most pixels truly lie at an end of the range, as the background of
+    MNIST and Fashion-MNIST does, a few that overshoot set s, and all are drawn off that end: with
+    strong guidance that ruins the images (``data/results/guidance.json``). Clip those instead.
 
     Args:
         denoiser: usually a guided one: threshold after guidance.
@@ -358,6 +380,7 @@ class DynamicThreshold(Wrapper):
             )
         self.quantile = quantile
 
+    @equation("11.12")
     def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
         """The thresholded belief; arguments as for :class:`ddpmlib.denoiser.Denoiser`."""
         belief = self.denoiser(x_t, t, y)
@@ -372,8 +395,9 @@ class Temperature(Wrapper):
     that it blurs images where guidance does not), not the scaling of the step's noise: it edits
     the belief, so it works in deterministic samplers too. It makes every *noised* density q(x_t)
     one with score ∇ log q/τ, yet what comes out is not q(x_0)^{1/τ}: for N(0, c) that has variance
-    cτ, while ancestral sampling ends at cτ/(2−τ) and DDIM shrinks on with each bit of noise that
-    the chain starts from. τ = 1 returns the belief as it is.
+    cτ, while ancestral sampling ends at cτ/(2−τ) for τ < 2, and DDIM shrinks (τ < 1) or grows
+    (τ > 1) without bound with the noise that the chain starts from. τ = 1 returns the belief as it
+    is.
 
     Args:
         denoiser: what is sharpened.

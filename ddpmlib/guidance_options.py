@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -13,6 +14,7 @@ from ddpmlib.guidance import (
     ClassifierFree,
     ClassifierGuidance,
     DynamicThreshold,
+    StaticThreshold,
     Unconditional,
     Weight,
     Wrapper,
@@ -34,6 +36,7 @@ class GuidanceOptions:
             classifier 1..9T/10, because at its noisiest times a trained one throws samples out of
             range.
         threshold: quantile of dynamic thresholding after guidance, 0 for none.
+        clip: static thresholding after guidance, to [−1, 1].
     """
 
     w: float = 0.0
@@ -43,14 +46,20 @@ class GuidanceOptions:
     low: int | None = None
     high: int | None = None
     threshold: float = 0.0
+    clip: bool = False
 
     def __post_init__(self) -> None:
+        for name in ("w", "strength", "threshold"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
         if bool(self.classifier) != bool(self.strength):
             raise ValueError("guidance by a classifier needs both its name and a strength")
         if self.unconditional and self.w:
             raise ValueError(
                 "classifier-free guidance needs the class that an unconditional model is not told"
             )
+        if self.threshold and self.clip:
+            raise ValueError("thresholding is either dynamic or static: give a quantile, or clip")
         if (self.low, self.high) != (None, None) and not (self.w or self.classifier):
             raise ValueError("an interval of times needs guidance: give w, or a classifier")
 
@@ -58,36 +67,49 @@ class GuidanceOptions:
         """The values that differ from the defaults."""
         return {k: v for k, v in asdict(self).items() if v != getattr(GuidanceOptions, k)}
 
-    def wrap(self, denoiser: Denoiser) -> Denoiser | Wrapper:
+    def wrap(self, denoiser: Denoiser, card: zoo.Card) -> Denoiser | Wrapper:
         """The guided denoiser; the denoiser itself if nothing is asked for.
+
+        Args:
+            denoiser, card: as :func:`ddpmlib.zoo.load` returns them.
 
         Raises:
             FileNotFoundError: if there is no such classifier.
-            ValueError: if it is no noisy classifier or knows another process, the denoiser knows
-                no classes, or a value is out of range.
+            ValueError: if it is no noisy classifier, or one of other data or of another process,
+                the denoiser knows no classes, or a value is out of range.
         """
-        guided: Denoiser | Wrapper = denoiser
+        T, guided = denoiser.process.T, cast(Denoiser | Wrapper, denoiser)
+        if not 1 <= (self.low or 1) <= (self.high or T) <= T:
+            raise ValueError(
+                f"the interval of guided times must lie in 1..{T} and not be empty, got "
+                f"{self.low} to {self.high}"
+            )
         if self.unconditional:
             guided = Unconditional(guided)
         if self.w:
-            guided = ClassifierFree(guided, self._weight(denoiser, self.w, denoiser.process.T))
+            guided = ClassifierFree(guided, self._weight(self.w, T, T))
         if self.classifier:
-            high = 9 * denoiser.process.T // 10
-            weight = self._weight(denoiser, self.strength, high)
-            guided = ClassifierGuidance(guided, self._classifier(denoiser), weight)
+            highest = max(self.low or 1, 9 * T // 10)
+            weight = self._weight(self.strength, highest, T)
+            guided = ClassifierGuidance(guided, self._classifier(denoiser, card), weight)
+        if self.clip:
+            return StaticThreshold(guided)
         return DynamicThreshold(guided, self.threshold) if self.threshold else guided
 
-    def _weight(self, denoiser: Denoiser, w: float, highest: int) -> Weight:
-        low = 1 if self.low is None else self.low
-        high = highest if self.high is None else self.high
-        return w if (low, high) == (1, denoiser.process.T) else interval(w, low, high)
+    def _weight(self, w: float, highest: int, T: int) -> Weight:
+        low, high = self.low or 1, self.high or highest
+        return w if (low, high) == (1, T) else interval(w, low, high)
 
-    def _classifier(self, denoiser: Denoiser) -> NoisyClassifier:
-        device = next(nn.Module.parameters(denoiser)).device
-        model, card = zoo.load(self.classifier, device)
+    def _classifier(self, denoiser: Denoiser, card: zoo.Card) -> NoisyClassifier:
+        model, theirs = zoo.load(self.classifier, next(nn.Module.parameters(denoiser)).device)
         if not isinstance(model, NoisyClassifier):
             raise ValueError(
-                f"{card.name} cannot guide: that takes a classifier of noisy images, trained by "
+                f"{theirs.name} cannot guide: that takes a classifier of noisy images, trained by "
                 "a recipe such as digits-noisy-classifier"
+            )
+        if theirs.recipe["data"] != card.recipe["data"]:
+            raise ValueError(
+                f"{theirs.name} was trained on {theirs.recipe['data']}, and {card.name} on "
+                f"{card.recipe['data']}: a classifier guides models of its own data"
             )
         return model

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from ddpmlib.denoiser import Denoise
+from ddpmlib.equations import equation
 from ddpmlib.process import DDPM, check_eta
 from ddpmlib.samplers import State, checked_times, sample
 
 
+@equation("10.2")
 def langevin(
     denoiser: Denoise,
     process: DDPM,
@@ -132,6 +134,7 @@ def predictor_corrector(
     return _correct(denoiser, process, x, times, eta, steps, snr, y, generator)
 
 
+@equation("10.5")
 def step_size(process: DDPM, t: int, snr: float) -> float:
     """h = 2 (r √(1−ᾱ_t))², so that the drift is r times as long as the noise.
 

@@ -225,6 +225,7 @@ class DDPM:
             raise ValueError("clean data (t = 0) hold no noise to solve for; use t in 1..T")
         return (x_t - scale * x0) / std
 
+    @equation("10.1")
     def score_from_x0(self, x_t: Tensor, x0: Tensor, t: Time) -> Tensor:
         """The score that a guess of x_0 implies: (√ᾱ_t x_0 − x_t) / (1−ᾱ_t), for t ≥ 1.
 

@@ -241,6 +241,24 @@ def guidance_table(dataset: str, method: str) -> str:
     return markdown((symbol, "threshold", *GUIDED_HEADER), lines)
 
 
+def thresholds_table(dataset: str) -> str:
+    """Classifier-free guidance without a threshold, clipped, and with the dynamic one."""
+    clipped = rows("guidance_clipped", dataset=dataset)
+    sweep = rows("guidance", dataset=dataset, method="classifier_free")
+    found = clipped + [row for row in sweep if row["w"] in {r["w"] for r in clipped}]
+    lines = [
+        (f"{row['w']:g}", _threshold(row), *_guided_cells(row))
+        for row in sorted(found, key=lambda r: (r["w"], _threshold(r) != "none", "clip" not in r))
+    ]
+    return markdown(("w", "threshold", *GUIDED_HEADER), lines)
+
+
+def _threshold(row: Row) -> str:
+    if "clip" in row:
+        return "static"
+    return "dynamic" if row["threshold"] else "none"
+
+
 def interval_table(dataset: str) -> str:
     """Classifier-free guidance at some times only, beside the sweep's rows for none and all."""
     found = rows("guidance_interval", dataset=dataset)

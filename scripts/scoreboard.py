@@ -13,25 +13,32 @@ import matplotlib as mpl
 
 from ddpmlib import plots, scoreboard
 
-TABLES = {
-    "training": scoreboard.training_table,
-    "ladder": scoreboard.ladder_table,
-    "deck": scoreboard.deck_table,
-    "lengths": scoreboard.lengths_table,
-    "schedules": scoreboard.schedules_table,
-    "variances": scoreboard.variances_table,
-    "likelihood": scoreboard.likelihood_table,
-    "gradient_noise": scoreboard.gradient_noise_table,
-    "strides_linear": lambda: scoreboard.strides_table("linear-hybrid"),
-    "strides_cosine": lambda: scoreboard.strides_table("cosine-hybrid"),
-    "interval_mnist": lambda: scoreboard.interval_table("mnist"),
-    "interval_fashion_mnist": lambda: scoreboard.interval_table("fashion_mnist"),
-    "dropout": scoreboard.dropout_table,
-} | {
-    f"guidance_{dataset}_{method}": partial(scoreboard.guidance_table, dataset, method)
-    for dataset in ("mnist", "fashion_mnist")
-    for method in ("classifier_free", "classifier", "classifier_conditional")
-}
+TABLES = (
+    {
+        "training": scoreboard.training_table,
+        "ladder": scoreboard.ladder_table,
+        "deck": scoreboard.deck_table,
+        "lengths": scoreboard.lengths_table,
+        "schedules": scoreboard.schedules_table,
+        "variances": scoreboard.variances_table,
+        "likelihood": scoreboard.likelihood_table,
+        "gradient_noise": scoreboard.gradient_noise_table,
+        "strides_linear": lambda: scoreboard.strides_table("linear-hybrid"),
+        "strides_cosine": lambda: scoreboard.strides_table("cosine-hybrid"),
+        "interval_mnist": lambda: scoreboard.interval_table("mnist"),
+        "interval_fashion_mnist": lambda: scoreboard.interval_table("fashion_mnist"),
+        "dropout": scoreboard.dropout_table,
+    }
+    | {
+        f"guidance_{dataset}_{method}": partial(scoreboard.guidance_table, dataset, method)
+        for dataset in ("mnist", "fashion_mnist")
+        for method in ("classifier_free", "classifier", "classifier_conditional")
+    }
+    | {
+        f"thresholds_{dataset}": partial(scoreboard.thresholds_table, dataset)
+        for dataset in ("mnist", "fashion_mnist")
+    }
+)
 FIGURES = {
     "ladder": scoreboard.ladder_figure,
     "chain": scoreboard.chain_figure,

@@ -204,7 +204,7 @@ def test_every_option_of_guidance_reaches_the_picture(cwd):
     ways = (
         [], ["--w", "2"], ["--w", "2", "--interval", "300", "600"], ["--unconditional"],
         ["--w", "2", "--threshold", "0.5"], [*classifier, "2"], [*classifier, "4"],
-        [*classifier, "4", "--unconditional"],
+        [*classifier, "4", "--unconditional"], ["--w", "2", "--clip"],
     )  # fmt: skip
     assert len({drawn(*way) for way in ways}) == len(ways)
     assert drawn("--w", "0") == drawn()
@@ -359,7 +359,8 @@ def test_in_an_empty_folder(cwd, shipped, capsys, words, match):
         ("sample digits --strength 1", "both its name and a strength"),
         ("sample digits --w nan", "finite"),
         ("sample digits --w 1 --unconditional", "needs the class"),
-        ("sample digits --w 1 --interval 9 3", "0 <= low <= high"),
+        ("sample digits --w 1 --interval 9 3", "interval of guided times must lie in"),
+        ("sample digits --unconditional --label 3", "leave one of them out"),
         ("sample digits --interval 3 9", "needs guidance"),
         ("sample digits --threshold 2", "share of pixels"),
         ("evaluate digits --classifier x --strength 1", "no checkpoint"),

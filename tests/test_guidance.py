@@ -905,3 +905,50 @@ def test_where_nothing_is_left_of_the_data_there_is_nothing_to_divide_by() -> No
             guide(X, T, Y)
     shifted = MeanShift(exact, exact.class_logits)(X, T, Y).x0  # divides by √ᾱ_s instead
     assert bool(shifted.isfinite().all())
+
+
+# ---- small things that would go wrong unnoticed ------------------------------------------------
+
+
+def test_the_gradient_is_that_of_the_log_probability_whatever_the_logits_share():
+    def shifted(x: Tensor, t: Tensor) -> Tensor:
+        return PLANE.class_logits(x, t) + 7 * x.square().sum(1, keepdim=True)
+
+    plain = guidance.class_gradient(PLANE.class_logits, X, 20, Y)
+    torch.testing.assert_close(guidance.class_gradient(shifted, X, 20, Y), plain)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda d: Temperature(d, 0.5),
+        DynamicThreshold,
+        StaticThreshold,
+        lambda d: ClassifierGuidance(d, PLANE.class_logits, 2.0),
+        lambda d: ClassifierFree(d, 2.0),
+    ],
+)
+def test_every_wrapper_passes_the_variance_on(wrap):
+    assert wrap(FixedVariance(PLANE, 0.3))(X, 20, Y).var_mix == 0.3
+
+
+def test_what_is_no_classifier_or_null_label_is_refused():
+    logits = PLANE.class_logits
+    with pytest.raises(ValueError, match="a classifier is a function"):
+        ClassifierGuidance(PLANE, None)
+    with pytest.raises(ValueError, match="whole number, got 1.5"):
+        ClassifierFree(PLANE, 1.0, null_label=1.5)
+    for answer, sentence in (
+        (lambda x, t: [1.0, 2.0], "answers logits"),
+        (lambda x, t: torch.zeros(len(x), 3, requires_grad=True), "does not depend on x_t"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            guidance.class_gradient(answer, X, 20, Y)
+    with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
+        guidance.class_gradient(logits, X, 20, Y)
+
+
+def test_a_batch_of_none_is_guided_too():
+    denoiser, classifier = (zoo.load(n, "cpu")[0] for n in ("digits", "digits-noisy-classifier"))
+    x, y = torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)
+    assert ClassifierGuidance(denoiser, classifier)(x, 500, y).x0.shape == x.shape

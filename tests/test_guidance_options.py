@@ -10,6 +10,7 @@ from ddpmlib.guidance import (
     ClassifierFree,
     ClassifierGuidance,
     DynamicThreshold,
+    StaticThreshold,
     Unconditional,
 )
 from ddpmlib.guidance_options import GuidanceOptions
@@ -19,8 +20,18 @@ NOISY = "digits-noisy-classifier"
 
 
 @pytest.fixture(scope="module")
-def digits():
-    return zoo.load("digits", "cpu")[0]
+def loaded():
+    return zoo.load("digits", "cpu")
+
+
+@pytest.fixture(scope="module")
+def digits(loaded):
+    return loaded[0]
+
+
+@pytest.fixture(scope="module")
+def card(loaded):
+    return loaded[1]
 
 
 def sampled(denoiser, n=4):
@@ -30,8 +41,8 @@ def sampled(denoiser, n=4):
     )
 
 
-def test_nothing_asked_for_is_the_denoiser_itself(digits):
-    assert GuidanceOptions().wrap(digits) is digits
+def test_nothing_asked_for_is_the_denoiser_itself(digits, card):
+    assert GuidanceOptions().wrap(digits, card) is digits
     assert GuidanceOptions().record() == {}
 
 
@@ -40,13 +51,14 @@ def test_the_record_names_what_was_asked_for_alone():
     assert GuidanceOptions(w=1.0, low=3, high=7).record() == {"w": 1.0, "low": 3, "high": 7}
 
 
-def test_the_wrappers_are_those_one_would_write(digits):
+def test_the_wrappers_are_those_one_would_write(digits, card):
     classifier, _ = zoo.load(NOISY, "cpu")
     pairs = (
         (GuidanceOptions(w=3.0), ClassifierFree(digits, 3.0)),
         (GuidanceOptions(w=3.0, low=1, high=1000), ClassifierFree(digits, 3.0)),
         (GuidanceOptions(w=9.0, threshold=0.9), DynamicThreshold(ClassifierFree(digits, 9.0), 0.9)),
         (GuidanceOptions(unconditional=True), Unconditional(digits)),
+        (GuidanceOptions(w=9.0, clip=True), StaticThreshold(ClassifierFree(digits, 9.0))),
         (
             GuidanceOptions(classifier=NOISY, strength=2.0, unconditional=True, low=1, high=500),
             ClassifierGuidance(Unconditional(digits), classifier, lambda t: 2.0 * (t <= 500)),
@@ -61,15 +73,28 @@ def test_the_wrappers_are_those_one_would_write(digits):
         ),
     )
     for options, by_hand in pairs:
-        assert torch.equal(sampled(options.wrap(digits)), sampled(by_hand))
+        assert torch.equal(sampled(options.wrap(digits, card)), sampled(by_hand))
 
 
-def test_a_classifier_leaves_the_noisiest_tenth_alone_unless_told(digits):
+def test_the_least_noise_is_guided_too(digits, card):
     x, y = torch.randn(2, 1, 8, 8), torch.tensor([3, 4])
-    guided = GuidanceOptions(classifier=NOISY, strength=1.0).wrap(digits)
+    for options in (GuidanceOptions(w=1.0), GuidanceOptions(classifier=NOISY, strength=1.0)):
+        assert not torch.equal(options.wrap(digits, card)(x, 1, y).x0, digits(x, 1, y).x0)
+
+
+def test_a_lower_end_above_the_classifiers_default_moves_that(digits, card):
+    x, y = torch.randn(2, 1, 8, 8), torch.tensor([3, 4])
+    guided = GuidanceOptions(classifier=NOISY, strength=1.0, low=950).wrap(digits, card)
+    assert not torch.equal(guided(x, 950, y).x0, digits(x, 950, y).x0)
+    assert torch.equal(guided(x, 900, y).x0, digits(x, 900, y).x0)
+
+
+def test_a_classifier_leaves_the_noisiest_tenth_alone_unless_told(digits, card):
+    x, y = torch.randn(2, 1, 8, 8), torch.tensor([3, 4])
+    guided = GuidanceOptions(classifier=NOISY, strength=1.0).wrap(digits, card)
     assert torch.equal(guided(x, 901, y).x0, digits(x, 901, y).x0)
     assert not torch.equal(guided(x, 900, y).x0, digits(x, 900, y).x0)
-    told = GuidanceOptions(classifier=NOISY, strength=1.0, high=1000).wrap(digits)
+    told = GuidanceOptions(classifier=NOISY, strength=1.0, high=1000).wrap(digits, card)
     assert not torch.equal(told(x, 901, y).x0, digits(x, 901, y).x0)
 
 
@@ -81,16 +106,20 @@ def test_a_classifier_leaves_the_noisiest_tenth_alone_unless_told(digits):
         ({"unconditional": True, "w": 1.0}, "needs the class"),
         ({"low": 5}, "needs guidance"),
         ({"w": math.nan}, "finite"),
-        ({"w": 1.0, "low": 9, "high": 3}, "0 <= low <= high"),
+        ({"strength": math.inf, "classifier": NOISY}, "strength must be finite"),
+        ({"w": 1.0, "low": 9, "high": 3}, "must lie in 1..1000 and not be empty"),
+        ({"w": 2.0, "low": 2000, "high": 3000}, "must lie in 1..1000"),
+        ({"classifier": "mnist-noisy-classifier", "strength": 1.0}, "trained on mnist, and digits"),
         ({"threshold": 1.5}, "share of pixels"),
+        ({"threshold": 0.9, "clip": True}, "either dynamic or static"),
         ({"classifier": "digits-classifier", "strength": 1.0}, "cannot guide: .* noisy images"),
         ({"classifier": "digits", "strength": 1.0}, "cannot guide"),
         ({"classifier": "nobody", "strength": 1.0}, "no checkpoint 'nobody'"),
     ],
 )
-def test_bad_options_are_refused_with_a_reason(digits, values, sentence):
+def test_bad_options_are_refused_with_a_reason(digits, card, values, sentence):
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
-        GuidanceOptions(**values).wrap(digits)
+        GuidanceOptions(**values).wrap(digits, card)
 
 
 def test_guided_and_plain_samples_are_two_entries_of_a_card(tmp_path):
@@ -123,10 +152,10 @@ def test_saturation_counts_white_and_what_will_be_clipped():
         metrics.saturation(torch.tensor([math.nan]))
 
 
-def test_guidance_saturates_and_the_threshold_brings_back(digits):
+def test_guidance_saturates_and_the_threshold_brings_back(digits, card):
     found = {}
     for threshold in (0.0, 0.9):
-        guided = GuidanceOptions(w=12.0, threshold=threshold).wrap(digits)
+        guided = GuidanceOptions(w=12.0, threshold=threshold).wrap(digits, card)
         found[threshold] = metrics.saturation(sampled(guided, 10))
     assert found[0.0].out_of_range > metrics.saturation(sampled(digits, 10)).out_of_range
     assert found[0.9].out_of_range == 0

@@ -78,7 +78,7 @@ def test_the_ladder_takes_every_row_once():
         assert f"{mean:.2f}" in scoreboard.ladder_table()
 
 
-GUIDED = ("guidance", "guidance_interval", "guidance_dropout")
+GUIDED = ("guidance", "guidance_interval", "guidance_dropout", "guidance_clipped")
 
 
 @pytest.mark.parametrize("name", GUIDED)
@@ -121,6 +121,14 @@ def test_the_interval_table_stands_between_no_guidance_and_guidance_at_all_times
     lines = scoreboard.interval_table(dataset).splitlines()[2:]
     assert len(lines) == 2 + len(results.rows("guidance_interval", dataset=dataset))
     assert "| none |" in lines[0] and "| all |" in lines[1]
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
+def test_the_table_of_thresholds_has_all_three_for_each_weight(dataset):
+    clipped = results.rows("guidance_clipped", dataset=dataset)
+    lines = scoreboard.thresholds_table(dataset).splitlines()[2:]
+    kinds = [line.split("|")[2].strip() for line in lines]
+    assert kinds == ["none", "static", "dynamic"] * len(clipped)
 
 
 def test_the_dropout_table_shows_every_row():

@@ -100,7 +100,8 @@ class AttentionPool(nn.Module):
         b, f = h.shape[:2]
         pixels = h.flatten(2).transpose(1, 2)
         tokens = torch.cat([pixels.mean(1, keepdim=True), pixels], dim=1)
-        q = self.query(tokens[:, :1]).reshape(b, 1, self.heads, -1).transpose(1, 2)
-        k, v = self.key_value(tokens).reshape(b, -1, 2, self.heads, f // self.heads).unbind(2)
+        each = f // self.heads
+        q = self.query(tokens[:, :1]).reshape(b, 1, self.heads, each).transpose(1, 2)
+        k, v = self.key_value(tokens).reshape(b, tokens.shape[1], 2, self.heads, each).unbind(2)
         pooled = F.scaled_dot_product_attention(q, k.transpose(1, 2), v.transpose(1, 2))
         return self.out(pooled.transpose(1, 2).reshape(b, f))

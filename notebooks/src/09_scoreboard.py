@@ -317,7 +317,7 @@ for name, recipe in rungs.items():
 #
 # One network (0.18 million weights, a quarter of the `mnist` checkpoint's), one budget (4,000 updates of 64 images, 4.3 passes over
 # MNIST), one judge (`mnist-classifier`, which took no part in any choice below). It is small because
-# there are fifteen of it, and it is *not* trained to the end: this chapter compares, the checkpoints of the other chapters are better.
+# there are eighteen of it, and it is *not* trained to the end: this chapter compares, the checkpoints of the other chapters are better.
 # All nets predict $v$: a net that predicts noise multiplies its first error by hundreds when a cosine chain takes few steps
 # ([chapter 05](05_schedules.ipynb)), and the table would show that alone. A run is one command, for example
 #
@@ -337,9 +337,10 @@ Markdown(scoreboard.training_table())
 # %%
 Markdown(scoreboard.ladder_table())
 
-# %% mystnb={"image": {"alt": "Three rungs of the ladder: Fréchet distance divided by that of real test images, one dot per training seed, logarithmic axis."}}
-fig, ax = plt.subplots(figsize=(7, 3))
+# %% mystnb={"image": {"alt": "Five rungs of the ladder: Fréchet distance divided by that of real test images, one dot per training seed."}}
+fig, ax = plt.subplots(figsize=(9, 3.2), dpi=80)
 _ = scoreboard.ladder_figure(ax)
+ax.tick_params(axis="x", labelsize=8)
 
 # %%
 Markdown(scoreboard.deck_table())
