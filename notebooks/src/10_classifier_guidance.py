@@ -282,7 +282,7 @@ print("four lines and the library agree over 50 steps")
 # For $p=\mathcal N(0,\sigma^2)$ the step is linear: $x\leftarrow(1-h/\sigma^2)\,x+\sqrt{2h}\,z$. The chain stays Gaussian, and its variance goes
 #
 # $$
-# V\leftarrow\Big(1-\frac h{\sigma^2}\Big)^2V+2h,\qquad\text{which settles at}\qquad V_h=\frac{2\sigma^4}{2\sigma^2-h}\quad\text{if } h<2\sigma^2 .
+# V\leftarrow\Big(1-\frac h{\sigma^2}\Big)^2V+2h,\quad\text{which settles at}\quad V_h=\frac{2\sigma^4}{2\sigma^2-h}\ \ (h<2\sigma^2).
 # \tag{10.4}
 # $$
 #
@@ -526,10 +526,10 @@ assert lengths[900, clean_logits] > 50 * lengths[900, noisy_logits]
 #
 # Multiply (10.6) by $-\sqrt{1-\bar\alpha_t}$ to speak of noise, and give the pull a strength $s$:
 #
-# $$
-# \hat\varepsilon\leftarrow\hat\varepsilon-s\sqrt{1-\bar\alpha_t}\;\nabla\log p(y\mid x_t)\quad\iff\quad\hat x_0\leftarrow\hat x_0+s\,\frac{1-\bar\alpha_t}{\sqrt{\bar\alpha_t}}\;\nabla\log p(y\mid x_t) .
-# \tag{10.9}
-# $$
+# \begin{align*}
+# \hat\varepsilon&\leftarrow\hat\varepsilon-s\sqrt{1-\bar\alpha_t}\;\nabla\log p(y\mid x_t), \\
+# \text{that is}\qquad\hat x_0&\leftarrow\hat x_0+s\,\frac{1-\bar\alpha_t}{\sqrt{\bar\alpha_t}}\;\nabla\log p(y\mid x_t) . \tag{10.9}
+# \end{align*}
 #
 # The two are the same by $\hat x_0=(x_t-\sqrt{1-\bar\alpha_t}\,\hat\varepsilon)/\sqrt{\bar\alpha_t}$. With $s=1$ and (10.8) the right side is exactly $\mathbb E[x_0\mid x_t,y]$. This is Algorithm 2 of Dhariwal & Nichol {cite}`dhariwal2021diffusion`; since it edits the belief, *every* sampler can use it.
 #
@@ -1093,7 +1093,7 @@ Markdown(scoreboard.guidance_table("fashion_mnist", "classifier"))
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 2.7), dpi=60)
 for ax, name in zip(axes, ("mnist", "fashion_mnist"), strict=True):
     _ = scoreboard.guidance_figure(name, ax, "frechet", threshold=False)
-    ax.set(title=name, ylabel="Fréchet distance")
+    ax.set(title=name, ylabel="Fréchet distance", yscale="log")
 _ = axes[0].legend(fontsize=7)
 
 # %% [markdown]
@@ -1125,7 +1125,7 @@ ax = labelled(clothes, ["s = 0", "s = 1", "s = 10"], 2)
 _ = ax.set_xlabel("class")
 
 # %% [markdown]
-# *What to see:* strengths 0, 1, 10 from top to bottom, the classes of Fashion-MNIST from left to right. The first row shows whatever the noise suggests, the last what was asked for.
+# *What to see:* strengths 0, 1, 10 from top to bottom, the classes of Fashion-MNIST from left to right. The first row shows whatever the noise suggests, the last mostly what was asked for, and two torn garments.
 
 # %% [markdown]
 # ## What goes wrong

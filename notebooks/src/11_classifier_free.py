@@ -293,15 +293,15 @@ assert far[4.0][0] < 0.65 and far[4.0][1] > 0.99 and far[4.0][2] > 0.8
 #
 # The substitution $r=\frac{C+u}{c+u}$, which runs from $1/\rho$ to $1$ with $\frac{\mathrm du}{(c+u)^2}=-\frac{\mathrm dr}{C-c}$, turns the last two integrals into $\int r^{2w}\mathrm dr$ and $\int r^{w}\mathrm dr$; for the DDIM mean put $r=1+q^2$ as well. The results:
 #
-# $$
-# \text{DDIM:}\quad V=c\,\rho^{\,w},\qquad \mu=(1+w)\,m\,\sqrt{\frac{\rho^{1+w}}{1-\rho}}\int_0^{\sqrt{1/\rho-1}}(1+q^2)^{w/2}\,\mathrm dq ,
-# \tag{11.9}
-# $$
+# \begin{align*}
+# \text{DDIM:}\quad V&=c\,\rho^{\,w}, \\
+# \mu&=(1+w)\,m\,\sqrt{\frac{\rho^{1+w}}{1-\rho}}\int_0^{\sqrt{1/\rho-1}}(1+q^2)^{w/2}\,\mathrm dq\,; \tag{11.9}
+# \end{align*}
 #
-# $$
-# \text{ancestral:}\quad V=c\,\frac{1-\rho^{\,2w+1}}{(2w+1)(1-\rho)},\qquad \mu=m\,\frac{1-\rho^{\,w+1}}{1-\rho}=m\,(1+\rho+\dots+\rho^{w}) .
-# \tag{11.10}
-# $$
+# \begin{align*}
+# \text{ancestral:}\quad V&=c\,\frac{1-\rho^{\,2w+1}}{(2w+1)(1-\rho)}, \\
+# \mu&=m\,\frac{1-\rho^{\,w+1}}{1-\rho}=m\,(1+\rho+\dots+\rho^{w}) . \tag{11.10}
+# \end{align*}
 #
 # (The sum is for whole $w$; at $w=-\frac12$ the variance is the limit, $c\log(1/\rho)/(1-\rho)$.) Three different laws for one $w$. At $w=0$ all are $\mathcal N(m,c)$; at $w=-1$ both samplers give $\mathcal N(0,C)$, as they must, and so does the tilt. For $w\to\infty$ all three means tend to the same point, $m/(1-\rho)$, where $p(y\mid x)$ is largest; but the tilted variance falls like $1/w$, the ancestral one to half of that, and DDIM's exponentially. Sympy, on the equations and the substitutions:
 
@@ -762,20 +762,22 @@ Markdown(scoreboard.guidance_table("mnist", "classifier_free"))
 # %%
 Markdown(scoreboard.guidance_table("fashion_mnist", "classifier_free"))
 
-# %% mystnb={"image": {"alt": "Two rows of two panels over w from 0 to 8, for MNIST and Fashion-MNIST. Left, Fréchet distance: for classifier-free guidance it rises with w after a small weight. Right, Inception Score: it rises with w and levels off. Lines for classifier guidance and the level of real images."}}
+# %% mystnb={"image": {"alt": "Two rows of two panels over w from 0 to 8, for MNIST and Fashion-MNIST. Left, Fréchet distance, logarithmic: classifier-free guidance is least at 0 on MNIST and at 0.5 on Fashion-MNIST and rises from there; the classifier's curve rises first and then falls. Right, Inception Score: it rises with w and levels off. Lines for classifier guidance and the level of real images."}}
 fig, axes = plt.subplots(2, 2, figsize=(7.5, 4.4), dpi=60)
 names = {"frechet": "Fréchet distance", "inception_score": "Inception Score"}
 for line_of_axes, name in zip(axes, ("mnist", "fashion_mnist"), strict=True):
     for ax, key in zip(
         line_of_axes, ("frechet", "inception_score"), strict=True
     ):
-        scoreboard.guidance_figure(name, ax, key)
+        scoreboard.guidance_figure(name, ax, key, threshold=False)
         ax.set_title(name, fontsize=9)
         ax.set_ylabel(names[key])
-_ = axes[0, 0].legend(fontsize=7)
+        if key == "frechet":
+            ax.set_yscale("log")
+_ = axes[0, 1].legend(fontsize=7)
 
 # %% [markdown]
-# *What to see:* **the two curves part.** Inception Score, which asks only "is it clearly one of the classes, and are all classes there?", rises with $w$ and levels off (with ten classes no score can pass 10). The Fréchet distance, which also asks "is it as varied as the data?", is best at weak guidance and climbs from there. On Fashion-MNIST it draws the famous U: half a unit of guidance mends what the model does badly, more spoils it. A U has a left branch only where the unguided model leaves something to mend; our MNIST model stands at the floor of real images at $w=0$, so there every bit of guidance costs distance. And mind the dotted line on the right: on MNIST the samples pass
+# *What to see:* (all without thresholds) follow the classifier-free curves: **distance and score part.** Inception Score, which asks only "is it clearly one of the classes, and are all classes there?", rises with $w$ and levels off (with ten classes no score can pass 10). The Fréchet distance, which also asks "is it as varied as the data?", is best at weak guidance and climbs from there. On Fashion-MNIST it draws the famous U: half a unit of guidance mends what the model does badly, more spoils it. A U has a left branch only where the unguided model leaves something to mend; our MNIST model stands at the floor of real images at $w=0$, so there every bit of guidance costs distance. And mind the dotted line on the right: on MNIST the samples pass
 # the Inception Score of *real images* without any guidance, on Fashion-MNIST from $w=0.5$ on. A score that reality does not reach is no praise.
 
 # %% tags=["hide-input"]
@@ -817,14 +819,11 @@ for name in ("mnist", "fashion_mnist"):
 # The same as a trade: precision (how many samples look like data) over recall (how much of the data is reached), one curve per method, beside [classifier guidance](10_classifier_guidance.ipynb):
 
 # %% mystnb={"image": {"alt": "Two panels, MNIST and Fashion-MNIST: precision over recall, one curve per method with points labelled by w. Along each curve recall falls as w rises."}}
-fig, axes = plt.subplots(1, 2, figsize=(7.5, 3.0), dpi=60)
+fig, axes = plt.subplots(1, 2, figsize=(7.5, 3.0), dpi=72)
 for ax, name in zip(axes, ("mnist", "fashion_mnist"), strict=True):
     scoreboard.tradeoff_figure(name, ax)
     ax.set_title(name, fontsize=9)
 _ = axes[0].legend(fontsize=7)
-
-# %%
-Markdown(scoreboard.guidance_table("mnist", "classifier"))
 
 # %% [markdown]
 # *What to see:* the classifier-free curves are walked from right to left as $w$ grows: recall is what guidance pays with, every step of the way. What it buys by this measure is little: precision gains at most a few hundredths and falls again at large $w$, where samples leave the range of real images. The classifier's curves start elsewhere, at a model that is *not* told the class, and first lose precision before they gain it ([chapter 10](10_classifier_guidance.ipynb)). Near the right end of the MNIST panel the two meet:
