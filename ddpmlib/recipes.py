@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ddpmlib import data, schedules
 from ddpmlib.denoiser import PARAMETERIZATIONS, Denoiser
+from ddpmlib.equations import equation
 from ddpmlib.losses import ImportanceTimes, UniformTimes, l_hybrid, l_simple, l_vlb
 from ddpmlib.models import (
     Classifier,
@@ -236,6 +237,7 @@ NETS: dict[type[Recipe], type] = {
 }
 
 
+@equation("11.4")
 def diffusion_loss(
     model: Denoiser,
     x: Tensor,

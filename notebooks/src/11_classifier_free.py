@@ -681,7 +681,8 @@ change = {
     name: float((x - rows[0]).square().mean().sqrt())
     for name, x in zip(parts, rows[1:], strict=True)
 }
-print("RMS change against w = 0:", {k: f"{v:.2f}" for k, v in change.items()})
+print("RMS change against w = 0:")
+print("  ", ", ".join(f"{k} {v:.2f}" for k, v in change.items()))
 assert gap[0] > 10 * gap[-1] and change["early"] > 2 * change["late"]
 
 # %% [markdown]
@@ -828,6 +829,7 @@ _ = axes[0].legend(fontsize=7)
 # %% [markdown]
 # *What to see:* the classifier-free curves are walked from right to left as $w$ grows: recall is what guidance pays with, every step of the way. What it buys by this measure is little: precision gains at most a few hundredths and falls again at large $w$, where samples leave the range of real images. The classifier's curves start elsewhere, at a model that is *not* told the class, and first lose precision before they gain it ([chapter 10](10_classifier_guidance.ipynb)). Near the right end of the MNIST panel the two meet:
 # for an agreement above 99 % the classifier at $s=8$ and classifier-free guidance at $w=0.5$ ask the same price in distance, and classifier guidance on top of the label asks less than either. A second network and a gradient through it at each step, or a second answer of the same network: by quality alone, on this data, there is little to choose, and a great deal in how simple the second is.
+
 
 # %%
 def cheapest(label, found):
