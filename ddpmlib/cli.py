@@ -296,9 +296,10 @@ def _sample(args: argparse.Namespace) -> None:
         compile=args.compile,
     )
     plots.save_grid(x0, args.out, ncol=10)
+    how = "".join(f", {name} {value}" for name, value in _guidance(args).record().items())
     print(
         f"{args.out}: {args.n} samples of {card.name}, {args.sampling_steps} steps, "
-        f"eta {args.eta:g}"
+        f"eta {args.eta:g}{how}"
     )
 
 

@@ -623,7 +623,9 @@ print(
 print(
     f"weights    {mnist_card.parameters:,}, SHA-256 {mnist_card.sha256[:12]}…"
 )
-for m in (m for m in mnist_card.metrics if m["metric"] == "samples"):
+for m in mnist_card.metrics:
+    if m["metric"] != "samples" or "guidance" in m:
+        continue
     print(
         f"measured   {m['n']:,} samples, {m['steps']} steps, η = {m['eta']:g}: "
         f"class agreement {m['class_agreement']:.1%},\n"

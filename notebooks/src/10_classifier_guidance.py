@@ -378,7 +378,7 @@ for t in (1, 3, 5, 7, 10, 15, 25, 35):
 assert crossings[1] == 0 and crossings[35] > 5
 
 # %% [markdown]
-# The passage is shut up to $t=5$ (not one crossing in 100,000 steps), ajar at $t=7$ and wide open at $t=15$, where the noise is a third as wide as the strait. Annealing works because, going down, every level starts from a law that is nearly right already; the level only has to repair the little that one step of noise changes.
+# The passage is shut up to $t=5$ (hardly a crossing in 100,000 steps), ajar at $t=7$ and wide open at $t=15$, where the noise is a third as wide as the strait. Annealing works because, going down, every level starts from a law that is nearly right already; the level only has to repair the little that one step of noise changes.
 #
 # ### Which step at which level?
 #
@@ -951,7 +951,7 @@ assert curves["digits, trained here"][1][6] > curves["digits, clean twin"][1][6]
 assert curves["MNIST, shipped"][1][6] > curves["digits, shipped"][1][6]
 
 # %% [markdown]
-# *What to see:* the label drowns long before $t=T$; in 784 pixels it can be read through far more noise than in 64. The twin without noise is the best reader of clean scans and soon the worst. At $t=1000$ all guess. Where nothing can be read nothing can be guided, so the class is decided in the middle of the chain.
+# *What to see:* the label drowns long before $t=T$; in 784 pixels it can be read through far more noise than in 64. The twin without noise is the best reader of clean scans, and from about $t=400$ on the worst. At $t=1000$ all guess. Where nothing can be read nothing can be guided, so the class is decided in the middle of the chain.
 #
 # Now the shipped classifier of digits (the same recipe, 1,000 updates) guides the shipped digits network, which is not told the class. Ten columns for the classes, in a film: the belief $\hat x_0$ along 20 ancestral steps, for $s=0$, 1 and 10 from the same noise.
 
@@ -1057,7 +1057,7 @@ for ax in axes:
     _ = ax.legend()
 
 # %% [markdown]
-# *What to see:* with an exact gradient $s=1$ would reach the dotted lines. The trained one gives *half* of the classes at $s=1$, and goes on to nine of ten at $s=10$. (Dhariwal & Nichol met the same with an unconditional model of ImageNet: FID 26.2 without guidance, 33.0 at scale 1, 12.0 at scale 10; weak guidance was *worse* than none) Here, too, the distance falls as $s$ rises, because the unconditional belief of so small a net is poor, and knowing the class is half of a good digit; it stays far from that of the net that is told.
+# *What to see:* with an exact gradient $s=1$ would reach the dotted lines. The trained one gives *half* of the classes at $s=1$, and goes on to nine of ten at $s=10$. (Dhariwal & Nichol met the same with an unconditional model of ImageNet: FID 26.2 without guidance, 33.0 at scale 1, 12.0 at scale 10; weak guidance was *worse* than none.) Here, too, the distance falls as $s$ rises, because the unconditional belief of so small a net is poor, and knowing the class is half of a good digit; it stays far from that of the net that is told.
 #
 # The last line of the table puts the classifier *on top of* the label. There is no class left to win, and now the price is plain: every digit is of its class, precision no lower, but recall has fallen, and the distance is no smaller. Fidelity was bought with diversity.
 #
@@ -1100,8 +1100,8 @@ _ = axes[0].legend(fontsize=7)
 # *What to see:* three things that Bayes' rule did not promise.
 #
 # - **Weak guidance is worse than none.** From $s=0$ to $0.5$ the distance grows by a factor of 2.4 on MNIST and of 1.6 on Fashion-MNIST, and the Inception Score falls below that of the unguided model: the pull is strong enough to lead a sample away from the class it was becoming, and too weak to bring it to another. What stands between two classes is like neither.
-# - **The best strength is not 1.** On MNIST it is 4, where the distance is about twice the floor, 98 % of the samples are what was asked for, and recall is still near that of real images; on Fashion-MNIST the distance falls up to the largest strength that we tried. The gradients of these classifiers are too short (the figure at the end of the next section measures it), so the knob starts late.
-# - **There is a price, and it begins beyond the best strength:** on MNIST $s=8$ gains one point of agreement and costs a factor of three in distance.
+# - **The best strength is not 1.** On MNIST it is 4, where the distance is about twice the floor, 98 % of the samples are what was asked for, and recall is still near that of real images; on Fashion-MNIST the distance falls up to the largest strength that we tried. Held against the network's own difference of beliefs, (10.8), the gradients of noisy classifiers are too short and point elsewhere through most of the chain (the figure at the end of the next section shows it for those of the 8×8 digits), so the knob starts late.
+# - **There is a price.** Recall falls from the first row in which guidance decides anything; the distance follows beyond the best strength: on MNIST $s=8$ gains one point of agreement and costs a factor of three.
 #
 # Dynamic thresholding does harm in every row of these tables; chapter 11 finds out why. The curve of classifier-free guidance stands beside, for comparison; it starts from a model that is told the class, and the same network. The classifier's curve on top of that one:
 
@@ -1112,7 +1112,7 @@ Markdown(scoreboard.guidance_table("mnist", "classifier_conditional"))
 Markdown(scoreboard.guidance_table("fashion_mnist", "classifier_conditional"))
 
 # %% [markdown]
-# *What to see:* on top of the label a little guidance goes a long way. On MNIST $s=1$ takes agreement from 98.1 % to 99.9 %, at four times the distance; on Fashion-MNIST, where the plain model is right 91 times in a hundred, $s=1$ makes it 97 and the distance *smaller* (3.2 without, 2.5 with). Guidance mends a model that has something to mend.
+# *What to see:* on top of the label a little guidance goes a long way. (The plain models told the class are the rows $w=0$ of chapter 11.) On MNIST $s=1$ takes agreement from 98.1 % to 99.9 %, at four times the distance; on Fashion-MNIST, where the plain model is right 91 times in a hundred, $s=1$ makes it 97 and the distance *smaller* (3.2 without, 2.5 with). Guidance mends a model that has something to mend.
 
 # %% mystnb={"image": {"alt": "Three rows of ten generated Fashion-MNIST images, rows for the strengths 0, 1 and 10, columns for the classes from T-shirt to ankle boot."}}
 fashion, fashion_card = zoo.load("fashion_mnist", device="cpu")
@@ -1125,7 +1125,7 @@ ax = labelled(clothes, ["s = 0", "s = 1", "s = 10"], 2)
 _ = ax.set_xlabel("class")
 
 # %% [markdown]
-# *What to see:* strengths 0, 1, 10 from top to bottom, the classes of Fashion-MNIST from left to right. The first row shows whatever the noise suggests, the last mostly what was asked for, and two torn garments.
+# *What to see:* strengths 0, 1, 10 from top to bottom, the classes of Fashion-MNIST from left to right. The first row shows whatever the noise suggests, the last mostly what was asked for, but the pullover, the coat, the sandal and the boot are torn.
 
 # %% [markdown]
 # ## What goes wrong
@@ -1174,7 +1174,7 @@ for guide in ("classifier", "clean_classifier"):
             )
 
 # %% [markdown]
-# The twin reads clean digits, and hardly guides: at $s=4$ three samples of ten are what was asked for, against more than nine. Its gradient costs distance and buys next to nothing.
+# The twin reads clean digits, and hardly guides: at $s=4$ three samples of ten are what was asked for, against more than nine. Its gradient costs distance, and buys a fifth of the class.
 #
 # The exact case makes the point without any network. Above, `clean_logits` was *the* exact classifier of clean points. Its chains at $s=1$, and those of some one-line edits, against $p(x\mid y)$:
 
@@ -1234,7 +1234,7 @@ assert all(v > 40 for name, v in wrong.items() if name not in unseen)
 #
 # The exact gradient fades like $\sqrt{\bar\alpha_t}$, (10.8). Does a trained one? The network with and without its label gives the right side of (10.8), so we can hold both classifiers against it, on noised test digits with their true labels:
 
-# %% mystnb={"image": {"alt": "Left: length of the gradient over t, logarithmic. The difference of beliefs falls steeply towards t = 1000, the noisy classifiers flatten out, the clean twin stays high throughout. Right: cosine between gradient and difference of beliefs: moderate for the noisy classifiers in the middle of the chain, low for the clean one."}} tags=["nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Left: length of the gradient over t, logarithmic. The difference of beliefs falls steeply towards t = 1000, the noisy classifiers flatten out, the clean twin climbs above the others and stays there. Right: cosine between gradient and difference of beliefs: moderate for the noisy classifiers in the middle of the chain, low for the clean one."}} tags=["nbval-ignore-output"]
 pick = torch.arange(0, 355, 3)
 test, test_y = data.to_float(digits.x_test[pick]), digits.y_test[pick]
 probe = [20, 100, 200, 300, 400, 500, 600, 700, 800, 900, 950, 1000]
@@ -1309,7 +1309,7 @@ assert (
 )
 
 # %% [markdown]
-# Without a remedy the images end a hundred times too bright (the judge clips, and still recognises some). Leaving the noisiest times alone, clipping the belief, or dividing by $\sqrt{\bar\alpha_s}$ as form 2 does: each mends it, and the first saves the classifier's calls as well. The test is `test_a_gradient_that_does_not_fade_explodes_at_the_start_and_three_ways_mend_it`.
+# Without a remedy the images end a hundred times too bright (the judge clips, and still recognises some). Leaving the noisiest times alone, clipping the belief, or shifting the mean as form 2 does, which by (10.11) is shorter by $\sqrt{\bar\alpha_t/\bar\alpha_{t'}}$, almost zero at the first step: each mends it, and the first saves the classifier's calls as well. The test is `test_a_gradient_that_does_not_fade_explodes_at_the_start_and_three_ways_mend_it`.
 #
 # ## Exercises
 #
