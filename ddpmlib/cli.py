@@ -272,7 +272,8 @@ def _sample(args: argparse.Namespace) -> None:
     if args.out.suffix.lower() != ".png" or args.out.is_dir():
         raise ValueError(f"--out names the PNG to write, for example samples.png, got {args.out}")
     denoiser, card = _denoiser(args)
-    guided = _guidance(args).wrap(denoiser, card)
+    guidance = _guidance(args)
+    guided = guidance.wrap(denoiser, card)
     y = evaluation.classes_in_turn(card, args.n)
     if args.label is not None and args.unconditional and not args.classifier:
         raise ValueError("--unconditional keeps the --label from the model: leave one of them out")
@@ -296,7 +297,7 @@ def _sample(args: argparse.Namespace) -> None:
         compile=args.compile,
     )
     plots.save_grid(x0, args.out, ncol=10)
-    how = "".join(f", {name} {value}" for name, value in _guidance(args).record().items())
+    how = "".join(f", {name} {value}" for name, value in guidance.record().items())
     print(
         f"{args.out}: {args.n} samples of {card.name}, {args.sampling_steps} steps, "
         f"eta {args.eta:g}{how}"

@@ -79,25 +79,25 @@ class GuidanceOptions:
                 the denoiser knows no classes, or a value is out of range.
         """
         T, guided = denoiser.process.T, cast(Denoiser | Wrapper, denoiser)
-        if not 1 <= (self.low or 1) <= (self.high or T) <= T:
-            raise ValueError(
-                f"the interval of guided times must lie in 1..{T} and not be empty, got "
-                f"{self.low} to {self.high}"
-            )
         if self.unconditional:
             guided = Unconditional(guided)
         if self.w:
             guided = ClassifierFree(guided, self._weight(self.w, T, T))
         if self.classifier:
-            highest = max(self.low or 1, 9 * T // 10)
-            weight = self._weight(self.strength, highest, T)
+            weight = self._weight(self.strength, 9 * T // 10, T)
             guided = ClassifierGuidance(guided, self._classifier(denoiser, card), weight)
         if self.clip:
             return StaticThreshold(guided)
         return DynamicThreshold(guided, self.threshold) if self.threshold else guided
 
     def _weight(self, w: float, highest: int, T: int) -> Weight:
-        low, high = self.low or 1, self.high or highest
+        low = 1 if self.low is None else self.low
+        high = max(low, highest) if self.high is None else self.high
+        if not 1 <= low <= high <= T:
+            raise ValueError(
+                f"the interval of guided times must lie in 1..{T} and not be empty, got {low} to "
+                f"{high}"
+            )
         return w if (low, high) == (1, T) else interval(w, low, high)
 
     def _classifier(self, denoiser: Denoiser, card: zoo.Card) -> NoisyClassifier:

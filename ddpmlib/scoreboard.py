@@ -201,14 +201,9 @@ GUIDED = {
 GUIDED_COLOURS = dict(zip(GUIDED, plots.COLOURS, strict=False))
 
 
-def _interval(row: Row, key: str, digits: int) -> str:
-    low, high = row[f"{key}_interval"]
-    return f"{row[key]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-
-
 def _guided_cells(row: Row) -> tuple[str, ...]:
     return (
-        _interval(row, "frechet", 2),
+        _distance(row),
         f"{row['inception_score']:.2f} ± {row['inception_score_std']:.2f}",
         f"{row['precision']:.3f}", f"{row['recall']:.3f}", f"{row['class_agreement']:.1%}",
         f"{row['saturation']:.1%}", f"{row['out_of_range']:.1%}",
@@ -241,6 +236,9 @@ def guidance_table(dataset: str, method: str) -> str:
     return markdown((symbol, "threshold", *GUIDED_HEADER), lines)
 
 
+THRESHOLDS = ("none", "static", "dynamic")
+
+
 def thresholds_table(dataset: str) -> str:
     """Classifier-free guidance without a threshold, clipped, and with the dynamic one."""
     clipped = rows("guidance_clipped", dataset=dataset)
@@ -248,7 +246,7 @@ def thresholds_table(dataset: str) -> str:
     found = clipped + [row for row in sweep if row["w"] in {r["w"] for r in clipped}]
     lines = [
         (f"{row['w']:g}", _threshold(row), *_guided_cells(row))
-        for row in sorted(found, key=lambda r: (r["w"], _threshold(r) != "none", "clip" not in r))
+        for row in sorted(found, key=lambda r: (r["w"], THRESHOLDS.index(_threshold(r))))
     ]
     return markdown(("w", "threshold", *GUIDED_HEADER), lines)
 

@@ -132,11 +132,16 @@ def seeded(name: str, seed: int) -> str:
 
 
 def _train(name: str, changes: tuple[str, ...], seed: int) -> None:
-    if (RUNS / name / zoo.MODEL).exists():
+    more = ["--seed", str(seed)] * bool(seed) + ["--set", *changes] * bool(changes)
+    train(RECIPE, RUNS / name, *more)
+
+
+def train(recipe: str, folder: Path, *more: str) -> None:
+    """Through the CLI with these further words; resumed if interrupted, left alone if finished."""
+    if (folder / zoo.MODEL).exists():
         return
-    words = ["ddpmlib", "train", RECIPE, "--bf16", "--compile", "--threads", "1"]
-    words += ["--seed", str(seed)] * bool(seed) + ["--set", *changes] * bool(changes)
-    words += ["--resume", "--out", str(RUNS / name)]
+    words = ["ddpmlib", "train", recipe, "--bf16", "--compile", "--threads", "1", *more]
+    words += ["--resume", "--out", str(folder)]
     print(shlex.join(words), flush=True)
     subprocess.run([sys.executable, "-m", *words], check=True)
 
@@ -178,9 +183,9 @@ def _with_variance(denoiser: Denoiser, var_mix: float | None) -> Denoiser | Fixe
 
 
 @cache
-def load(run: str) -> tuple[Denoiser, zoo.Card]:
-    """A run of the comparison, its network compiled."""
-    denoiser, card = zoo.load(RUNS / run, "cpu")
+def load(name: str | Path) -> tuple[Denoiser, zoo.Card]:
+    """A checkpoint as by :func:`ddpmlib.zoo.load`, on the CPU, its network compiled."""
+    denoiser, card = zoo.load(name, "cpu")
     denoiser.net = torch.compile(denoiser.net)
     return denoiser, card
 
@@ -188,24 +193,32 @@ def load(run: str) -> tuple[Denoiser, zoo.Card]:
 def missing(name: str, cells: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Cells without a row yet and, where they name a run, with a trained net."""
     for cell in cells:
-        done = [{k: row.get(k) for k in cell} for row in results.rows(name, missing_ok=True)]
+        asked = {"guidance": None} | cell  # a guided row does not stand for a plain one
+        done = [{k: row.get(k) for k in asked} for row in results.rows(name, missing_ok=True)]
         trained = "run" not in cell or (RUNS / cell["run"] / zoo.MODEL).exists()
-        if cell not in done and trained:
+        if asked not in done and trained:
             print(name, cell, flush=True)
             yield cell
 
 
 def _sampling(name: str, cells: list[Cell]) -> None:
     for cell in missing(name, [vars(c) for c in cells]):
-        denoiser, card = load(cell["run"])
-        method, started = METHODS[cell["method"]], time.perf_counter()
-        y = torch.arange(cell["n"]) % 10
-        x0 = evaluation.generate(
-            _with_variance(denoiser, method.var_mix), card.image_shape, y, cell["steps"],
-            eta=method.eta, seed=0, batch_size=250, bf16=True,
-        )  # fmt: skip
-        seconds = time.perf_counter() - started
-        add_row(name, cell, judged(x0, y) | {"seconds": round(seconds, 1)})
+        denoiser, card = load(RUNS / cell["run"])
+        method = METHODS[cell["method"]]
+        measure(name, cell, _with_variance(denoiser, method.var_mix), card, method.eta)
+
+
+def measure(
+    name: str, cell: dict[str, Any], denoiser: Any, card: zoo.Card, eta: float, **options: Any
+) -> None:
+    """Draw the samples of a cell, judge them, keep the row; ``options`` as for :func:`judged`."""
+    y, started = torch.arange(cell["n"]) % 10, time.perf_counter()
+    x0 = evaluation.generate(
+        denoiser, card.image_shape, y, cell["steps"], eta=eta, seed=0, batch_size=250, bf16=True
+    )
+    seconds, dataset = time.perf_counter() - started, card.recipe["data"]
+    row = judged(x0, y, dataset, **options) | {"seconds": round(seconds, 1)}
+    add_row(name, cell | {"dataset": dataset}, row)
 
 
 @cache
@@ -235,7 +248,7 @@ def _likelihood(n: int = 2000, draws: int = 40) -> None:
         methods = ("learned",) * ("var_mix=null" in TRAININGS[run]) + ("beta", "beta_tilde")
         cells = [{"run": run, "method": m, "steps": 1000, "n": n, "draws": draws} for m in methods]
         for cell in missing("likelihood", cells):
-            denoiser, _ = load(run)
+            denoiser, _ = load(RUNS / run)
             denoise = _with_variance(denoiser, METHODS[cell["method"]].var_mix)
             generator, started = torch.Generator().manual_seed(0), time.perf_counter()
             nats = likelihood.elbo_monte_carlo(
@@ -254,7 +267,7 @@ def _chain(n: int = 5000, steps: int = 100) -> None:
         for method in ("beta_tilde", "ddim")
     ]
     for cell in missing("chain", cells):
-        denoiser, card = load(cell["run"])
+        denoiser, card = load(RUNS / cell["run"])
         process, started = denoiser.process, time.perf_counter()
         walk = FixedVariance(denoiser, 0.0)
         generator, seen = torch.Generator().manual_seed(0), {}  # type: ignore[var-annotated]

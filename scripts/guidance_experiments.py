@@ -11,24 +11,20 @@ Real MNIST and Fashion-MNIST are needed (``DDPMLIB_DATA``).
 from __future__ import annotations
 
 import argparse
-import shlex
-import subprocess
-import sys
-import time
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from experiments import SEEDS, add_row, judged, load, missing, seeded
+from experiments import RUNS, SEEDS, load, measure, missing, seeded, train
 
-from ddpmlib import evaluation, zoo
-from ddpmlib.denoiser import Denoiser
+from ddpmlib import zoo
 from ddpmlib.guidance_options import GuidanceOptions
 
 DATASETS = ("mnist", "fashion_mnist")
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 QUANTILE = 0.995
+METRICS = ("agreement", "fid", "is", "pr", "saturation")
 CLEAN = Path("runs/guidance/mnist-clean-classifier")
 HOW = {"steps": 20, "eta": 1.0, "n": 5000}
 DROPOUT_RUNS = {0.0: "dropout-0", 0.1: "cosine-hybrid", 0.2: "dropout-20", 0.5: "dropout-50"}
@@ -56,18 +52,15 @@ def main() -> None:
 
 def _train_clean() -> None:
     """The twin of the noisy classifier that never sees noise: a quarter of the updates."""
-    if not (CLEAN / zoo.MODEL).exists():
-        words = ["ddpmlib", "train", "mnist-noisy-classifier", "--set", "noisy=false"]
-        words += ["--steps", "1500", "--bf16", "--compile", "--threads", "1", "--resume"]
-        words += ["--out", str(CLEAN)]
-        print(shlex.join(words), flush=True)
-        subprocess.run([sys.executable, "-m", *words], check=True)
+    train("mnist-noisy-classifier", CLEAN, "--set", "noisy=false", "--steps", "1500")
 
 
 # ---- what is measured --------------------------------------------------------------------------
 
 
-def options(method: str, w: float, threshold: bool = False, dataset: str = "mnist") -> Any:
+def options(
+    method: str, w: float, threshold: bool = False, dataset: str = "mnist"
+) -> GuidanceOptions:
     """The guidance that a row's fields name; w is s where a classifier guides."""
     quantile = QUANTILE if threshold else 0.0
     if method == "classifier_free":
@@ -93,7 +86,7 @@ def _sweep(dataset: str) -> None:
     ]
     for cell in missing("guidance", cells):
         guidance = options(cell["method"], cell["w"], cell["threshold"], dataset)
-        _measure("guidance", cell, *_shipped(dataset), guidance)
+        _measure("guidance", cell, dataset, guidance)
 
 
 def _interval() -> None:
@@ -105,7 +98,7 @@ def _interval() -> None:
     ]
     for cell in missing("guidance_interval", cells):
         guidance = GuidanceOptions(w=cell["w"], low=cell["low"], high=cell["high"])
-        _measure("guidance_interval", cell, *_shipped(cell["dataset"]), guidance)
+        _measure("guidance_interval", cell, cell["dataset"], guidance)
 
 
 def _clipped() -> None:
@@ -117,7 +110,7 @@ def _clipped() -> None:
     ]
     for cell in missing("guidance_clipped", cells):
         guidance = GuidanceOptions(w=cell["w"], clip=True)
-        _measure("guidance_clipped", cell, *_shipped(cell["dataset"]), guidance)
+        _measure("guidance_clipped", cell, cell["dataset"], guidance)
 
 
 def _dropout() -> None:
@@ -129,7 +122,7 @@ def _dropout() -> None:
     ]
     for cell in missing("guidance_dropout", cells):
         guidance = GuidanceOptions(w=cell["w"])
-        _measure("guidance_dropout", cell, *load(cell["run"]), guidance)
+        _measure("guidance_dropout", cell, RUNS / cell["run"], guidance)
 
 
 def _ladder() -> None:
@@ -141,33 +134,15 @@ def _ladder() -> None:
         for guidance in ("classifier_conditional", "classifier_free")
     ]
     for cell in missing("ladder", cells):
-        _measure("ladder", cell, *load(cell["run"]), options(cell["guidance"], cell["w"]))
+        _measure("ladder", cell, RUNS / cell["run"], options(cell["guidance"], cell["w"]))
 
 
 # ---- measuring ---------------------------------------------------------------------------------
 
 
-@cache
-def _shipped(dataset: str) -> tuple[Denoiser, zoo.Card]:
-    denoiser, card = zoo.load(dataset, "cpu")
-    denoiser.net = torch.compile(denoiser.net)
-    return denoiser, card
-
-
-def _measure(
-    name: str, cell: dict[str, Any], denoiser: Denoiser, card: zoo.Card, guidance: GuidanceOptions
-) -> None:
-    """Draw, judge, keep."""
-    y, started = torch.arange(cell["n"]) % 10, time.perf_counter()
-    x0 = evaluation.generate(
-        guidance.wrap(denoiser, card), card.image_shape, y, cell["steps"],
-        eta=cell.get("eta", 0.0), seed=0, batch_size=250, bf16=True,
-    )  # fmt: skip
-    seconds = time.perf_counter() - started
-    dataset = card.recipe["data"]
-    metrics = ("agreement", "fid", "is", "pr", "saturation")
-    row = judged(x0, y, dataset, metrics=metrics) | {"seconds": round(seconds, 1)}
-    add_row(name, cell | {"dataset": dataset}, row)
+def _measure(name: str, cell: dict[str, Any], net: str | Path, guidance: GuidanceOptions) -> None:
+    denoiser, card = load(net)
+    measure(name, cell, guidance.wrap(denoiser, card), card, cell.get("eta", 0.0), metrics=METRICS)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,8 @@ def test_a_classifier_leaves_the_noisiest_tenth_alone_unless_told(digits, card):
         ({"strength": math.inf, "classifier": NOISY}, "strength must be finite"),
         ({"w": 1.0, "low": 9, "high": 3}, "must lie in 1..1000 and not be empty"),
         ({"w": 2.0, "low": 2000, "high": 3000}, "must lie in 1..1000"),
+        ({"w": 2.0, "low": 0, "high": 300}, "must lie in 1..1000"),
+        ({"w": 2.0, "low": 5, "high": 0}, "must lie in 1..1000"),
         ({"classifier": "mnist-noisy-classifier", "strength": 1.0}, "trained on mnist, and digits"),
         ({"threshold": 1.5}, "share of pixels"),
         ({"threshold": 0.9, "clip": True}, "either dynamic or static"),
