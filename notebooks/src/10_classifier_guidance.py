@@ -1078,7 +1078,7 @@ assert class_card.loss[-1][1] < 0.6 * class_card.loss[0][1]
 # The loss cannot go to zero: it is an average over all $t$, and at the late ones nobody could tell the class. Its floor is the mean uncertainty of (10.7).
 
 # %% [markdown]
-# Every cell of the sweep: 5,000 samples of 20 ancestral steps, the unconditional belief guided by the noisy classifier with strength $s$, with and without dynamic thresholding ([chapter 11](11_classifier_free.ipynb) explains that one), brackets for the sampling error. One network and one classifier, so differences inside the brackets mean nothing.
+# Every cell of the sweep: 5,000 samples of 20 ancestral steps, the unconditional belief guided by the noisy classifier with strength $s$, with and without dynamic thresholding ([chapter 11](11_classifier_free.ipynb) explains that one), brackets for the sampling error. One network and one classifier, so differences inside the brackets mean nothing. The rows come from `python scripts/guidance_experiments.py train`, then `measure` (about two and a half hours of one core).
 
 # %%
 from ddpmlib import results, scoreboard

@@ -755,7 +755,7 @@ assert brightness[3] > brightness[0]
 # %% [markdown]
 # *What to see:* the same as at the top of the chapter, with grey values to lose: garments become brighter, flatter, more like the drawing of one.
 #
-# Now the numbers: 5,000 samples a cell, 20 ancestral steps with the learned variance, every $w$ with and without dynamic thresholding, all measured by the classifier of clean images; "white" is the share of pixels at the bright end of the range, "out of range" that of pixels beyond either end.
+# Now the numbers: 5,000 samples a cell, 20 ancestral steps with the learned variance, every $w$ with and without dynamic thresholding, all measured by the classifier of clean images; "white" is the share of pixels at the bright end of the range, "out of range" that of pixels beyond either end. The rows come from `python scripts/guidance_experiments.py train`, then `measure` (about two and a half hours of one core).
 
 # %%
 Markdown(scoreboard.guidance_table("mnist", "classifier_free"))
