@@ -451,6 +451,28 @@ RECIPES: dict[str, Recipe] = {
             Settings(steps=6_000, batch_size=128, lr=3e-3, ema=0.995),
             flip=True,
         ),
+        DiffusionRecipe(  # trains on a laptop's CPU: 2×2 patches, and no dropout for so few epochs
+            "cifar10-small",
+            "cifar10",
+            _unet(
+                channels=3,
+                width=48,
+                mults=(1, 2, 2),
+                attention=(False, True, True),
+                patch=2,
+            ),
+            Settings(steps=12_000, batch_size=64, lr=1.5e-3, warmup=300, ema=0.999),
+            var_mix=None,
+            objective="hybrid",
+            flip=True,
+        ),
+        ClassifierRecipe(
+            "cifar10-classifier",
+            "cifar10",
+            ClassifierConfig(channels=3, width=48, features=128),
+            Settings(steps=6_000, batch_size=128, lr=3e-3, weight_decay=0.05, ema=0.998),
+            flip=True,
+        ),
         NoisyClassifierRecipe(
             "digits-noisy-classifier",
             "digits",
