@@ -12,7 +12,6 @@ from ddpmlib import evaluation, features, parallel, recipes
 from ddpmlib.denoiser import Denoiser, V
 from ddpmlib.models import Classifier, ClassifierConfig, UNet, UNetConfig
 from ddpmlib.process import DDPM
-from ddpmlib.samplers import uniform_times
 from ddpmlib.schedules import cosine
 from ddpmlib.training import Settings, Trainer
 
