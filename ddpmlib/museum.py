@@ -190,7 +190,9 @@ BUGS: dict[str, Bug] = {
         ),
     ),
     "float32_tables": Bug(
-        edits=(Edit("process", "dtype=torch.float64, copy=True", "dtype=torch.float32, copy=True"),),
+        edits=(
+            Edit("process", "dtype=torch.float64, copy=True", "dtype=torch.float32, copy=True"),
+        ),
         caught_by=(
             "tests/test_process.py::test_tables_are_float64_over_zero_to_T_and_start_clean",
             "tests/test_process.py::test_tables_follow_their_definitions",
@@ -243,19 +245,8 @@ BUGS: dict[str, Bug] = {
             "::test_expand_is_not_fooled_by_a_last_axis_as_long_as_the_batch",
             "tests/test_process.py::test_a_vector_of_times_treats_each_sample_alone[shape2]",
         ),
-        passed_by=("tests/test_process.py::test_a_vector_of_times_treats_each_sample_alone[shape0]",),
-    ),
-    "start_below_the_noise": Bug(
-        edits=(
-            Edit(
-                "samplers",
-                "return [round(T * k / steps) for k in range(steps, -1, -1)]",
-                "return leading_times(T, steps)",
-            ),
-        ),
-        caught_by=("tests/test_samplers.py::test_spacings_that_can_be_written_down",),
         passed_by=(
-            "tests/test_samplers.py::test_as_many_steps_as_times_visit_every_time[1-uniform_times]",
+            "tests/test_process.py::test_a_vector_of_times_treats_each_sample_alone[shape0]",
         ),
     ),
 }

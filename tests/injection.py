@@ -18,7 +18,7 @@ import pytest
 
 from ddpmlib import museum
 
-QUIET = ["-q", "--no-header", "-p", "no:cacheprovider", "-p", "no:randomly"]
+QUIET = ["-q", "--no-header", "-p", "no:cacheprovider"]
 
 
 class Outcomes:
