@@ -135,7 +135,10 @@ def test_within_the_injection_an_import_finds_the_copy() -> None:
 @pytest.mark.parametrize("name", BUGS)
 def test_a_plaque_shows_both_lines_and_links_existing_tests(name: str) -> None:
     text = museum.plaque(name).data
-    assert "\n- " in text and "\n+ " in text
+    pairs = re.findall(r"# right, in ddpmlib/\w+\.py\n(.+)\n# wrong\n(.+)\n", text)
+    for edit, (right, wrong) in zip(BUGS[name].edits, pairs, strict=True):
+        source = Path(museum.__file__).with_name(f"{edit.module}.py").read_text("utf-8")
+        assert right in source and right != wrong and wrong in edit(source)
     links = re.findall(r"\[`(tests/\w+\.py)::(\w+)`\]\(\S+/(tests/\w+\.py)\)", text)
     assert len(links) == len(BUGS[name].caught_by) + len(BUGS[name].passed_by)
     for path, test, target in links:

@@ -40,7 +40,7 @@ from ddpmlib import museum
 
 right = museum.library()  # the library once more, without a bug
 wrong = museum.library("guidance_sign")  # and with one
-print(f"{len(museum.BUGS)} bugs:", ", ".join(museum.BUGS))
+print(*museum.BUGS, sep="\n")
 
 # %% tags=["hide-input"]
 double = {"dtype": torch.float64}
@@ -51,7 +51,7 @@ def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def two(draw, titles=("right", "wrong"), ncol=14, size=(6.4, 1.75)):
+def two(draw, titles=("right", "wrong"), ncol=8, size=(5, 1.9)):
     """Two rows of images, one below the other."""
     _, axes = plt.subplots(2, 1, figsize=size)
     for ax, images, title in zip(axes, draw, titles, strict=True):
@@ -92,10 +92,8 @@ def histograms(draw, reach=(-1.3, 1.3), titles=("right", "wrong")):
         ax.set(title=title, xlabel="$x_0$", ylim=(0, 4))
         left, peak = float((x < 0).double().mean()), x[x > 0]
         spread = float(peak.std()) if len(peak) > 1 else 0.0
-        print(
-            f"{title:6} left peak {left:.2f} (true 0.40), deviation of the right"
-            f" peak {spread:.3f} (true 0.100), mean {float(x.mean()):+.2f} (true +0.08)"
-        )
+        print(f"{title}: left peak {left:.2f}, right peak ± {spread:.3f}")
+    print("truth: left peak 0.40, right peak ± 0.100")
     axes[0].set_ylabel("density")
 
 
@@ -116,7 +114,7 @@ def perfect_model(lib, steps=10):
     process = lib.process.DDPM(lib.schedules.cosine(1000))
     exact = lib.oracle.FiniteData(process, scans)
     large = lib.denoiser.FixedVariance(exact, 1.0)
-    x_T = torch.randn(14, 1, 8, 8, generator=seeded(5))
+    x_T = torch.randn(8, 1, 8, 8, generator=seeded(5))
     times = lib.samplers.uniform_times(1000, steps)
     return lib.samplers.draw(large, process, x_T, times, generator=seeded(6))
 
@@ -126,7 +124,7 @@ clean, veiled = perfect_model(right), perfect_model(wrong)
 two([clean, veiled])
 veil = float((veiled - clean).std())
 expected = float(right.process.DDPM(right.schedules.cosine(1000)).std[100])
-print(f"grain {veil:.2f}, sqrt(beta) of the last stride {expected:.2f}")
+print(f"grain {veil:.2f}, √β of the last stride {expected:.2f}")
 assert abs(veil / expected - 1) < 0.1
 
 # %% tags=["remove-input"]
@@ -141,10 +139,10 @@ museum.plaque("noise_after_the_last_step")
 #
 # **Seen in** two schedulers of one library, one of which looked up $\bar\alpha$ at $t$ and the other [at $t+1$](https://github.com/huggingface/diffusers/issues/465); and in the code of a published method, which noised to $t$ [where $t-1$ was due](https://github.com/jychoi118/ilvr_adm/issues/13) and looked fine all the same.
 #
-# **Looks like** nothing, if $T$ is large. The network takes $x_t$ for less noisy than it is and removes too little. The error of the standard deviation falls like $1/T$: at $T=1000$ it drowns in the error of measurement, at $T=10$ it is more than a tenth.
+# **Looks like** nothing, if $T$ is large. The network takes $x_t$ for less noisy than it is and removes too little. The error of the standard deviation falls like $1/T$: at $T=10$ it is more than a tenth, and after some hundred steps it drowns in the chance of 10,000 samples.
 
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Error of the standard deviation over the number of steps T, both axes logarithmic. The right sampler stays at the level of chance; the wrong one starts at 0.2 and falls in a straight line to that level at T = 1000."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Error of the standard deviation over the number of steps T, both axes logarithmic. The right sampler stays at the level of chance; the wrong one starts at 0.2 and falls to that level, which it reaches at a few hundred steps."}}
 def spread(lib, T, n=10_000):
     """Samples of a standard normal, for which variance beta is exact."""
     process = lib.process.DDPM(lib.schedules.cosine(T))
@@ -172,14 +170,14 @@ ax.set(xlabel="steps $T$", ylabel="error of the deviation", ylim=(1e-4, 1))
 ax.legend(fontsize=8)
 for T in (10, 100, 400):
     print(f"T = {T:3d}: {error['wrong'][lengths.index(T)]:.2f} too wide")
-assert max(error["right"]) < 0.02 and error["wrong"][1] > 0.1
+assert max(error["right"]) < 0.03 and error["wrong"][1] > 0.1
 assert error["wrong"][1] > 5 * error["wrong"][4]
 
 # %% tags=["remove-input"]
 museum.plaque("one_step_behind")
 
 # %% [markdown]
-# Comparing samples at $T=1000$ would need a million of them. Two tests need none: one replays Algorithm 2 with the same noise and demands equality to twelve digits, the other walks a chain of ten steps whose covariance is known in closed form. The point mass of exhibit 1 is blind: whoever always says the same does not care what time it is.
+# Comparing samples at $T=1000$ would take about a million of them. Two tests need none: one replays Algorithm 2 with the same noise and demands equality to twelve digits, the other walks a chain of ten steps whose covariance is known in closed form. The point mass of exhibit 1 is blind: whoever always says the same does not care what time it is.
 #
 # ### Exhibit 3: the root that was forgotten
 #
@@ -218,7 +216,7 @@ wrong = museum.library("variance_for_deviation")
 points = [ring(right), ring(wrong)]
 scatters(points)
 off = [width(x) for x in points]
-print(f"mean distance to a centre: right {off[0]:.2f}, wrong {off[1]:.2f}")
+print(f"distance to a centre: {off[0]:.2f} and {off[1]:.2f}")
 assert off[1] < 0.6 * off[0]
 
 # %% tags=["remove-input"]
@@ -255,11 +253,10 @@ def loss_of_nothing(lib):
 
 trained_wrong = museum.library("uniform_noise_in_training")
 before, after = loss_of_nothing(right), loss_of_nothing(trained_wrong)
-print(
-    f"mean of the samples: right {points[0].mean():+.1f}, wrong {points[1].mean():+.1f}"
-)
-print(f"loss of a silent network: right {before:.2f}, wrong {after:.2f}")
-assert points[1].mean() > 0.5 > points[0].mean().abs() + 0.4
+mean = [abs(float(x.mean())) for x in points]
+print(f"mean of the samples: {mean[0]:.1f} and {mean[1]:.1f}")
+print(f"loss of a silent network: {before:.2f} and {after:.2f}")
+assert mean[0] < 0.05 and mean[1] > 1
 assert abs(before - 1) < 0.02 and abs(after - 1 / 3) < 0.01
 
 # %% tags=["remove-input"]
@@ -275,14 +272,16 @@ museum.plaque("uniform_noise_in_training")
 #
 # **A common slip**, made with the best intentions: images live in $[-1,1]$, so let us tidy up after every step. But $x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ is no image. It has variance near 1, and a third of its values lie outside. (A cousin, met in a [popular library](https://github.com/lucidrains/denoising-diffusion-pytorch/pull/84): $\hat x_0$ is clipped, and the $\hat\varepsilon$ from before the clip is kept.)
 #
-# **Looks like** sharper samples. The fence takes noise away that the denoiser believes is there; it overshoots, and the peaks come out too narrow. (Fifty steps alone narrow them a little, as the right ones show.)
+# **Looks like** sharper samples. Whatever starts beyond the fence is put onto it, all into one and the same state, and a deterministic chain never parts what has met: the outer flank of each peak is missing, and stands in one spike. (Fifty steps alone narrow the peaks a little, as the right ones show.)
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Two histograms of samples over the exact density with two peaks. Right: they agree. Wrong: both peaks are narrower and higher than the exact ones."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Two histograms of samples over the exact density with two peaks. Right: they agree. Wrong: both peaks are cut off on their outer side, where a spike stands that leaves the picture."}}
 wrong = museum.library("clipping_doubled")
 found = [chain(lib, steps=50, eta=0.0) for lib in (right, wrong)]
 histograms(found)
 right_peak, wrong_peak = (float(x[x > 0].std()) for x in found)
-assert wrong_peak < 0.85 * right_peak
+met = [1 - len(x.unique()) / len(x) for x in found]
+print(f"ends that others share: {met[0]:.0%} and {met[1]:.0%}")
+assert wrong_peak < 0.85 * right_peak and met[0] == 0 and met[1] > 0.2
 
 # %% tags=["remove-input"]
 museum.plaque("clipping_doubled")
@@ -343,14 +342,12 @@ def eight_times(lib):
 
 wrong = museum.library("times_along_the_width")
 (images, _), (curtains, (t, eps)) = eight_times(right), eight_times(wrong)
-two([images, curtains], ncol=8, size=(5, 1.9))
+two([images, curtains])
 same_column = [
     int(torch.equal(curtains[..., k], scans[:8, ..., k])) for k in (0, 7)
 ]
 print("t =", t.tolist())
-print(
-    "wrong: is the first column clean in all images, is the last?", same_column
-)
+print("wrong: first and last column clean?", same_column)
 assert torch.equal(images[0], scans[0]) and same_column == [1, 0]
 
 # %% tags=["remove-input"]
@@ -381,9 +378,7 @@ ax.loglog(lengths, error, "s-", ms=4, color=plots.ORANGE)
 ax.set(
     xlabel="steps $T$", ylabel="relative error of\n$\\sqrt{1-\\bar\\alpha_1}$"
 )
-print(
-    f"largest error at T <= 100: {max(error[:3]):.0e}, at T >= 10000: {max(error[6:]):.0e}"
-)
+print(f"T = 100: {error[2]:.0e}, T = 30000: {error[7]:.0e}")
 assert max(error[:3]) < 1e-4 < 1e-3 < max(error[6:])
 assert first_noise(right, 30_000) == 0
 
@@ -408,7 +403,7 @@ def from_bytes(lib):
     process = lib.process.DDPM(lib.schedules.cosine(1000))
     data = lib.data.to_float(lib.data.load("digits").x_train)
     exact = lib.oracle.FiniteData(process, data)
-    x_T = torch.randn(14, 1, 8, 8, generator=seeded(5))
+    x_T = torch.randn(8, 1, 8, 8, generator=seeded(5))
     times = lib.samplers.uniform_times(1000, 50)
     x = lib.samplers.draw(exact, process, x_T, times, generator=seeded(6))
     return x, float(data.var())
@@ -418,7 +413,7 @@ wrong = museum.library("data_in_0_1")
 (x, var), (fog, fog_var) = from_bytes(right), from_bytes(wrong)
 two([x, fog])
 print(f"darkest pixel: right {x.min():.0f}, wrong {fog.min():.0f}")
-print(f"variance of the data: right {var:.2f}, wrong {fog_var:.2f}")
+print(f"variance of the data: {var:.2f} and {fog_var:.2f}")
 assert x.min() == -1 and fog.min() == 0 and abs(var / fog_var - 4) < 1e-3
 
 # %% tags=["remove-input"]
@@ -444,6 +439,7 @@ def learn(lib, steps=200):
     )
     digits = lib.data.load("digits")
     x = lib.data.to_float(digits.x_test)
+    _ = torch.manual_seed(0)  # of dropout
     trainer = lib.training.Trainer(
         recipe.build(),
         recipe.loss(),
@@ -467,18 +463,17 @@ def learn(lib, steps=200):
 
 
 wrong = museum.library("averaged_buffers")
-learned = {"buffers copied (right)": learn(right)}
-learned["buffers averaged (wrong)"] = learn(wrong)
+learned = {"right (copied)": learn(right), "wrong (averaged)": learn(wrong)}
 figure, ax = plt.subplots(figsize=(5, 2.2))
 for (name, (accuracy, count)), marker in zip(
     learned.items(), ("o-", "s-"), strict=True
 ):
     ax.plot(range(10, 201, 10), accuracy, marker, ms=3, label=name)
-    print(f"{name:25} accuracy {accuracy[-1]:.2f}, batches counted {count}")
+    print(f"{name}: {accuracy[-1]:.2f}, counter {count}")
 ax.set(xlabel="update", ylabel="accuracy of\nthe average", ylim=(0, 1))
 ax.legend(fontsize=8)
 (good, counted), (bad, stuck) = learned.values()
-assert good[-1] > 0.4 > 0.2 > bad[-1] and (counted, stuck) == (200, 1)
+assert good[-1] > 0.3 > 0.2 > bad[-1] and (counted, stuck) == (200, 1)
 
 # %% tags=["remove-input"]
 museum.plaque("averaged_buffers")
@@ -503,6 +498,7 @@ def guide(lib, steps=150):
         "exhibit", "digits", config, settings, T=40
     )
     digits = lib.data.load("digits")
+    _ = torch.manual_seed(0)  # of dropout
     trainer = lib.training.Trainer(
         recipe.build(),
         recipe.loss(),
@@ -540,9 +536,8 @@ for ax, (name, lib) in zip(
     ax.plot(times, [c for _, c in found], "s--", ms=3, label="confidence")
     ax.set(title=name, xlabel="time $t$ (of 40)", ylim=(0, 1))
     last[name] = found[-1]
-    print(
-        f"{name} at t = 40: accuracy {found[-1][0]:.2f}, confidence {found[-1][1]:.2f}"
-    )
+    hits, sure = found[-1]
+    print(f"{name}, t = 40: {hits:.0%} hits, {sure:.0%} sure")
 axes[0].legend(fontsize=8)
 assert last["right"][1] < 0.25 < 0.5 < last["wrong"][1]
 assert max(last["right"][0], last["wrong"][0]) < 0.2
@@ -582,7 +577,7 @@ agreed = []
 for name, x in (("right", obedient), ("wrong", stubborn)):
     read = right.features.judge(judge, x)[1].argmax(1)
     agreed.append(int((read == torch.arange(10)).sum()))
-    print(f"{name}: asked for 0 to 9, the judge reads {read.tolist()}")
+    print(f"{name}: read as", *read.tolist())
 assert agreed[0] >= 9 and agreed[1] <= 3
 
 # %% tags=["remove-input"]
@@ -605,9 +600,7 @@ tidy, wrapped = (lib.data.to_uint8(obedient) for lib in (right, wrong))
 two([tidy, wrapped], ncol=10, size=(5.2, 1.75))
 jump = float(((tidy.int() - wrapped.int()).abs() > 128).float().mean())
 out = float((obedient.abs() > 1 + 1 / 255).float().mean())
-print(
-    f"out of range: {out:.0%} of the pixels; turned into their opposite: {jump:.0%}"
-)
+print(f"out of range: {out:.0%}, turned round: {jump:.0%}")
 assert jump > 0.1 and abs(jump - out) < 0.01
 
 # %% tags=["remove-input"]
@@ -648,7 +641,7 @@ figure, ax = plt.subplots(figsize=(5.6, 2.2))
 for shift, (ruler, values) in zip((-0.2, 0.2), found.items(), strict=True):
     places = [k + shift for k in range(3)]
     ax.bar(places, list(values.values()), 0.38, label=f"{ruler} ruler")
-    print(ruler, {name: f"{value:.2g}" for name, value in values.items()})
+    print(f"{ruler} ruler:", *(f"{value:.1f}" for value in values.values()))
 ax.set(yscale="log", ylabel="Fréchet distance", xticks=range(3))
 ax.set_xticklabels(found["right"], fontsize=9)
 ax.legend(fontsize=8)
