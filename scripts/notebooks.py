@@ -76,6 +76,11 @@ class Chapter:
     def number(self) -> str:
         return self.name.split("_")[0]
 
+    @property
+    def appendix(self) -> bool:
+        """Whether a letter stands in place of the number: a page to browse, not a lesson."""
+        return self.number.isalpha()
+
 
 def chapters(root: Path = ROOT) -> list[Chapter]:
     """All chapters that have a text or a notebook, in order."""

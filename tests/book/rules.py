@@ -8,6 +8,7 @@ import re
 import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import wraps
 from itertools import pairwise
 from typing import Any
 
@@ -56,6 +57,10 @@ class Executed:
         return self.name.split("_")[0]
 
     @property
+    def appendix(self) -> bool:
+        return notebooks.Chapter(self.name).appendix
+
+    @property
     def code(self) -> list[NotebookNode]:
         return [cell for cell in self.notebook.cells if cell.cell_type == "code"]
 
@@ -90,6 +95,16 @@ def rule(function: Rule) -> Rule:
     """Every chapter is held against every rule."""
     RULES[function.__name__] = function
     return function
+
+
+def lesson(function: Rule) -> Rule:
+    """A rule for chapters alone: an appendix teaches no lesson and sets no exercises."""
+
+    @wraps(function)
+    def unless_appendix(chapter: Executed) -> Iterator[str]:
+        return iter(()) if chapter.appendix else function(chapter)
+
+    return unless_appendix
 
 
 def shown(cell: NotebookNode) -> str:
@@ -309,6 +324,7 @@ def headings_are_a_tree(chapter: Executed) -> Iterator[str]:
 
 
 @rule
+@lesson
 def sections_are_complete(chapter: Executed) -> Iterator[str]:
     titles = [title.lower() for level, title in chapter.headings() if level == 2]
     for section, pattern in SECTIONS.items():
@@ -317,6 +333,7 @@ def sections_are_complete(chapter: Executed) -> Iterator[str]:
 
 
 @rule
+@lesson
 def equation_table(chapter: Executed) -> Iterator[str]:
     call = re.compile(rf"""\btable\(\s*["']?0?{re.escape(chapter.number.lstrip("0"))}["']?\s*\)""")
     if not any(call.search(cell.source) for cell in chapter.code):
@@ -324,6 +341,7 @@ def equation_table(chapter: Executed) -> Iterator[str]:
 
 
 @rule
+@lesson
 def exercises_are_complete(chapter: Executed) -> Iterator[str]:
     """Stars, a hint, and a folded solution that is checked; three at least, easy to hard."""
     found = list(_exercises(chapter))

@@ -175,6 +175,24 @@ def test_a_bad_chapter_breaks_the_rule(rule: str, chapter: Executed) -> None:
     assert list(RULES[rule](chapter))
 
 
+def appendix(name: str = "A_tables") -> Executed:
+    """The good chapter without what makes it a lesson, under the name of an appendix."""
+    chapter = edited(notebooks.badge("01_forward"), notebooks.badge(name))
+    cells = chapter.notebook.cells[:6]
+    metadata = chapter.notebook.metadata
+    return Executed(name, new_notebook(cells=cells, metadata=metadata), 1000)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_appendix_is_no_lesson_and_keeps_every_other_rule(rule: str) -> None:
+    assert list(RULES[rule](appendix())) == []
+
+
+@pytest.mark.parametrize("rule", ["sections_are_complete", "equation_table"])
+def test_a_chapter_is_a_lesson(rule: str) -> None:
+    assert list(RULES[rule](appendix("12_tables")))
+
+
 def test_every_rule_has_a_bad_chapter() -> None:
     assert {name for name, _ in BAD} == set(RULES)
 
