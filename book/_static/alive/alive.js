@@ -156,7 +156,7 @@
       changed();
       wind();
     };
-    turn(false);
+    stage.dataset.playing = false;
     return { play: () => turn(true), pause: () => turn(false), get playing() { return playing; } };
   }
 
