@@ -137,7 +137,7 @@ def _scatter(mixture: oracle.Mixture, state: State, ax: Axes, **looks: Any) -> N
     classes = mixture.class_logits(state.x, state.t).argmax(1).tolist()
     colours = [plots.COLOURS[c] for c in classes]
     plots.scatter(state.x, ax, reach=REACH, color=colours, s=5, alpha=0.8, **looks)
-    ax.set(xlabel="", ylabel="", xticks=[], yticks=[])
+    ax.set_axis_off()
 
 
 def _moments(name: str, steps: int) -> Figure:
@@ -153,13 +153,13 @@ def _moments(name: str, steps: int) -> Figure:
 
 
 def _paths(name: str, steps: int, etas: Sequence[float]) -> Figure:
-    """The ways of sixteen points of five hundred."""
+    """The ways of eight points of five hundred."""
     mixture = exact(name)
     figure, axes = _panels(len(etas))
     for ax, eta in zip(axes, etas, strict=True):
         states = _states(mixture, 500, steps, eta)
         _scatter(mixture, states[-1], ax)
-        ways = torch.stack([state.x[:16] for state in states])
+        ways = torch.stack([state.x[:8] for state in states])
         ax.plot(ways[..., 0], ways[..., 1], color="0.25", lw=0.9)
         ax.set_title(f"{steps} steps, η = {eta:g}")
     return figure

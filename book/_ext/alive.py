@@ -115,12 +115,18 @@ PAGES: dict[str, tuple[Live, ...]] = {
             words="The three clouds from above. A third of the points was asked for each class, "
             "and the colour says which class a point looks like. Raise <em>w</em>: at 1 nearly all "
             "look as asked, more than of the data themselves; further on the clouds shrink, leave "
-            "their places, and the gap to the data grows. Then ask for a single class, with "
-            "<em>Score</em> on, to see the arrows that drive it out.",
+            "their places, and the gap to the data grows. Then ask for a single class: the shading "
+            "says where its data lie, and <em>Score</em> shows the arrows that drive the points "
+            "out of there.",
             picture="playground_11_classifier_free.png",
             alt="Three scatter plots of points in three colours, for guidance weights 0, 1 and 4: "
             "the clouds overlap, then part, then shrink and move outwards",
-            preset={"data": "clouds", "class": "each", "first": ["w", "class", "steps"]},
+            preset={
+                "data": "clouds",
+                "class": "each",
+                "show": ["density"],
+                "first": ["w", "class", "steps"],
+            },
         ),
     ),
 }

@@ -2,7 +2,7 @@
 "use strict";
 
 (function () {
-  const POINTS = 500, T = 1000, REACH = 3, TRACKED = 16;
+  const POINTS = 500, T = 1000, REACH = 3, TRACKED = 8;
   const STEPS = [1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 75, 100, 150, 250, 500, 1000];
   const COLOURS = ["blue", "orange", "green", "red", "pink", "light blue"];
   const DEFAULTS = {
@@ -26,17 +26,19 @@
       const times = Diffusion.uniformTimes(T, settings.steps);
       const { w, eta, seed } = settings;
       const chain = Diffusion.chain({ proc, mix, times, labels, w, eta, seed });
-      const dice = Diffusion.random(seed + 1_000_000); // not the dice of the chain
-      const data = Diffusion.draw(mix, labels, dice);
-      return { mix, proc, labels, chain, data, truth: truth(mix, proc, labels, dice) };
+      return { mix, proc, labels, chain, ...truth(mix, proc, labels) };
     }
 
-    /** What data get that are judged as the points are: the mean of eight pairs of draws. */
-    function truth(mix, proc, labels, dice) {
+    /** Data to compare with, and what data get that are judged as the points are (eight draws). */
+    function truth(mix, proc, labels) {
+      const key = `${settings.data} ${settings.class}`;
+      if (run && run.key === key) return { key, data: run.data, judged: run.judged };
+      const dice = Diffusion.random(0); // no seed of a chain
       const fresh = () => Diffusion.draw(mix, labels, dice);
       const all = Array.from({ length: 8 }, () => judge({ mix, proc, labels, data: fresh() }, fresh(), 0));
       const mean = (name) => all.reduce((sum, one) => sum + one[name], 0) / all.length;
-      return { gap: mean("gap"), spread: mean("spread"), share: mean("share") };
+      const judged = { gap: mean("gap"), spread: mean("spread"), share: mean("share") };
+      return { key, data: fresh(), judged };
     }
 
     function labelOf(i, classes) {
@@ -109,7 +111,7 @@
     /** When something has come to rest: the other words, also for those who listen. */
     function settle() {
       show();
-      table.say("data", inWords(run.truth));
+      table.say("data", inWords(run.judged));
       caption.textContent = legend();
       if (!clock.playing) spoken.textContent = summary();
     }
@@ -157,7 +159,7 @@
     /** The class that the density and the score are of: a single one that was asked for, or none. */
     const single = () => (["none", "each"].includes(settings.class) ? -1 : Number(settings.class));
 
-    const CELLS = 72, tile = element("canvas", { width: CELLS, height: CELLS });
+    const CELLS = 64, tile = element("canvas", { width: CELLS, height: CELLS });
 
     /** Where points should lie at this noise level: q(x_t), the darker the more. */
     function paintDensity(context, width, t) {
@@ -181,7 +183,8 @@
     /** Arrows along the (guided) score. Their length saturates: far out it would fill the page. */
     function paintScore(context, at, up, zoom, t) {
       const n = 15, x = lattice(n), w = single() < 0 ? 0 : settings.w;
-      const score = Diffusion.score(run.proc, run.mix, x, t, single(), w);
+      const labels = new Int32Array(n * n).fill(single());
+      const score = Diffusion.score(run.proc, run.mix, x, t, labels, w);
       const unit = Math.sqrt(1 - run.proc.alphaBar[t] + 0.01), longest = (1.7 * REACH) / n;
       context.strokeStyle = context.fillStyle = Alive.colour("arrow");
       context.lineWidth = 1.1;
