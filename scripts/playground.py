@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +98,6 @@ def script() -> str:
 # ---- pictures ----------------------------------------------------------------------------------
 
 
-def pictures() -> dict[str, Figure]:
-    """What stands in the pages where scripts are off, by the name of its file."""
-    return {
-        "playground_intro.png": _moments("moons", steps=50),
-        "playground_03_ddpm.png": _moments("ring", steps=250),
-        "playground_07_ddim.png": _paths("spiral", steps=7, etas=(0.0, 1.0)),
-        "playground_11_classifier_free.png": _guided("clouds", steps=50, weights=(0.0, 1.0, 4.0)),
-    }
-
-
 def exact(name: str) -> oracle.Mixture:
     """The exact denoiser of a data set, under the cosine schedule with T = 1000."""
     one = mixtures()[name]
@@ -176,8 +167,24 @@ def _guided(name: str, steps: int, weights: Sequence[float]) -> Figure:
     return figure
 
 
-if __name__ == "__main__":
+# What stands in the pages where scripts are off, by the name of its file.
+PICTURES: dict[str, Callable[[], Figure]] = {
+    "playground_intro.png": partial(_moments, "moons", steps=50),
+    "playground_03_ddpm.png": partial(_moments, "ring", steps=250),
+    "playground_07_ddim.png": partial(_paths, "spiral", steps=7, etas=(0.0, 1.0)),
+    "playground_11_classifier_free.png": partial(_guided, "clouds", 50, (0.0, 1.0, 4.0)),
+}
+
+
+def draw(name: str, folder: Path) -> None:
+    """Draw one of ``PICTURES`` into a folder."""
     plots.style()
+    figure = PICTURES[name]()
+    figure.savefig(folder / name)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
     (FOLDER / "mixtures.js").write_text(script(), "utf-8")
-    for name, figure in pictures().items():
-        figure.savefig(FOLDER / name)
+    for name in PICTURES:
+        draw(name, FOLDER)

@@ -61,7 +61,7 @@ PAGES: dict[str, tuple[Live, ...]] = {
             picture="playground_intro.png",
             alt="Four scatter plots from left to right: a round cloud of noise, two moments in "
             "which it gathers, and points that lie on two interleaved half circles",
-            preset={"data": "moons", "show": ["density"], "autoplay": True},
+            preset={"data": "moons", "show": ["density"], "start": "noise", "autoplay": True},
         ),
     ),
     "notebooks/03_ddpm": (
