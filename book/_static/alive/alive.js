@@ -74,8 +74,10 @@
     fill(options);
     set(value);
     input.addEventListener("change", () => change(input.value));
-    const root = element("div", { class: "alive-control" }, element("label", { for: id }, label), input);
-    return { root, input, fill, set, enable: enabler(root, input), get value() { return input.value; } };
+    const root = element("div", { class: "alive-control" },
+      element("label", { for: id }, label), input);
+    const enable = enabler(root, input);
+    return { root, input, fill, set, enable, get value() { return input.value; } };
   }
 
   /** A box to tick. Returns as `slider`. */
@@ -85,8 +87,10 @@
     const set = (wanted) => { input.checked = Boolean(wanted); };
     set(value);
     input.addEventListener("change", () => change(input.checked));
-    const root = element("div", { class: "alive-toggle" }, input, element("label", { for: id }, label));
-    return { root, input, set, enable: enabler(root, input), get value() { return input.checked; } };
+    const root = element("div", { class: "alive-toggle" },
+      input, element("label", { for: id }, label));
+    const enable = enabler(root, input);
+    return { root, input, set, enable, get value() { return input.checked; } };
   }
 
   /** A button with an icon of `ICONS` (or none) and a text. Returns {root, say(icon, label)}. */
@@ -130,7 +134,8 @@
 
   /**
    * A clock that calls frame(seconds since the last call) while it runs, a fair share of the stage
-   * is on the screen and the page is in front. Returns {play(), pause(), playing}; changed() is told of either.
+   * is on the screen and the page is in front. Returns {play(), pause(), playing}; changed() is
+   * told of either.
    */
   function clock(stage, frame, changed = () => {}) {
     let playing = false, seen = false, request = 0, last = 0;

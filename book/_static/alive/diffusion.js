@@ -270,7 +270,8 @@
   }
 
   function shadow(x, [c, s]) {
-    return Float64Array.from({ length: x.length / 2 }, (_, i) => c * x[2 * i] + s * x[2 * i + 1]).sort();
+    const place = (_, i) => c * x[2 * i] + s * x[2 * i + 1];
+    return Float64Array.from({ length: x.length / 2 }, place).sort();
   }
 
   /** Root mean square distance of the points from the mean of their own label. */

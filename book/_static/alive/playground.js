@@ -9,6 +9,9 @@
     data: "moons", schedule: "cosine", steps: 50, eta: 1, class: "none", w: 0, seed: 1,
     show: [], first: ["data", "steps"], start: "data", autoplay: false,
   };
+  const NONE = "–"; // where a number has no meaning
+  const EXPLAINED = "Gap: sliced Wasserstein distance to data. Spread: root mean square distance "
+    + "from the mean, of each class that was asked for.";
   const { element } = Alive;
 
   function mount(stage, preset) {
@@ -35,7 +38,8 @@
       if (run && run.key === key) return { key, data: run.data, judged: run.judged };
       const dice = Diffusion.random(0); // no seed of a chain
       const fresh = () => Diffusion.draw(mix, labels, dice);
-      const all = Array.from({ length: 8 }, () => judge({ mix, proc, labels, data: fresh() }, fresh(), 0));
+      const pair = () => judge({ mix, proc, labels, data: fresh() }, fresh(), 0);
+      const all = Array.from({ length: 8 }, pair);
       const mean = (name) => all.reduce((sum, one) => sum + one[name], 0) / all.length;
       const judged = { gap: mean("gap"), spread: mean("spread"), share: mean("share") };
       return { key, data: fresh(), judged };
@@ -119,10 +123,9 @@
     function summary() {
       const { gap, spread, share } = stage.dataset;
       const asked = share === NONE ? "" : `, ${share} look as asked`;
-      return `Step ${Math.floor(place)} of ${run.chain.steps}. Gap to the data ${gap}, spread ${spread}${asked}.`;
+      const where = `Step ${Math.floor(place)} of ${run.chain.steps}`;
+      return `${where}. Gap to the data ${gap}, spread ${spread}${asked}.`;
     }
-
-    const NONE = "–";
 
     function inWords({ gap, spread, share }) {
       const percent = `${Math.round(100 * share)} %`;
@@ -156,7 +159,7 @@
       if (shown.has("paths")) paintPaths(context, at, up, x, t);
     }
 
-    /** The class that the density and the score are of: a single one that was asked for, or none. */
+    /** The class that the density and the score are of: a single one asked for, or none. */
     const single = () => (["none", "each"].includes(settings.class) ? -1 : Number(settings.class));
 
     const CELLS = 64, tile = element("canvas", { width: CELLS, height: CELLS });
@@ -281,10 +284,12 @@
         change: change("schedule"),
       }),
       steps: Alive.slider({
-        name: "steps", label: "Steps", values: STEPS, value: settings.steps, change: change("steps"),
+        name: "steps", label: "Steps", values: STEPS, value: settings.steps,
+        change: change("steps"),
       }),
       eta: Alive.slider({
-        name: "eta", label: "η, the share of dice", min: 0, max: 1, step: 0.05, value: settings.eta,
+        name: "eta", label: "η, the share of dice", min: 0, max: 1, step: 0.05,
+        value: settings.eta,
         show: (eta) => eta.toFixed(2) + ({ 0: " (DDIM)", 1: " (DDPM)" }[eta] || ""),
         change: change("eta"),
       }),
@@ -332,7 +337,7 @@
     if (settings.autoplay && !Alive.calm) clock.play();
   }
 
-  /** Distance from data, spread within a class, and the share that looks like the class asked for. */
+  /** Distance from data, spread within a class, and the share that looks as asked. */
   function judge({ mix, proc, labels, data }, x, t) {
     const looks = Diffusion.likelyClass(proc, mix, x, t);
     const right = looks.reduce((n, one, i) => n + (one === labels[i]), 0);
@@ -367,12 +372,17 @@
     const cell = (column, name) => (cells[column][name] = element("td"));
     const line = ([name, text]) => element("tr", {},
       element("th", { scope: "row" }, text), cell("points", name), cell("data", name));
-    const head = ["", "points", "data"].map((text) => element(text ? "th" : "td", { scope: text && "col" }, text));
-    const root = element("div", { class: "alive-numbers" }, element("table", {},
-      element("thead", {}, element("tr", {}, ...head)),
-      element("tbody", {}, ...Object.entries(rows).map(line))));
+    const head = ["points", "data"].map((text) => element("th", { scope: "col" }, text));
+    const root = element("div", { class: "alive-numbers" },
+      element("table", {},
+        element("thead", {}, element("tr", {}, element("td"), ...head)),
+        element("tbody", {}, ...Object.entries(rows).map(line))),
+      element("p", { class: "alive-caption" }, EXPLAINED));
     const say = (column, values) => {
-      for (const [name, one] of Object.entries(cells[column])) one.textContent = values[name];
+      for (const [name, one] of Object.entries(cells[column])) {
+        one.textContent = values[name];
+        one.parentElement.hidden = values[name] === NONE;
+      }
     };
     return { root, say };
   }
