@@ -1,30 +1,23 @@
 """The built book keeps its promise: it works from a stick, with the network cut.
 
-First the pages are read as text, then a real browser opens them. All tests of the built book stand
-in this one module, so that with `--dist loadscope` one worker builds it, once.
+First the pages are read as text, then a real browser opens them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser
 
 from scripts import notebooks
+from tests.book.built import ROOT, Visit, parse
 from tests.book.test_equations import prose, tags
 
-ROOT = notebooks.ROOT
-HTML = ROOT / "_build" / "html"
-STAMP = ROOT / "_build" / "html-sources.sha256"
 PAGE_LIMIT, BOOK_LIMIT = 1_500_000, 60_000_000  # bytes
 LOADING = {
     "script": "src",
@@ -39,49 +32,6 @@ LOADING = {
     "object": "data",
     "link": "href",
 }
-
-
-# Building
-
-
-def sources() -> list[Path]:
-    """Everything that the HTML is made of."""
-    files = [ROOT / "_config.yml", ROOT / "_toc.yml", *ROOT.glob("notebooks/*.ipynb")]
-    files += [path for path in ROOT.glob("book/**/*") if path.is_file()]
-    return sorted(path for path in files if "__pycache__" not in path.parts)
-
-
-def digest() -> str:
-    """Changes whenever a source changes."""
-    total = hashlib.sha256()
-    for path in sources():
-        total.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
-    return total.hexdigest()
-
-
-@pytest.fixture(scope="module")
-def html() -> Path:
-    """The folder of the built book, rebuilt when a source has changed; a warning is an error."""
-    wanted = digest()
-    if not (HTML / "index.html").exists() or not STAMP.exists() or STAMP.read_text() != wanted:
-        STAMP.unlink(missing_ok=True)
-        program = Path(sys.executable).with_name("jupyter-book")
-        command = [str(program), "build", str(ROOT), "--all", "-W", "--keep-going"]
-        run = subprocess.run(command, capture_output=True, text=True)
-        assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
-        STAMP.write_text(wanted)
-    return HTML
-
-
-@pytest.fixture(scope="module")
-def pages(html: Path) -> dict[str, BeautifulSoup]:
-    """Every page of the book by its path."""
-    paths = [path for path in sorted(html.rglob("*.html")) if "_static" not in path.parts]
-    return {path.relative_to(html).as_posix(): parse(path.read_text("utf-8")) for path in paths}
-
-
-def parse(text: str) -> BeautifulSoup:
-    return BeautifulSoup(text, "html.parser")
 
 
 def is_redirect(soup: BeautifulSoup) -> bool:
@@ -250,64 +200,6 @@ def test_missing_words_are_found() -> None:
 
 
 # Opening in a browser
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A Chromium of this machine, for which no host name exists."""
-    executable = next(filter(None, map(shutil.which, NAMES)), None)
-    if executable is None:
-        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-class Visit:
-    """One page, opened from the disk with the network cut, and what it tried and complained of."""
-
-    def __init__(self, browser: Browser, path: Path, width: int = 1280, query: str = "") -> None:
-        self.context = browser.new_context(
-            offline=True, viewport={"width": width, "height": 900}, color_scheme="light"
-        )
-        self.page: Page = self.context.new_page()
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.complaints.append(request.url))
-        self.page.goto(path.resolve().as_uri() + query, wait_until="load")
-        self.page.wait_for_function("!window.MathJax || window.MathJax.startup?.promise")
-        self.page.evaluate("window.MathJax?.startup?.promise")
-        self.page.evaluate("document.fonts.ready.then(() => null)")
-
-    def _console(self, message: object) -> None:
-        if message.type == "error":  # type: ignore[attr-defined]
-            self.complaints.append(message.text)  # type: ignore[attr-defined]
-
-    def foreign(self) -> list[str]:
-        """Requests that left the disk."""
-        return [url for url in self.requests if not url.startswith(("file:", "data:", "blob:"))]
-
-    def __enter__(self) -> Visit:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.context.close()
-
 
 MATHS = """() => ({
     formulas: document.querySelectorAll('.math').length,
