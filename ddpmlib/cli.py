@@ -1,4 +1,4 @@
-"""``ddpmlib train | sample | evaluate | statistics | ship | export-web | zoo``: the command line."""
+"""``ddpmlib train | sample | evaluate | statistics | ship | export-web | zoo``: the commands."""
 
 from __future__ import annotations
 
@@ -356,7 +356,8 @@ def _ship(args: argparse.Namespace) -> None:
 def _export_web(args: argparse.Namespace) -> None:
     from ddpmlib import web_export
 
-    size = web_export.write(*_denoiser(args), args.out)
+    model, card = _denoiser(args)
+    size = web_export.write(model, card, args.out)
     print(f"{args.out}: {size / 1e6:.2f} MB")
 
 

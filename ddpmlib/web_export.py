@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ddpmlib import recipes
-from ddpmlib.denoiser import Denoiser
+from ddpmlib.denoiser import PARAMETERIZATIONS, Denoiser
 from ddpmlib.files import write_atomically
 from ddpmlib.models import UNet, embedding, unet
+from ddpmlib.process import DDPM
 from ddpmlib.zoo import Card
 
 LEVELS = 127
@@ -83,13 +84,14 @@ def read(path: Path) -> tuple[Denoiser, dict[str, Any]]:
     try:
         found = json.loads(text[text.index(BEGIN) + len(BEGIN) :].removesuffix(END))
         weights = _decoded(found)
-        net = UNet(unet.UNetConfig(**_tuples(found["config"])), 2 if found["var_mix"] is None else 1)
+        net = UNet(
+            unet.UNetConfig(**_tuples(found["config"])), 2 if found["var_mix"] is None else 1
+        )
         net.load_state_dict(weights)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} is not a script that `ddpmlib export-web` wrote") from error
-    process = recipes.DDPM(recipes.SCHEDULES[found["schedule"]](found["T"]))
-    meaning = recipes.PARAMETERIZATIONS[found["predicts"]]
-    denoiser = Denoiser(net, process, meaning, found["var_mix"])
+    process = DDPM(recipes.SCHEDULES[found["schedule"]](found["T"]))
+    denoiser = Denoiser(net, process, PARAMETERIZATIONS[found["predicts"]], found["var_mix"])
     return denoiser.eval().requires_grad_(False), found
 
 

@@ -37,9 +37,7 @@ def trajectory(model: Denoiser, label: int, steps: int, eta: float, seed: int) -
     generator = torch.Generator().manual_seed(seed)
     x, times = torch.randn(1, *SHAPE, generator=generator), uniform_times(model.process.T, steps)
     y = torch.tensor([label])
-    states = list(
-        sample(model, model.process, x, times, eta=eta, y=y, generator=generator)
-    )
+    states = list(sample(model, model.process, x, times, eta=eta, y=y, generator=generator))
     places = [round(k * (steps - 1) / (COLUMNS - 2)) for k in range(COLUMNS - 1)]
     xs = [states[k].x for k in places] + [states[-1].x]
     x0s = [_belief(states[k + 1].x0) for k in places] + [_belief(states[-1].x0)]
