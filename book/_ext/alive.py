@@ -58,15 +58,15 @@ PAGES: dict[str, tuple[Live, ...]] = {
         Live(
             "playground",
             before="One sentence carries everything",
-            title="Try it here: from noise to data",
-            words="Press <em>Play</em>. Five hundred points start as pure noise, and step by step "
-            "each moves to where the data may be. Nothing is trained: for these data the best "
-            "possible denoiser is known in closed form, and your browser computes it. Then choose "
-            "other data, fewer steps, or <em>Density</em> to see where the points should be.",
+            title="Try it: from noise to data",
+            words="Five hundred points start as pure noise, and step by step each moves to where "
+            "the data may be. Nothing is trained here: for these data the best possible denoiser "
+            "is known in closed form, and your browser computes it. Choose other data, switch on "
+            "<em>Score</em> to see what pushes the points, and find out how few steps will do.",
             picture="playground_intro.png",
-            alt="Four scatter plots from left to right: a round cloud of noise, two steps in which "
-            "it gathers, and points that lie on two interleaved half circles",
-            preset={"data": "moons", "steps": 50, "show": ["density"]},
+            alt="Four scatter plots from left to right: a round cloud of noise, two moments in "
+            "which it gathers, and points that lie on two interleaved half circles",
+            preset={"data": "moons", "show": ["density"], "start": "noise", "autoplay": True},
         ),
         Live(
             "digits",
@@ -85,15 +85,22 @@ PAGES: dict[str, tuple[Live, ...]] = {
         Live(
             "playground",
             before="The derivation",
-            title="Try it here: ancestral sampling",
-            words="The ring again, with its exact denoiser and the DDPM sampler, η = 1. Press "
-            "<em>Play</em> and watch the noise level: most points choose their cluster within a "
-            "short stretch of the chain, and before it they have hardly moved. Then take 5 steps "
-            "instead of 250: the points still find the ring, but not the width of its clusters.",
+            title="Try it: ancestral sampling, with the exact denoiser",
+            words="The ring once more. The colour of a point says which cluster it most likely "
+            "belongs to. Press <em>Play</em> and watch when it stops changing: at t = 500 about "
+            "half of the points have found their cluster, at t = 200 nearly all. Then take 5 steps "
+            "instead of 250: points are left between the clusters, and the spread falls short of "
+            "that of the data.",
             picture="playground_03_ddpm.png",
-            alt="Four scatter plots of ancestral sampling: a cloud of noise that contracts onto a "
-            "ring of six clusters",
-            preset={"data": "ring", "steps": 250, "eta": 1, "show": ["density"]},
+            alt="Four scatter plots of ancestral sampling from left to right: a cloud of noise "
+            "that gathers in a ring of six clusters",
+            preset={
+                "data": "ring",
+                "steps": 250,
+                "show": ["density"],
+                "first": ["steps", "eta", "data"],
+                "start": "noise",
+            },
         ),
         Live(
             "scrubber",
@@ -115,15 +122,21 @@ PAGES: dict[str, tuple[Live, ...]] = {
         Live(
             "playground",
             before="The derivation",
-            title="Try it here: few steps, and the dice off",
-            words="Ten steps. Move η from 0 (DDIM) to 1 (DDPM) with <em>Paths</em> on: smooth "
-            "paths become jagged, and with so few steps the points end farther from the data. At "
-            "η = 0 the noise decides everything: change the number of steps, and each point still "
-            "ends near the same place.",
+            title="Try it: few steps, and the dice switched off",
+            words="Seven steps from noise to a spiral. Move η from 0 (DDIM) to 1 (DDPM): smooth "
+            "paths become jagged, and the points end farther from the data. Back at η = 0 the "
+            "noise at the start decides everything: change the number of steps, and each point "
+            "still ends near its place.",
             picture="playground_07_ddim.png",
-            alt="Two plots of sixteen paths each from noise to a spiral: smooth curves with eta "
+            alt="Two plots of paths from noise to a spiral in seven steps: smooth curves with eta "
             "equal to 0, jagged lines with eta equal to 1",
-            preset={"data": "spiral", "steps": 10, "eta": 0, "show": ["paths"]},
+            preset={
+                "data": "spiral",
+                "steps": 7,
+                "eta": 0,
+                "show": ["paths"],
+                "first": ["eta", "steps", "seed"],
+            },
         ),
         Live(
             "scrubber",
@@ -145,15 +158,22 @@ PAGES: dict[str, tuple[Live, ...]] = {
         Live(
             "playground",
             before="The derivation",
-            title="Try it here: turn up the guidance",
-            words="The three overlapping clouds from above; each point was asked for one class, "
-            "and its colour says which class it looks like. Raise <em>w</em>: soon all points look "
-            "like what was asked for, and the clouds shrink and leave the data. Then choose one "
-            "class, and <em>Score</em>, to see the arrows that push them there.",
+            title="Try it: turn up the guidance",
+            words="The three clouds from above. A third of the points was asked for each class, "
+            "and the colour says which class a point looks like. Raise <em>w</em>: at 1 nearly all "
+            "look as asked, more than of the data themselves; further on the clouds shrink, leave "
+            "their places, and the gap to the data grows. Then ask for a single class: the shading "
+            "says where its data lie, and <em>Score</em> shows the arrows that drive the points "
+            "out of there.",
             picture="playground_11_classifier_free.png",
             alt="Three scatter plots of points in three colours, for guidance weights 0, 1 and 4: "
             "the clouds overlap, then part, then shrink and move outwards",
-            preset={"data": "clouds", "steps": 50, "class": "each", "w": 1},
+            preset={
+                "data": "clouds",
+                "class": "each",
+                "show": ["density"],
+                "first": ["w", "class", "steps"],
+            },
         ),
         Live(
             "digits",

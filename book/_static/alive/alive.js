@@ -2,12 +2,13 @@
  * that is sharp on every screen, and a clock that stands still where nobody looks.
  *
  * A widget's script calls Alive.register(name, mount); mount(stage, preset) fills the element
- * `stage` of each place on the page. Everything is a classic script: it runs from file:// too.
+ * `stage` of each place on the page. Everything is a classic script: it also runs from the disk.
  */
 "use strict";
 
 (function () {
   const calm = window.matchMedia("(prefers-reduced-motion: reduce)");
+  const SHARE_SEEN = 0.25; // of a stage: from then on it counts as on the screen
   let count = 0;
 
   /** Mount the widget at each of its places. Scripts are deferred: the page is already there. */
@@ -128,8 +129,8 @@
   // ---- time ------------------------------------------------------------------------------------
 
   /**
-   * A clock that calls frame(seconds since the last call) while it runs, the stage is on the screen
-   * and the page is in front. Returns {play(), pause(), playing}; changed() is told of either.
+   * A clock that calls frame(seconds since the last call) while it runs, a fair share of the stage
+   * is on the screen and the page is in front. Returns {play(), pause(), playing}; changed() is told of either.
    */
   function clock(stage, frame, changed = () => {}) {
     let playing = false, seen = false, request = 0, last = 0;
@@ -145,10 +146,10 @@
       else last = 0;
     };
     new IntersectionObserver((entries) => {
-      seen = entries[entries.length - 1].isIntersecting;
+      seen = entries[entries.length - 1].intersectionRatio >= SHARE_SEEN;
       stage.dataset.seen = seen;
       wind();
-    }).observe(stage);
+    }, { threshold: SHARE_SEEN }).observe(stage);
     document.addEventListener("visibilitychange", wind);
     const turn = (on) => {
       playing = on;

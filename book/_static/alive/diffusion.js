@@ -76,12 +76,16 @@
   /** {weights (K), means (K pairs), stds (K), labels (K)}, made ready for the functions below. */
   function mixture({ weights, means, stds, labels }) {
     const total = weights.reduce((a, b) => a + b, 0);
+    const all = Int32Array.from(labels, (_, k) => k), classes = Math.max(...labels) + 1;
+    const members = Array.from({ length: classes }, (_, c) => all.filter((k) => labels[k] === c));
     return {
       logWeights: Float64Array.from(weights, (w) => Math.log(w / total)),
       means: Float64Array.from(means.flat()),
       variances: Float64Array.from(stds, (s) => s * s),
       labels: Int32Array.from(labels),
-      classes: Math.max(...labels) + 1,
+      classes,
+      /** The components of a label; all of them for -1. */
+      of: (label) => (label < 0 ? all : members[label]),
     };
   }
 
@@ -97,124 +101,96 @@
     };
   }
 
-  /** log w_k N(x; mean_k, var_k I) for every component, into `joint`; the largest is returned. */
-  function logJoint(at, x, y, joint) {
-    let largest = -Infinity;
-    for (let k = 0; k < joint.length; k += 1) {
-      const dx = x - at.means[2 * k], dy = y - at.means[2 * k + 1];
-      joint[k] = at.logNorm[k] - (dx * dx + dy * dy) / (2 * at.variances[k]);
-      if (joint[k] > largest) largest = joint[k];
+  // Components whose share is below e^-40 of the largest vanish in the rounding of the others.
+  const FAR = 40;
+
+  /**
+   * What the components at time t say about points: a function (x, y, label) that returns
+   * {log, sums}, the log of the density that the label's components (-1: all) add up to, and
+   * `coefficients` (functions of k) summed over them, weighted by their shares p(k | x_t, label).
+   * The answer is overwritten by the next call.
+   */
+  function asker(mix, at, coefficients) {
+    const K = mix.labels.length, joint = new Float64Array(K);
+    const tables = coefficients.map((one) => Float64Array.from({ length: K }, (_, k) => one(k)));
+    const answer = { log: 0, sums: new Float64Array(tables.length) };
+    const half = at.variances.map((v) => 1 / (2 * v));
+    return (x, y, label) => {
+      const members = mix.of(label);
+      let largest = -Infinity, total = 0;
+      for (let m = 0; m < members.length; m += 1) {
+        const k = members[m], dx = x - at.means[2 * k], dy = y - at.means[2 * k + 1];
+        joint[m] = at.logNorm[k] - (dx * dx + dy * dy) * half[k];
+        if (joint[m] > largest) largest = joint[m];
+      }
+      answer.sums.fill(0);
+      for (let m = 0; m < members.length; m += 1) {
+        if (joint[m] < largest - FAR) continue;
+        const k = members[m], share = Math.exp(joint[m] - largest);
+        total += share;
+        for (let i = 0; i < tables.length; i += 1) answer.sums[i] += share * tables[i][k];
+      }
+      for (let i = 0; i < tables.length; i += 1) answer.sums[i] /= total;
+      answer.log = largest + Math.log(total);
+      return answer;
+    };
+  }
+
+  /** A field that is linear in x for each component, (a_k x + b_k mean_k), asked with guidance. */
+  function guidedField(mix, at, onX, onMean, x, labels, w) {
+    const mean = (d) => (k) => onMean(k) * mix.means[2 * k + d];
+    const ask = asker(mix, at, [onX, mean(0), mean(1)]);
+    const out = new Float64Array(x.length);
+    const add = (i, label, weight) => {
+      const { sums } = ask(x[i], x[i + 1], label);
+      out[i] += weight * (sums[0] * x[i] + sums[1]);
+      out[i + 1] += weight * (sums[0] * x[i + 1] + sums[2]);
+    };
+    for (let i = 0; i < x.length; i += 2) {
+      const label = labels ? labels[i / 2] : -1, guided = label >= 0 && w !== 0;
+      add(i, label, guided ? 1 + w : 1);
+      if (guided) add(i, -1, -w);
     }
-    return largest;
+    return out;
   }
 
   /**
    * E[x_0 | x_t, label] and E[x_0 | x_t] (2.15), joined by the guidance weight w:
-   * x0 = x0_c + w (x0_c - x0_null) (11.3), the same as eps = (1 + w) eps_c - w eps_null.
+   * x0 = (1 + w) x0_c - w x0_null (11.3), the same as eps = (1 + w) eps_c - w eps_null.
    */
   function denoise(proc, mix, x, t, labels = null, w = 0) {
     const at = noised(mix, proc.alphaBar[t]);
-    const K = mix.labels.length, joint = new Float64Array(K), out = new Float64Array(x.length);
-    const point = new Float64Array(2);
-    for (let i = 0; i < x.length / 2; i += 1) {
-      const label = labels ? labels[i] : -1;
-      point[0] = x[2 * i];
-      point[1] = x[2 * i + 1];
-      logJoint(at, point[0], point[1], joint);
-      const own = belief(mix, at, point, joint, label);
-      const all = label < 0 || w === 0 ? own : belief(mix, at, point, joint, -1);
-      out[2 * i] = own[0] + w * (own[0] - all[0]);
-      out[2 * i + 1] = own[1] + w * (own[1] - all[1]);
-    }
-    return out;
+    const gain = (k) => (at.scale * mix.variances[k]) / at.variances[k];
+    return guidedField(mix, at, gain, (k) => 1 - gain(k) * at.scale, x, labels, w);
   }
 
-  /** The mean of p(x_0 | x_t) over the components of a label (all of them: -1). */
-  function belief(mix, at, [x, y], joint, label) {
-    const largest = largestOf(mix, joint, label);
-    let total = 0, onX = 0, x0 = 0, y0 = 0;
-    for (let k = 0; k < joint.length; k += 1) {
-      if (label >= 0 && mix.labels[k] !== label) continue;
-      const share = Math.exp(joint[k] - largest);
-      const gain = (at.scale * mix.variances[k]) / at.variances[k];
-      const onMean = share * (1 - gain * at.scale);
-      total += share;
-      onX += share * gain;
-      x0 += onMean * mix.means[2 * k];
-      y0 += onMean * mix.means[2 * k + 1];
-    }
-    return [(x0 + onX * x) / total, (y0 + onX * y) / total];
-  }
-
-  // Over the label's own components: far from them all their shares would vanish otherwise.
-  function largestOf(mix, joint, label) {
-    let largest = -Infinity;
-    for (let k = 0; k < joint.length; k += 1) {
-      if ((label < 0 || mix.labels[k] === label) && joint[k] > largest) largest = joint[k];
-    }
-    return largest;
+  /** (1 + w) grad log q(x_t | label) - w grad log q(x_t) (11.2), also at t = 0. */
+  function score(proc, mix, x, t, labels = null, w = 0) {
+    const at = noised(mix, proc.alphaBar[t]);
+    const pull = (k) => 1 / at.variances[k];
+    return guidedField(mix, at, (k) => -pull(k), (k) => at.scale * pull(k), x, labels, w);
   }
 
   /** log q(x_t), or log q(x_t | label), in nats, one per point. */
   function logDensity(proc, mix, x, t, label = -1) {
-    const at = noised(mix, proc.alphaBar[t]), joint = new Float64Array(mix.labels.length);
+    const ask = asker(mix, noised(mix, proc.alphaBar[t]), []);
     const prior = Math.log(classWeight(mix, label));
-    return Float64Array.from({ length: x.length / 2 }, (_, i) => {
-      logJoint(at, x[2 * i], x[2 * i + 1], joint);
-      return logSum(mix, joint, label) - prior;
-    });
+    const one = (_, i) => ask(x[2 * i], x[2 * i + 1], label).log - prior;
+    return Float64Array.from({ length: x.length / 2 }, one);
   }
 
   function classWeight(mix, label) {
-    const weight = (w, k) => (label < 0 || mix.labels[k] === label ? Math.exp(w) : 0);
-    return mix.logWeights.map(weight).reduce((a, b) => a + b, 0);
-  }
-
-  function logSum(mix, joint, label) {
-    const largest = largestOf(mix, joint, label);
-    let total = 0;
-    for (let k = 0; k < joint.length; k += 1) {
-      if (label < 0 || mix.labels[k] === label) total += Math.exp(joint[k] - largest);
-    }
-    return largest + Math.log(total);
-  }
-
-  /** The guided score, grad log q(x_t | label) (1 + w) - w grad log q(x_t) (11.2), also at t = 0. */
-  function score(proc, mix, x, t, label = -1, w = 0) {
-    const at = noised(mix, proc.alphaBar[t]), joint = new Float64Array(mix.labels.length);
-    const out = new Float64Array(x.length);
-    for (let i = 0; i < x.length / 2; i += 1) {
-      const point = [x[2 * i], x[2 * i + 1]];
-      logJoint(at, point[0], point[1], joint);
-      const own = pull(mix, at, point, joint, label);
-      const all = label < 0 || w === 0 ? own : pull(mix, at, point, joint, -1);
-      for (const d of [0, 1]) out[2 * i + d] = own[d] + w * (own[d] - all[d]);
-    }
-    return out;
-  }
-
-  function pull(mix, at, [x, y], joint, label) {
-    const largest = largestOf(mix, joint, label);
-    let total = 0, sx = 0, sy = 0;
-    for (let k = 0; k < joint.length; k += 1) {
-      if (label >= 0 && mix.labels[k] !== label) continue;
-      const share = Math.exp(joint[k] - largest);
-      total += share;
-      sx += (share * (at.means[2 * k] - x)) / at.variances[k];
-      sy += (share * (at.means[2 * k + 1] - y)) / at.variances[k];
-    }
-    return [sx / total, sy / total];
+    return mix.of(label).reduce((sum, k) => sum + Math.exp(mix.logWeights[k]), 0);
   }
 
   /** The most likely class of each point, argmax q(y | x_t). */
   function likelyClass(proc, mix, x, t) {
-    const at = noised(mix, proc.alphaBar[t]), joint = new Float64Array(mix.labels.length);
-    const chance = new Float64Array(mix.classes);
+    const member = (c) => (k) => Number(mix.labels[k] === c);
+    const members = Array.from({ length: mix.classes }, (_, c) => member(c));
+    const ask = asker(mix, noised(mix, proc.alphaBar[t]), members);
     return Int32Array.from({ length: x.length / 2 }, (_, i) => {
-      const largest = logJoint(at, x[2 * i], x[2 * i + 1], joint);
-      chance.fill(0);
-      joint.forEach((value, k) => { chance[mix.labels[k]] += Math.exp(value - largest); });
-      return chance.indexOf(Math.max(...chance));
+      const { sums } = ask(x[2 * i], x[2 * i + 1], -1);
+      return sums.indexOf(Math.max(...sums));
     });
   }
 
@@ -251,15 +227,11 @@
     return out;
   }
 
+  /** A component of the label, by its weight; u is uniform in [0, 1). */
   function pick(mix, label, u) {
-    let left = u * classWeight(mix, label), last = -1;
-    for (let k = 0; k < mix.labels.length; k += 1) {
-      if (label >= 0 && mix.labels[k] !== label) continue;
-      last = k;
-      left -= Math.exp(mix.logWeights[k]);
-      if (left < 0) break;
-    }
-    return last;
+    let left = u * classWeight(mix, label);
+    const found = mix.of(label).find((k) => (left -= Math.exp(mix.logWeights[k])) < 0);
+    return found === undefined ? mix.of(label).at(-1) : found;
   }
 
   // ---- a chain, and what it drew -----------------------------------------------------------

@@ -2,7 +2,7 @@
 "use strict";
 
 (function () {
-  const POINTS = 500, T = 1000, REACH = 3, TRACKED = 16;
+  const POINTS = 500, T = 1000, REACH = 3, TRACKED = 8;
   const STEPS = [1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 75, 100, 150, 250, 500, 1000];
   const COLOURS = ["blue", "orange", "green", "red", "pink", "light blue"];
   const DEFAULTS = {
@@ -26,10 +26,19 @@
       const times = Diffusion.uniformTimes(T, settings.steps);
       const { w, eta, seed } = settings;
       const chain = Diffusion.chain({ proc, mix, times, labels, w, eta, seed });
-      const dice = Diffusion.random(seed + 1_000_000); // not the dice of the chain
-      const data = Diffusion.draw(mix, labels, dice);
-      const floor = Diffusion.slicedDistance(data, Diffusion.draw(mix, labels, dice));
-      return { mix, proc, labels, chain, data, floor };
+      return { mix, proc, labels, chain, ...truth(mix, proc, labels) };
+    }
+
+    /** Data to compare with, and what data get that are judged as the points are (eight draws). */
+    function truth(mix, proc, labels) {
+      const key = `${settings.data} ${settings.class}`;
+      if (run && run.key === key) return { key, data: run.data, judged: run.judged };
+      const dice = Diffusion.random(0); // no seed of a chain
+      const fresh = () => Diffusion.draw(mix, labels, dice);
+      const all = Array.from({ length: 8 }, () => judge({ mix, proc, labels, data: fresh() }, fresh(), 0));
+      const mean = (name) => all.reduce((sum, one) => sum + one[name], 0) / all.length;
+      const judged = { gap: mean("gap"), spread: mean("spread"), share: mean("share") };
+      return { key, data: fresh(), judged };
     }
 
     function labelOf(i, classes) {
@@ -93,32 +102,46 @@
     /** The picture and its numbers. */
     function show() {
       view.repaint();
-      const { x, t } = now();
-      const numbers = judge(x);
+      const { x, t } = now(), numbers = inWords(judge(run, x, t));
       along.say(place, t);
-      for (const [name, cell] of Object.entries(cells)) cell.textContent = numbers[name];
+      table.say("points", numbers);
       Object.assign(stage.dataset, { place: place.toFixed(3), t, ...numbers });
     }
 
-    /** The same once more in words, for those who listen: when something has come to rest. */
+    /** When something has come to rest: the other words, also for those who listen. */
     function settle() {
       show();
-      if (clock.playing) return;
-      const { gap, spread, share } = judge(now().x);
-      spoken.textContent = `Step ${Math.floor(place)} of ${run.chain.steps}. Gap to the data ${gap}, `
-        + `spread ${spread}${share === NONE ? "" : `, ${share} look like their class`}.`;
+      table.say("data", inWords(run.judged));
+      caption.textContent = legend();
+      if (!clock.playing) spoken.textContent = summary();
     }
 
-    const NONE = "no class";
+    function summary() {
+      const { gap, spread, share } = stage.dataset;
+      const asked = share === NONE ? "" : `, ${share} look as asked`;
+      return `Step ${Math.floor(place)} of ${run.chain.steps}. Gap to the data ${gap}, spread ${spread}${asked}.`;
+    }
 
-    function judge(x) {
-      const looks = Diffusion.likelyClass(run.proc, run.mix, x, 0);
-      const right = looks.reduce((n, one, i) => n + (one === run.labels[i]), 0);
+    const NONE = "–";
+
+    function inWords({ gap, spread, share }) {
+      const percent = `${Math.round(100 * share)} %`;
       return {
-        gap: Diffusion.slicedDistance(x, run.data).toFixed(2),
-        spread: Diffusion.spread(x, run.labels).toFixed(2),
-        share: settings.class === "none" ? NONE : `${Math.round((100 * right) / POINTS)} %`,
+        gap: gap.toFixed(2), spread: spread.toFixed(2),
+        share: settings.class === "none" ? NONE : percent,
       };
+    }
+
+    /** What the picture shows. */
+    function legend() {
+      const one = single() < 0 ? "" : ` of class ${COLOURS[single()]}`;
+      const guided = one && settings.w > 0 ? "guided score" : "score";
+      return [
+        "Colours: the class that a point most likely belongs to.",
+        shown.has("density") ? `Shading: the true density${one} at this noise level.` : "",
+        shown.has("score") ? `Arrows: the ${guided}${one}, long ones cut short.` : "",
+        shown.has("paths") ? `Lines: the ways of ${TRACKED} points.` : "",
+      ].join(" ");
     }
 
     function paint(context, width) {
@@ -136,7 +159,7 @@
     /** The class that the density and the score are of: a single one that was asked for, or none. */
     const single = () => (["none", "each"].includes(settings.class) ? -1 : Number(settings.class));
 
-    const CELLS = 72, tile = element("canvas", { width: CELLS, height: CELLS });
+    const CELLS = 64, tile = element("canvas", { width: CELLS, height: CELLS });
 
     /** Where points should lie at this noise level: q(x_t), the darker the more. */
     function paintDensity(context, width, t) {
@@ -160,7 +183,8 @@
     /** Arrows along the (guided) score. Their length saturates: far out it would fill the page. */
     function paintScore(context, at, up, zoom, t) {
       const n = 15, x = lattice(n), w = single() < 0 ? 0 : settings.w;
-      const score = Diffusion.score(run.proc, run.mix, x, t, single(), w);
+      const labels = new Int32Array(n * n).fill(single());
+      const score = Diffusion.score(run.proc, run.mix, x, t, labels, w);
       const unit = Math.sqrt(1 - run.proc.alphaBar[t] + 0.01), longest = (1.7 * REACH) / n;
       context.strokeStyle = context.fillStyle = Alive.colour("arrow");
       context.lineWidth = 1.1;
@@ -276,43 +300,47 @@
       name, label: name[0].toUpperCase() + name.slice(1), value: shown.has(name),
       change: (on) => {
         shown[on ? "add" : "delete"](name);
-        view.repaint();
+        settle();
       },
     }));
 
     // ---- the page ----------------------------------------------------------------------------
 
-    const cells = {}, spoken = element("p", { class: "alive-spoken", "aria-live": "polite" });
+    const spoken = element("p", { class: "alive-spoken", "aria-live": "polite" });
+    const caption = element("p", { class: "alive-caption" });
+    const table = numbers({ gap: "Gap to the data", spread: "Spread", share: "Look as asked" });
     const first = settings.first.map((name) => controls[name].root);
     const others = Object.keys(controls).filter((name) => !settings.first.includes(name));
     stage.append(element("div", { class: "alive-columns" },
       element("div", { class: "alive-column" },
         view.root,
         element("div", { class: "alive-row" }, play.root, step.root, restart.root),
-        along.root),
+        along.root, caption),
       element("div", { class: "alive-column" },
         ...first,
         element("div", { class: "alive-row", role: "group", "aria-label": "Show in the picture" },
           ...layers.map((one) => one.root)),
         element("details", { class: "alive-more" }, element("summary", {}, "More controls"),
           ...others.map((name) => controls[name].root)),
-        numbers())),
+        table.root)),
     spoken);
-
-    /** Three numbers that judge the points, and what the data themselves would get. */
-    function numbers() {
-      const rows = { gap: "Gap to the data", spread: "Spread", share: "Look like their class" };
-      return element("dl", { class: "alive-numbers" }, ...Object.entries(rows).map(([name, text]) => {
-        cells[name] = element("dd");
-        return element("div", {}, element("dt", {}, text), cells[name]);
-      }));
-    }
 
     run = prepare();
     along.limit(run.chain.steps);
     place = Alive.calm || settings.start === "data" ? run.chain.steps : 0;
     settle();
     if (settings.autoplay && !Alive.calm) clock.play();
+  }
+
+  /** Distance from data, spread within a class, and the share that looks like the class asked for. */
+  function judge({ mix, proc, labels, data }, x, t) {
+    const looks = Diffusion.likelyClass(proc, mix, x, t);
+    const right = looks.reduce((n, one, i) => n + (one === labels[i]), 0);
+    return {
+      gap: Diffusion.slicedDistance(x, data),
+      spread: Diffusion.spread(x, labels),
+      share: right / labels.length,
+    };
   }
 
   /** The slider along the chain; its text says the step and the time. */
@@ -331,6 +359,22 @@
         slider.input.setAttribute("aria-valuetext", output.textContent);
       },
     };
+  }
+
+  /** Numbers that judge the points, beside what fresh data get: rows {name: text}. */
+  function numbers(rows) {
+    const cells = { points: {}, data: {} };
+    const cell = (column, name) => (cells[column][name] = element("td"));
+    const line = ([name, text]) => element("tr", {},
+      element("th", { scope: "row" }, text), cell("points", name), cell("data", name));
+    const head = ["", "points", "data"].map((text) => element(text ? "th" : "td", { scope: text && "col" }, text));
+    const root = element("div", { class: "alive-numbers" }, element("table", {},
+      element("thead", {}, element("tr", {}, ...head)),
+      element("tbody", {}, ...Object.entries(rows).map(line))));
+    const say = (column, values) => {
+      for (const [name, one] of Object.entries(cells[column])) one.textContent = values[name];
+    };
+    return { root, say };
   }
 
   function dot(context, x, y, radius) {
