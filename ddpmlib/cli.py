@@ -1,4 +1,4 @@
-"""``ddpmlib train | sample | evaluate | statistics | ship | zoo``: all from the command line."""
+"""``ddpmlib train | sample | evaluate | statistics | ship | export-web | zoo``: the commands."""
 
 from __future__ import annotations
 
@@ -172,6 +172,14 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("--name", help="name of the checkpoint (default: the recipe's)")
     ship.add_argument(
         "--dtype", default="float16", choices=("float16", "float32"), help="default float16"
+    )
+
+    web = _verb(
+        verbs, "export-web", _export_web, "write a denoiser as a script that draws in a web page"
+    )
+    web.add_argument("model", help="as for sample")
+    web.add_argument(
+        "--out", type=Path, default=Path("weights.js"), help="script to write (default weights.js)"
     )
 
     zoo = _verb(verbs, "zoo", _zoo, "list recipes and shipped checkpoints, or show one card")
@@ -371,6 +379,14 @@ def _ship(args: argparse.Namespace) -> None:
     from ddpmlib import zoo
 
     print(zoo.ship(args.folder, args.name, args.dtype))
+
+
+def _export_web(args: argparse.Namespace) -> None:
+    from ddpmlib import web_export
+
+    model, card = _denoiser(args)
+    size = web_export.write(model, card, args.out)
+    print(f"{args.out}: {size / 1e6:.2f} MB")
 
 
 def _zoo(args: argparse.Namespace) -> None:

@@ -46,7 +46,12 @@ class Live:
 
 
 # In the order in which they are loaded, after alive.js.
-SCRIPTS = {"playground": ("diffusion.js", "mixtures.js", "playground.js")}
+NETWORK = ("diffusion.js", "unet.js", "images.js", "network.js")
+SCRIPTS = {
+    "playground": ("diffusion.js", "mixtures.js", "playground.js"),
+    "digits": (*NETWORK, "digits.js"),
+    "scrubber": (*NETWORK, "scrubber.js"),
+}
 
 PAGES: dict[str, tuple[Live, ...]] = {
     "book/intro": (
@@ -62,6 +67,18 @@ PAGES: dict[str, tuple[Live, ...]] = {
             alt="Four scatter plots from left to right: a round cloud of noise, two moments in "
             "which it gathers, and points that lie on two interleaved half circles",
             preset={"data": "moons", "show": ["density"], "start": "noise", "autoplay": True},
+        ),
+        Live(
+            "digits",
+            before="What you will build",
+            title="Try it here: draw digits",
+            words="The book's own MNIST network, about 770,000 weights, runs in your browser: "
+            "press <em>Draw</em>, and ten images of pure noise become ten digits, a network call "
+            "for each image and step. Nothing leaves your machine. Then ask for ten sevens, "
+            "allow only three steps, or take another seed. Chapter 3 builds this model, chapter "
+            "7 makes it fast, and chapter 11 explains the guidance weight.",
+            picture="digits_intro.png",
+            alt="Ten generated handwritten digits from 0 to 9 in two rows, white on black",
         ),
     ),
     "notebooks/03_ddpm": (
@@ -85,6 +102,21 @@ PAGES: dict[str, tuple[Live, ...]] = {
                 "start": "noise",
             },
         ),
+        Live(
+            "scrubber",
+            before="One knob turned",
+            title="Try it here: what the network believes along the chain",
+            words="One chain of the network on this card, computed in your browser: fifty "
+            "ancestral steps. Move the slider from the noise (left end) to the digit (right "
+            "end). Early on x̂₀ is a blur, an average of many threes; it has settled long before "
+            "x<sub>t</sub> looks like it. ε̂ is the other side of the same belief (3.5): what is "
+            "not image must be noise.",
+            picture="scrubber_03.png",
+            alt="Three rows of eight pictures along a chain of fifty steps. Top, the state: from "
+            "pure noise to a digit 3. Middle, the guessed image: a blur that sharpens into the 3 "
+            "well before the state shows it. Bottom, the guessed noise",
+            preset={"class": "3", "steps": 50, "eta": 1},
+        ),
     ),
     "notebooks/07_ddim": (
         Live(
@@ -105,6 +137,21 @@ PAGES: dict[str, tuple[Live, ...]] = {
                 "show": ["paths"],
                 "first": ["eta", "steps", "seed"],
             },
+        ),
+        Live(
+            "scrubber",
+            before="Does the last quarter of the chain do most of the work?",
+            title="Try it here: ten steps, one straight look ahead each",
+            words="The same network, ten deterministic steps. Each step keeps both beliefs and "
+            "only mixes them anew, more x̂₀ and less ε̂ (7.2 with σ = 0). Watch ε̂: with η = 0 "
+            "it hardly changes, being nearly the noise that the chain began with. Under <em>More "
+            "controls</em> set η to 1, and it is new at every step. With η back at 0, change the "
+            "number of steps: the same seed still ends at nearly the same digit.",
+            picture="scrubber_07.png",
+            alt="Three rows of eight pictures along a chain of ten deterministic steps. Top, the "
+            "state: from pure noise to a digit 5. Middle, the guessed image, a blur that sharpens "
+            "into the 5. Bottom, the guessed noise, which stays nearly the same",
+            preset={"class": "5", "steps": 10, "eta": 0, "place": 0.4},
         ),
     ),
     "notebooks/11_classifier_free": (
@@ -127,6 +174,19 @@ PAGES: dict[str, tuple[Live, ...]] = {
                 "show": ["density"],
                 "first": ["w", "class", "steps"],
             },
+        ),
+        Live(
+            "digits",
+            before="What goes wrong",
+            title="Try it here: guide the digits",
+            words="Ten sevens from ten noises, drawn in your browser by the MNIST network. Press "
+            "<em>Draw</em> at w = 0, then at 1 and at 4: the noise stays, so each image can be "
+            "compared with itself. Sevens become bolder and more alike; where the plain model drew "
+            "something else, guidance makes it a seven. Every guided step calls the network twice.",
+            picture="digits_11.png",
+            alt="Three rows of ten generated sevens from the same ten noises, with guidance "
+            "weights 0, 1 and 4: the sevens become bolder and more alike from row to row",
+            preset={"class": "7", "w": 1, "steps": 10, "eta": 0},
         ),
     ),
 }
