@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
+import slides
 
-from book._ext import slides
 from scripts import notebooks
 from tests.book.test_equations import prose
 

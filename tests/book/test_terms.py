@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
+import terms
 
-from book._ext import terms
 from scripts import notebooks
 from tests.book.test_equations import prose
 
