@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -138,6 +139,32 @@ def test_numbered_equations_reach_the_page(pages: dict[str, BeautifulSoup]) -> N
         maths = pages[f"notebooks/{chapter.name}.html"].find_all(class_="math")
         shown = tags("\n".join(element.get_text() for element in maths))
         assert shown == tags(prose(chapter.text)), chapter.name
+
+
+def test_every_slide_box_is_on_its_page(pages: dict[str, BeautifulSoup]) -> None:
+    """The anchors are checked with all other links; here, that nothing was lost on the way."""
+    chapters = [f"notebooks/{chapter.name}.html" for chapter in notebooks.chapters()]
+    boxes = [box for name in chapters for box in pages[name].select("[id^=mind-the-slide-]")]
+    collected = pages["book/mind_the_slide.html"].select("article div.admonition.warning")
+    assert boxes and len(collected) == len(boxes)
+
+
+def test_links_to_the_glossary_say_what_the_word_means(pages: dict[str, BeautifulSoup]) -> None:
+    for chapter in notebooks.chapters():
+        links = pages[f"notebooks/{chapter.name}.html"].select('a[href*="glossary.html#term-"]')
+        assert links and all(len(str(link.get("title", "")).split()) >= 5 for link in links)
+
+
+def test_the_index_leads_into_the_chapters(pages: dict[str, BeautifulSoup]) -> None:
+    targets = {str(a["href"]).split("#")[0] for a in pages["genindex.html"].select("main a[href]")}
+    assert {f"notebooks/{chapter.name}.html" for chapter in notebooks.chapters()} <= targets
+
+
+def test_previous_and_next_lead_through_the_whole_book(pages: dict[str, BeautifulSoup]) -> None:
+    listed = re.findall(r"(?:file|root): (\S+)", (ROOT / "_toc.yml").read_text("utf-8"))
+    for before, after in pairwise(listed):
+        link = pages[f"{before}.html"].select_one("a.right-next")
+        assert link is not None and str(link["href"]).endswith(f"{after.split('/')[-1]}.html")
 
 
 def test_mathjax_and_its_licence_are_in_the_book(html: Path) -> None:
