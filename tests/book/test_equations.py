@@ -16,12 +16,8 @@ import pytest
 from ddpmlib import equations
 from scripts import notebooks
 
-TAG = re.compile(r"\\tag\*?\{([^}]*)\}")
 DISPLAY = re.compile(r"(?s)\$\$.*?\$\$|\\begin\{(\w+\*?)\}.*?\\end\{\1\}")
 CODE = re.compile(r"(?ms)^ *(```+).*?^ *\1 *$|`[^`\n]*`")
-# "(1.4)" and "(1.4, 1.5)", but neither f(1.4) nor a decimal number in a formula.
-NUMBER = equations.NUMBER.pattern
-REFERENCE = re.compile(rf"(?<![\w)\]}}])\(({NUMBER}(?:(?:, | and |–){NUMBER})*)\)")
 
 
 def prose(path: Path) -> str:
@@ -34,14 +30,13 @@ def prose(path: Path) -> str:
 
 def tags(text: str) -> list[str]:
     """The numbers in order of appearance; what stands in code does not count."""
-    return TAG.findall(CODE.sub("", text))
+    return equations.TAG.findall(CODE.sub("", text))
 
 
 def references(text: str) -> list[str]:
     """Every number that the running text refers to."""
     text = DISPLAY.sub("", CODE.sub("", text))
-    found = REFERENCE.findall(re.sub(r"\$[^$\n]*\$", "", text))
-    return [number for group in found for number in re.split(r", | and |–", group)]
+    return equations.references(re.sub(r"\$[^$\n]*\$", "", text))
 
 
 # The checks, on plain lists, so that each can be shown a bad example
