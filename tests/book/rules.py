@@ -8,7 +8,7 @@ import re
 import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 from bs4 import BeautifulSoup
@@ -35,6 +35,7 @@ SECTIONS = {
     "recap": r"recap",
     "further reading": r"further reading",
 }
+PROOF = re.compile(r"\b(?:sp|sympy)\.(?:simplify|expand|solve|integrate|diff)\(")
 FENCE = re.compile(r"(?ms)^ *(```+|~~~+).*?^ *\1 *$")
 HEADING = re.compile(r"(?m)^(#{1,6}) +(.+?) *$")
 ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
@@ -321,6 +322,15 @@ def equation_table(chapter: Executed) -> Iterator[str]:
     call = re.compile(rf"""\btable\(\s*["']?0?{re.escape(chapter.number.lstrip("0"))}["']?\s*\)""")
     if not any(call.search(cell.source) for cell in chapter.code):
         yield f'no equation table: `equations.table("{chapter.number}")`'
+
+
+@rule
+def folded_proof(chapter: Executed) -> Iterator[str]:
+    """The key step of a derivation runs in sympy, with its code folded, before the exercises."""
+    before = takewhile(lambda cell: "## Exercises" not in cell.source, chapter.notebook.cells)
+    folded = (cell for cell in before if {"hide-input", "hide-cell"} & set(tags(cell)))
+    if not any(PROOF.search(cell.source) and "assert " in cell.source for cell in folded):
+        yield "no folded cell proves a step of the derivation with sympy and asserts it"
 
 
 @rule
