@@ -59,7 +59,7 @@ def collect(app: Sphinx, doctree: nodes.document) -> None:
     found = []
     for block in doctree.findall(nodes.math_block):
         tags = equations.TAG.findall(block.astext())
-        block["ids"] += [anchor(tag) for tag in tags]
+        block["ids"][:0] = [anchor(tag) for tag in tags]
         found += tags
     _tags(app.env)[app.env.docname] = found
 
