@@ -404,6 +404,8 @@ def judged(
         real: ``reference(classifier, images, N, y)`` if it is at hand.
 
     Returns:
+        numbers by name, for each of ``metrics``
+
         - agreement: ``class_agreement`` with its ``_interval`` (not without labels, nor for
           Inception, which knows other classes);
         - fid: ``frechet`` to the whole training set with its ``_interval``; ``frechet_floor``,

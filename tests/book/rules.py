@@ -9,7 +9,7 @@ import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 from bs4 import BeautifulSoup
@@ -36,6 +36,7 @@ SECTIONS = {
     "recap": r"recap",
     "further reading": r"further reading",
 }
+PROOF = re.compile(r"\b(?:sp|sympy)\.(?:simplify|expand|solve|integrate|diff)\(")
 FENCE = re.compile(r"(?ms)^ *(```+|~~~+).*?^ *\1 *$")
 HEADING = re.compile(r"(?m)^(#{1,6}) +(.+?) *$")
 ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
@@ -341,6 +342,15 @@ def equation_table(chapter: Executed) -> Iterator[str]:
 
 
 @rule
+@lesson
+def folded_proof(chapter: Executed) -> Iterator[str]:
+    """The key step of a derivation runs in sympy, with its code folded, before the exercises."""
+    before = takewhile(lambda cell: "## Exercises" not in cell.source, chapter.notebook.cells)
+    folded = (cell for cell in before if {"hide-input", "hide-cell"} & set(tags(cell)))
+    if not any(PROOF.search(cell.source) and "assert " in cell.source for cell in folded):
+        yield "no folded cell proves a step of the derivation with sympy and asserts it"
+
+
 @lesson
 def exercises_are_complete(chapter: Executed) -> Iterator[str]:
     """Stars, a hint, and a folded solution that is checked; three at least, easy to hard."""

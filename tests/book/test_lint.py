@@ -13,6 +13,7 @@ from scripts import notebooks
 from tests.book.rules import RULES, Executed
 
 CHAPTERS = notebooks.chapters()
+PROOF = "import sympy as sp\nassert sp.expand((a + b) ** 2 - a**2 - 2 * a * b - b**2) == 0"
 ALT = "A noisy ring becomes a clean one"
 
 
@@ -67,7 +68,9 @@ def good() -> Executed:
         code("draw()", displayed("image/png", "iVBO"), alt=ALT),
         code("film()", displayed("text/html", f'<img alt="{ALT}" src="data:image/png;base64,i">')),
         code('print("a;")', said("a;\n")),
-        new_markdown_cell("## What goes wrong\n\n## Exercises"),
+        code(PROOF, tags=("hide-input",)),
+        new_markdown_cell("## What goes wrong"),
+        new_markdown_cell("## Exercises"),
         *exercise("★", 1),
         *exercise("★★", 2),
         *exercise("★★★", 3),
@@ -155,6 +158,9 @@ BAD = [
     ("sections_are_complete", edited("## Recap", "## Summary")),
     ("sections_are_complete", edited("## What goes wrong", "### What goes wrong")),
     ("equation_table", edited('table("01")', 'table("02")')),
+    ("folded_proof", edited("sp.expand", "abs")),
+    ("folded_proof", edited("assert sp", "print(sp")),
+    ("folded_proof", edited("## Objectives", "## Exercises")),
     ("exercises_are_complete", edited("### ★★ Count", "#### ★★ Count")),
     ("exercises_are_complete", edited("### ★★ Count", "### Count")),
     ("exercises_are_complete", edited("### ★★★ Count", "### ★★★★ Count")),
