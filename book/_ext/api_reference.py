@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,7 +42,7 @@ def add_equations(
     app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
 ) -> None:
     """A last field with the numbers; `equation_links` turns them into links."""
-    tags = getattr(thing, "__equations__", ())
+    tags = marks(thing)
     if tags:
         while lines and not lines[-1].strip():
             lines.pop()
@@ -54,7 +55,17 @@ def keep_marked(
     app: Sphinx, what: str, name: str, thing: object, skip: bool, options: object
 ) -> bool | None:
     """What implements an equation is never left out, private or not."""
-    return False if getattr(thing, "__equations__", ()) and inspect.isroutine(thing) else None
+    return False if marks(thing) and inspect.isroutine(thing) else None
+
+
+def marks(thing: object) -> tuple[str, ...]:
+    """The numbers on a function, or on the function behind a property."""
+    return getattr(getattr(thing, "fget", thing), "__equations__", ())
+
+
+def forget_sources(app: Sphinx) -> None:
+    """viewcode keeps the page of a module whose file is older, even if its anchors have changed."""
+    shutil.rmtree(Path(app.outdir) / "_modules", ignore_errors=True)
 
 
 class Modules(SphinxDirective):
@@ -110,6 +121,8 @@ def first_sentence(module: str) -> str:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx; the numbers come behind the fields that napoleon makes."""
+    app.add_css_file("api_reference.css")
+    app.connect("builder-inited", forget_sources)
     app.connect("autodoc-process-docstring", plain_bars, priority=400)
     app.connect("autodoc-process-docstring", add_equations, priority=600)
     app.connect("autodoc-skip-member", keep_marked)

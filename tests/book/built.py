@@ -22,6 +22,8 @@ def sources() -> list[Path]:
     """Everything that the HTML is made of."""
     files = [ROOT / "_config.yml", ROOT / "_toc.yml", *ROOT.glob("notebooks/*.ipynb")]
     files += [path for path in ROOT.glob("book/**/*") if path.is_file()]
+    # the reference is made of the library, and links name lines of library and tests
+    files += [*ROOT.glob("ddpmlib/**/*.py"), *ROOT.glob("tests/**/*.py")]
     return sorted(path for path in files if "__pycache__" not in path.parts)
 
 

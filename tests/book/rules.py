@@ -351,6 +351,7 @@ def folded_proof(chapter: Executed) -> Iterator[str]:
         yield "no folded cell proves a step of the derivation with sympy and asserts it"
 
 
+@rule
 @lesson
 def exercises_are_complete(chapter: Executed) -> Iterator[str]:
     """Stars, a hint, and a folded solution that is checked; three at least, easy to hard."""

@@ -74,6 +74,17 @@ def test_the_numbers_are_the_last_field(extension: ModuleType) -> None:
     assert untouched == ["What it does."]
 
 
+def test_a_property_is_known_by_the_function_behind_it(extension: ModuleType) -> None:
+    class Holder:
+        @property
+        @equation("1.4")
+        def total(self) -> int:
+            return 1
+
+    assert extension.marks(Holder.total) == ("1.4",)
+    assert extension.marks(print) == ()
+
+
 def test_private_functions_with_a_number_are_shown(extension: ModuleType) -> None:
     @equation("1.4")
     def _marked() -> None: ...

@@ -128,7 +128,7 @@ def test_formulas_lead_to_functions_and_tests_and_words_lead_to_formulas(tmp_pat
         "process.DDPM.q_sample": f"#{FUNCTION}",
         TEST: f"{blob}tests/test_process.py#L8",
     }
-    assert words.get_text().count("(1.1)") == 6 and "(1.1, 1.2)" in words.get_text()
+    assert words.get_text().count("(1.1)") == 7 and "(1.1, 1.2)" in words.get_text()
 
 
 @pytest.mark.usefixtures("extension")

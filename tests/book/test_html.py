@@ -15,6 +15,7 @@ import pytest
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser
 
+from ddpmlib import equations
 from scripts import notebooks
 from tests.book.built import ROOT, Visit, parse
 from tests.book.test_equations import prose, tags
@@ -167,6 +168,43 @@ def test_previous_and_next_lead_through_the_whole_book(pages: dict[str, Beautifu
         assert link is not None and str(link["href"]).endswith(f"{after.split('/')[-1]}.html")
 
 
+def test_each_equation_leads_to_its_functions_and_tests(pages: dict[str, BeautifulSoup]) -> None:
+    functions, pinned = equations.implementations(), equations.tests(ROOT)
+    for chapter in notebooks.chapters():
+        soup = pages[f"notebooks/{chapter.name}.html"]
+        for tag in tags(prose(chapter.text)):
+            formula = soup.find(id="eq-" + tag.replace(".", "-"))
+            links = formula.find_next_sibling(class_="equation-links").find_all("a")
+            names = [*functions.get(tag, []), *pinned[tag]]
+            # two links for a function, to its description and to its source; one for a test
+            assert len(links) == len(names) + len(functions.get(tag, [])), tag
+            assert all(link["aria-label"] and link["href"] for link in links), tag
+
+
+def test_tables_of_equations_lead_to_functions_and_tests(pages: dict[str, BeautifulSoup]) -> None:
+    for chapter in notebooks.chapters():
+        soup = pages[f"notebooks/{chapter.name}.html"]
+        cells = [td for td in soup.find_all("td") if "::test_" in td.get_text()]
+        rows = [cell.find_parent("tr") for cell in cells]
+        assert len(rows) >= len(tags(prose(chapter.text))), chapter.name
+        for row in rows:
+            names = row.find_all("code")
+            assert names and all(name.find_parent("a") for name in names), row.get_text()
+
+
+def test_the_reference_describes_what_implements_an_equation_and_leads_back(
+    pages: dict[str, BeautifulSoup],
+) -> None:
+    found: dict[str, list[str]] = {}
+    for name, soup in pages.items():
+        if name.startswith("book/api/"):
+            for link in soup.select("dd a.equation-reference"):
+                found.setdefault(link.get_text().strip("()"), []).append(str(link["href"]))
+    wanted = {tag: "#eq-" + tag.replace(".", "-") for tag in equations.implementations()}
+    assert set(wanted) <= set(found)
+    assert all(href.endswith(wanted[tag]) for tag in wanted for href in found[tag])
+
+
 def test_mathjax_and_its_licence_are_in_the_book(html: Path) -> None:
     mathjax = html / "_static" / "mathjax"
     assert (mathjax / "tex-chtml-full.js").is_file() and (mathjax / "LICENSE").is_file()
@@ -251,7 +289,10 @@ OVERFLOW = """() => {
 
 
 def real_pages(pages: dict[str, BeautifulSoup]) -> list[str]:
-    return [name for name, soup in pages.items() if not is_redirect(soup)]
+    """All but redirections, and of the pages that only show a module's source just one."""
+    alike = {name for name in pages if name.startswith("_modules/")}
+    alike.discard("_modules/ddpmlib/process.html")
+    return [name for name, soup in pages.items() if name not in alike and not is_redirect(soup)]
 
 
 def test_browser_renders_every_page_offline(
@@ -281,6 +322,22 @@ def test_nothing_sticks_out_on_a_phone(
         with Visit(browser, html / name, width=390) as visit:
             width = visit.page.evaluate("document.documentElement.scrollWidth")
             assert width <= 390, f"{name} is {width} wide: {visit.page.evaluate(OVERFLOW)}"
+
+
+def test_the_links_of_an_equation_work_by_keyboard(browser: Browser, html: Path) -> None:
+    with Visit(browser, html / "notebooks" / "01_forward.html", width=390) as visit:
+        name = "DDPM.q_sample: the code of equation 1.6, ddpmlib.process.DDPM.q_sample"
+        link = visit.page.get_by_role("link", name=name, exact=True)
+        box = link.bounding_box()
+        assert box is not None and box["height"] >= 24 and box["width"] >= 24  # for a finger
+        link.focus()
+        visit.page.keyboard.press("Enter")
+        visit.page.wait_for_url("**/book/api/process.html#ddpmlib.process.DDPM.q_sample")
+        back = visit.page.get_by_role("link", name="(1.6)", exact=True)
+        back.focus()
+        visit.page.keyboard.press("Enter")
+        visit.page.wait_for_url("**/01_forward.html#eq-1-6")
+        assert visit.page.locator("#eq-1-6").is_visible()
 
 
 def test_first_page_is_reached_from_the_index(browser: Browser, html: Path) -> None:
