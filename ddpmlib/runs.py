@@ -231,6 +231,12 @@ def hardware(device: torch.device) -> str:
     """The processor that did the work, with its threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def processor() -> str:
+    """The name that this machine's CPU gives itself."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -238,8 +244,7 @@ def hardware(device: torch.device) -> str:
             line.split(":")[1] for line in info.read_text().splitlines() if "model name" in line
         ]
         cpu = models[0].strip() if models else cpu
-    threads = torch.get_num_threads()
-    return f"{cpu}, {threads} thread{'s' if threads > 1 else ''}"
+    return cpu
 
 
 def _commit() -> str | None:
