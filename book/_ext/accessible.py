@@ -4,6 +4,7 @@ Some markup comes from templates of other packages, where no option reaches it: 
 words on a button, lists whose children are no list items, a side bar outside every landmark. After
 the build each page is rewritten once. What depends on the size of the window is done by scripts:
 `scrollable.js` lets the keyboard into boxes that scroll, `films.js` gives every film a button.
+What is printed has a style sheet of its own, `print.css`.
 """
 
 from __future__ import annotations
@@ -48,5 +49,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register with Sphinx."""
     app.add_js_file("scrollable.js", loading_method="defer")
     app.add_js_file("films.js", loading_method="defer")
+    app.add_css_file("print.css", media="print")
     app.connect("build-finished", rewrite)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,4 @@
-"""What a chapter costs to run, under its title: measured by `make notebooks`, never written by hand.
+"""What a chapter costs to run, under its title: measured by `make notebooks`, not by hand.
 
 The numbers lie in `data/costs.json`. They are seconds of one CPU thread and the peak of memory, on
 the processor that is named; a faster or a slower machine differs.
