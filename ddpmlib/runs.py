@@ -244,6 +244,12 @@ def hardware(device: torch.device) -> str:
     several = f", {parallel.size()} processes" if parallel.size() > 1 else ""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device) + several
+    threads = torch.get_num_threads()
+    return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}{several}"
+
+
+def processor() -> str:
+    """The name that this machine's CPU gives itself."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -251,8 +257,7 @@ def hardware(device: torch.device) -> str:
             line.split(":")[1] for line in info.read_text().splitlines() if "model name" in line
         ]
         cpu = models[0].strip() if models else cpu
-    threads = torch.get_num_threads()
-    return f"{cpu}, {threads} thread{'s' if threads > 1 else ''}{several}"
+    return cpu
 
 
 def _commit() -> str | None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import sys
@@ -42,6 +43,7 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 CELL_TIMEOUT = 600
 BUDGET = {"seconds": 60.0, "MB": 2000.0, "kB": 600.0}
+COSTS = Path("data/costs.json")
 # Linux hands ru_maxrss down from the process that started the kernel, so its own peak is read from
 # /proc; macOS has no /proc and counts ru_maxrss in bytes.
 PROBE = """import pathlib, re, resource, time
@@ -80,6 +82,11 @@ class Chapter:
     def appendix(self) -> bool:
         """Whether a letter stands in place of the number: a page to browse, not a lesson."""
         return self.number.isalpha()
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever the text does."""
+        return hashlib.sha256(self.text.read_bytes()).hexdigest()[:12]
 
 
 def chapters(root: Path = ROOT) -> list[Chapter]:
@@ -248,6 +255,31 @@ class Cost:
         return "  ".join(parts) + (f"  OVER BUDGET: {', '.join(over)}" if over else "")
 
 
+def costs(root: Path = ROOT) -> dict[str, dict[str, Any]]:
+    """What each chapter took when it was last executed, as ``data/costs.json`` holds it.
+
+    ``seconds`` of one CPU thread and ``MB`` of memory at most, on which ``processor``, and the
+    digest of the ``text`` that was run: a cost that belongs to another text is out of date.
+    """
+    path = root / COSTS
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def keep_cost(chapter: Chapter, cost: Cost) -> None:
+    """Note the cost of the text that was just executed; the page of the chapter shows it."""
+    from ddpmlib.runs import processor
+
+    known = costs(chapter.root)
+    known[chapter.name] = {
+        "seconds": round(cost.seconds, 1),
+        "MB": round(cost.MB),
+        "processor": processor(),
+        "text": chapter.digest,
+    }
+    listed = {name: known[name] for name in sorted(known)}
+    _write(chapter.root / COSTS, json.dumps(listed, indent=1, ensure_ascii=False) + "\n")
+
+
 def execute(chapter: Chapter) -> Cost:
     """Run the text in a fresh kernel with one thread and write the notebook.
 
@@ -389,10 +421,12 @@ def _check(chosen: Sequence[Chapter]) -> int:
 def _execute(chapter: Chapter) -> int:
     print(f"{chapter.name:24}", end="", flush=True)
     try:
-        print(execute(chapter))
+        cost = execute(chapter)
     except Trouble as trouble:
         print(trouble)
         return 1
+    print(cost)
+    keep_cost(chapter, cost)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import re
 
 import numpy as np
@@ -128,6 +129,51 @@ def test_style_is_one_for_all_figures():
     colours = mpl.rcParams["axes.prop_cycle"].by_key()["color"]
     assert tuple(colours) == plots.COLOURS and len(set(colours)) == 7
     assert mpl.rcParams["image.cmap"] == "gray"
+
+
+# Machado, Oliveira and Fernandes (2009): linear RGB as eyes without one kind of cone see it.
+EYES = {
+    "all cones": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def lab(colour, eye):
+    """CIE L*a*b* of a colour as that eye sees it; a difference of 2.3 is just noticeable."""
+    s = np.array(mpl.colors.to_rgb(colour))
+    linear = np.where(s <= 0.04045, s / 12.92, ((s + 0.055) / 1.055) ** 2.4)
+    seen = (np.array(EYES[eye]) @ linear).clip(0, 1)
+    to_xyz = [[0.4125, 0.3576, 0.1804], [0.2127, 0.7152, 0.0722], [0.0193, 0.1192, 0.9503]]
+    xyz = np.array(to_xyz) @ seen / [0.9505, 1, 1.0888]
+    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_colours_are_told_apart_with_any_colour_vision(eye):
+    seen = [lab(colour, eye) for colour in (*plots.COLOURS, plots.GREY)]
+    distances = [np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)]
+    assert min(distances) > 12
+
+
+def test_the_simulation_knows_a_pair_that_is_not_safe():
+    red, green = "#C05020", "#808000"
+    assert np.linalg.norm(lab(red, "all cones") - lab(green, "all cones")) > 40
+    assert np.linalg.norm(lab(red, "deuteranopia") - lab(green, "deuteranopia")) < 12
 
 
 def test_picture_is_the_figure_and_closes_it():

@@ -19,6 +19,7 @@ The modules of the chapters are imported at the first ``check``, so they may imp
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -70,8 +71,9 @@ def check(key: str, answer: Any) -> None:
     """Print a ✓ line when ``answer`` solves exercise ``key``.
 
     Raises:
-        AssertionError: the answer is wrong, missing (``None`` or ``...``), or raises when called.
-            The message holds the hint, never the solution.
+        AssertionError: the answer is wrong, missing (``None`` or ``...``, also inside a tuple or
+            returned by a function), or raises when called. The message holds the hint, never the
+            solution.
         ValueError: there is no such exercise; the message lists those there are.
     """
     found = _find(key)
@@ -96,18 +98,38 @@ def _find(key: str) -> Exercise:
     return _exercises[key]
 
 
+class _Unanswered(Exception):
+    """The answer, or what it returned, is still the ``...`` of the skeleton."""
+
+
 def _trouble(found: Exercise, answer: Any) -> str | None:
     """What is wrong with the answer, None when nothing is. Tracebacks stop here: they would show
     the solution that stands in the assertion."""
-    if answer is None or answer is ...:
-        return "No answer yet."
     try:
-        found.verify(answer)
+        found.verify(_filled_in(answer))
+    except _Unanswered:
+        return "No answer yet."
     except AssertionError as error:
         return f"Not yet. {error}".strip() if _own_words(error) else "Not yet."
     except Exception as error:
         return f"The answer raised {type(error).__name__}: {error}."
     return None
+
+
+def _filled_in(answer: Any) -> Any:
+    """The answer itself; functions in it complain when what they return was not filled in."""
+    if answer is None or answer is ...:
+        raise _Unanswered
+    if isinstance(answer, tuple):
+        return tuple(map(_filled_in, answer))
+    if not inspect.isfunction(answer):
+        return answer
+
+    @functools.wraps(answer)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        return _filled_in(answer(*args, **kwargs))
+
+    return watched
 
 
 def _own_words(error: AssertionError) -> bool:

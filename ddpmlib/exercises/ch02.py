@@ -26,7 +26,10 @@ def _(answer: Any) -> None:
     assert all(abs(g - w) < 5e-4 for g, w in zip(got, want, strict=True))
 
 
-@exercise("2.2", hint="α becomes ᾱ_t/ᾱ_s and β becomes 1 − ᾱ_t/ᾱ_s; one square root keeps ᾱ_t.")
+@exercise(
+    "2.2",
+    hint="Which ratio of two ᾱ does the work of α over a stride? One square root keeps its bar.",
+)
 def _(answer: Any) -> None:
     """The ε-form of the posterior mean for any stride."""
     process = DDPM(schedules.cosine(50))
@@ -91,7 +94,9 @@ def _draws_with_beta(sampler: Sampler, process: DDPM) -> None:
         return Prediction(torch.zeros_like(x))
 
     start = torch.zeros(20_000, dtype=torch.float64)
-    sampler(watching, process, start, [160, 60, 0], torch.Generator().manual_seed(1))
+    for _ in range(2):
+        sampler(watching, process, start, [160, 60, 0], torch.Generator().manual_seed(1))
+    assert torch.equal(seen[1], seen[3]), "The same seed of the generator gives other noise."
     beta, got = process.posterior_std(160, 60, 1.0), float(seen[1].std())
     assert abs(got / float(beta) - 1) < 0.05, "The noise of a step does not have the variance β."
 

@@ -38,9 +38,7 @@ def _(answer: Any) -> None:
         )
 
 
-@exercise(
-    "3.3", hint="Cov(ε, x_t) = √(1−ᾱ) and Var(x_t) = ᾱ c² + 1 − ᾱ; now use the formula in the hint."
-)
+@exercise("3.3", hint="Which covariance have ε and x_t, and which variance has x_t?")
 def _(answer: Any) -> None:
     """The loss that no network can go below, for Gaussian data."""
     g = torch.Generator().manual_seed(0)
@@ -54,7 +52,9 @@ def _(answer: Any) -> None:
         )
 
 
-@exercise("3.4", hint="For each pair (t, s): x̂_0 by (3.4), then √ᾱ_s x̂_0 + √(1−ᾱ_s) ε̂.")
+@exercise(
+    "3.4", hint="In each step: which x_0 does the noise imply, and where do both lead at time s?"
+)
 def _(answer: Any) -> None:
     """Your own DDIM."""
     process = DDPM(schedules.cosine(60))

@@ -15,7 +15,10 @@ from ddpmlib.process import DDPM
 from ddpmlib.samplers import uniform_times
 
 
-@exercise("4.1", hint="Divide by d ln 2; and multiply 8 bits by the same two factors.")
+@exercise(
+    "4.1",
+    hint="One factor turns nats into bits, another images into pixels; then go back from 8 bits.",
+)
 def _(answer: Any) -> None:
     """Nats per image and bits per dimension."""
     bits, nats = (float(a) for a in answer)
@@ -24,7 +27,7 @@ def _(answer: Any) -> None:
     assert abs(nats - 8 * factor) < 5, "Knowing nothing costs another number of nats."
 
 
-@exercise("4.2", hint="½ (SNR(t−1)/SNR(t) − 1) with SNR = ᾱ/(1−ᾱ), for t = 2 to T.")
+@exercise("4.2", hint="(4.12) holds the SNR of two neighbouring times: which one is the larger?")
 def _(answer: Any) -> None:
     """What the bound pays for an error of the noise."""
     for process in (DDPM(schedules.linear(50)), DDPM(schedules.cosine(12))):
@@ -34,7 +37,7 @@ def _(answer: Any) -> None:
         assert torch.allclose(weights.double(), truth, rtol=1e-5), "These are not the weights."
 
 
-@exercise("4.3", hint="The best variance is the mean squared error, here Var(x_0 | x_1) by (4.17).")
+@exercise("4.3", hint="Which σ² makes E(x_0 − x̂_0)²/σ² + log σ² least, and what is that error?")
 def _(answer: Any) -> None:
     """The decoder of a one-step chain."""
     g = torch.Generator().manual_seed(0)
@@ -49,7 +52,9 @@ def _(answer: Any) -> None:
         )
 
 
-@exercise("4.4", hint="Prior term, then (4.12) for each stride to s > 0, then −log of the decoder.")
+@exercise(
+    "4.4", hint="Three parts: prior, strides, decoder. Each stride pays by the SNR at its two ends."
+)
 def _(answer: Any) -> None:
     """Your own bound, strides and all."""
     process = DDPM(torch.linspace(0, 0.05, 61))  # signal is left at T, so L_T counts

@@ -10,9 +10,7 @@ from ddpmlib.exercises import exercise
 from ddpmlib.process import DDPM
 
 
-@exercise(
-    "5.1", hint="u = (2/π) arctan e^(-λ/2); the larger image needs more noise, which sign is that?"
-)
+@exercise("5.1", hint="Solve (5.5) for u; a larger image needs more noise, and which sign is that?")
 def _(answer: Any) -> None:
     """Where the cosine path is, and where a larger image needs it."""
     middle, late, shift = (float(a) for a in answer)
@@ -24,7 +22,7 @@ def _(answer: Any) -> None:
     assert abs(math.exp(-shift) - 16) < 0.1, "(c) The noise averages out over 4×4 pixels."
 
 
-@exercise("5.2", hint="|ε−ε̂|² = ᾱ |v−v̂|²; multiply, and draw the factor into the minimum.")
+@exercise("5.2", hint="Translate the weight by (5.13), and draw the factor into the minimum.")
 def _(answer: Any) -> None:
     """Min-SNR for a network that predicts v."""
     process = DDPM(schedules.cosine(200))
@@ -35,9 +33,12 @@ def _(answer: Any) -> None:
         assert torch.allclose(yours, ours), f"For gamma = {gamma:g} it is not min-SNR."
         ends = answer(torch.tensor([0.0, 1.0]), gamma)
         assert bool(ends.isfinite().all()), "At alpha_bar = 0 or 1 the weight is not finite."
+        assert bool((ends == 0).all()), "At both ends v tells nothing that this weight counts."
 
 
-@exercise("5.3", hint="ᾱ' = ᾱ / (ᾱ + n² (1−ᾱ)), then β'_t = 1 − ᾱ'_t / ᾱ'_{t−1}.")
+@exercise(
+    "5.3", hint="Which ᾱ' has n² times less SNR than ᾱ? Then a step is a ratio of neighbours."
+)
 def _(answer: Any) -> None:
     """A schedule for larger images."""
     for beta in (schedules.cosine(300), schedules.linear(100)):
@@ -53,9 +54,7 @@ def _(answer: Any) -> None:
             )
 
 
-@exercise(
-    "5.4", hint="Cumulate the trapezoids of √m, normalise to [0, 1], read off at T even steps."
-)
+@exercise("5.4", hint="All steps share the area under √m equally: where on λ does each share end?")
 def _(answer: Any) -> None:
     """The path along which the bound is estimated with the least variance."""
     lam = torch.linspace(8, -6, 4001, dtype=torch.float64)

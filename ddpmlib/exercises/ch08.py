@@ -63,7 +63,7 @@ def _(answer: Any) -> None:
 
 
 @exercise(
-    "8.4", hint="Along axis i the sum of squares over all points must be (2D − 1) λ_i; two points."
+    "8.4", hint="The divisor is 2D − 1, but only two points lie on an axis: how far out are they?"
 )
 def _(answer: Any) -> None:
     """A perfect Fréchet distance without a single good sample."""

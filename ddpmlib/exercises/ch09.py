@@ -37,4 +37,9 @@ def _(answer: Any) -> None:
     assert abs(float(difference) + 0.3) < 1e-9, "That is not the difference of the means."
     assert abs(float(error) - (2 * 0.01 / 3) ** 0.5) < 1e-9, "That is not its standard error."
     assert bool(clear), "0.3 is more than two standard errors here."
-    assert not answer([1.0, 2.0], [1.2, 2.3])[2], "Two wide pairs should not be told apart."
+    few, many = [1.0, 2.0], [3.0, 3.1, 3.2, 3.3, 3.4]
+    error = (0.5 / 2 + 0.025 / 5) ** 0.5
+    assert abs(float(answer(few, many)[1]) - error) < 1e-9, "Lists of other lengths: not it."
+    for errors, told in ((1.8, False), (2.2, True), (-1.8, False), (-2.2, True)):
+        apart = [x - 1.7 - errors * error for x in many]  # the means differ by that many errors
+        assert bool(answer(few, apart)[2]) == told, f"At {errors:g} standard errors: {not told}?"

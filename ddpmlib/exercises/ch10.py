@@ -31,7 +31,10 @@ def _(answer: Any) -> None:
         assert gains[0] < 1 < gains[1], f"For σ = {sigma} the bound lies elsewhere."
 
 
-@exercise("10.2", hint="(P(right) − P(left)) times the centre, minus x, over V; P by a sigmoid.")
+@exercise(
+    "10.2",
+    hint="How probable is each side at x? Its log-odds is linear in x, each side pulls alone.",
+)
 def _(answer: Any) -> None:
     """The score of two islands."""
     process = DDPM(schedules.cosine(40))
@@ -55,7 +58,10 @@ def _(answer: Any) -> None:
     assert bool((far * torch.tensor([1.0, -1.0]) > 0).all()), "Far out it must lead back."
 
 
-@exercise("10.3", hint="ε̂ minus s √(1−ᾱ_t) times the gradient of the wanted class's log-softmax.")
+@exercise(
+    "10.3",
+    hint="Of what is the gradient taken, and with respect to what? Then a score becomes noise.",
+)
 def _(answer: Any) -> None:
     """Classifier guidance, said of the noise."""
     process = DDPM(schedules.cosine(40))
@@ -90,7 +96,10 @@ def _(answer: Any) -> None:
     assert not x.requires_grad, "Leave the x_t that you were given as it is."
 
 
-@exercise("10.4", hint="c to the wanted power is the variance of the tilted law; take logarithms.")
+@exercise(
+    "10.4",
+    hint="Two variances must agree: DDIM at the strength that you seek, the tilted law at s.",
+)
 def _(answer: Any) -> None:
     """The strength with which DDIM has the variance of the tilted law."""
     for s, c in ((2.0, 0.25), (4.0, 0.1), (0.5, 0.6), (1.0, 0.3)):
@@ -100,7 +109,7 @@ def _(answer: Any) -> None:
         )
 
 
-@exercise("10.5", hint="c⁴ ∫ (v + 1 − c)² / v⁴ dv from c to ∞: integrate each power of v.")
+@exercise("10.5", hint="With v = c + u the integrand is a square over v⁴: three powers of v.")
 def _(answer: Any) -> None:
     """What ancestral sampling leaves at strength two."""
     variance, share = answer

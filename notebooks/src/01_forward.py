@@ -1311,7 +1311,9 @@ for dtype in (torch.float64, torch.float32, torch.bfloat16):
 # %% [markdown]
 # ## Exercises
 #
-# Write your answer in the cell below each question, then run its check. Solutions are folded.
+# Write your answer into the cell below each question and take the `#` off its last line: the check
+# says yes, or gives a hint. ★ asks for a derivation, ★★ for code, ★★★ for a small project of both.
+# Solutions are folded.
 #
 # ### ★ Exercise 1.1: how many steps?
 #

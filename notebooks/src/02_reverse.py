@@ -983,7 +983,9 @@ assert torch.equal(engine, point.expand_as(engine))
 # %% [markdown]
 # ## Exercises
 #
-# Replace the `...` and run `exercises.check("2.1", answer)` on your answer; the folded cells hold one solution each.
+# Write your answer into the cell below each question and take the `#` off its last line: the check
+# says yes, or gives a hint. ★ asks for a derivation, ★★ for code, ★★★ for a small project of both.
+# Solutions are folded.
 #
 # ### ★ Exercise 2.1: By hand
 #
@@ -995,6 +997,8 @@ assert torch.equal(engine, point.expand_as(engine))
 
 # %%
 answer = ...  # your answer: [beta_tilde_1, beta_tilde_2, beta_tilde_3]
+
+# exercises.check("2.1", answer)
 
 # %% tags=["hide-cell", "solution"]
 # alpha_bar = 1, 0.9, 0.72, 0.504
@@ -1015,6 +1019,9 @@ exercises.check("2.1", solution)
 # %%
 def eps_form(x_t, eps, alpha_bar_t, alpha_bar_s):
     return ...  # your answer
+
+
+# exercises.check("2.2", eps_form)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -1038,6 +1045,9 @@ exercises.check("2.2", eps_form)
 # %%
 def reverse_variance(v, alpha_bar_t, alpha_bar_s):
     return ...  # your answer
+
+
+# exercises.check("2.3", reverse_variance)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -1065,6 +1075,9 @@ exercises.check("2.3", reverse_variance)
 # %%
 def my_sampler(denoise, process, x, times, generator):
     return ...  # your answer
+
+
+# exercises.check("2.4", my_sampler)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -1097,6 +1110,9 @@ exercises.check("2.4", my_sampler)
 # %%
 def variance_of_x0(alpha_bar_t, h):
     return ...  # your answer
+
+
+# exercises.check("2.5", variance_of_x0)
 
 
 # %% tags=["hide-cell", "solution"]

@@ -776,6 +776,10 @@ assert share["correct"] > 0.9 and share["rand for randn"] < 0.5
 # %% [markdown]
 # ## Exercises
 #
+# Write your answer into the cell below each question and take the `#` off its last line: the check
+# says yes, or gives a hint. ★ asks for a derivation, ★★ for code, ★★★ for a small project of both.
+# Solutions are folded.
+#
 # ### ★ Exercise 3.1
 #
 # Our U-Net starts with its last layer at zero, so before the first update it answers 0 to everything. Which $L_{\text{simple}}$ per pixel does
@@ -786,11 +790,13 @@ assert share["correct"] > 0.9 and share["rand for randn"] < 0.5
 # :::
 
 # %%
-answer = ...  # (loss of the ε-network, loss of the x₀-network)
-
-# %% tags=["hide-cell", "solution"]
 from ddpmlib import exercises
 
+answer = ...  # (loss of the ε-network, loss of the x₀-network)
+
+# exercises.check("3.1", answer)
+
+# %% tags=["hide-cell", "solution"]
 # Solution of exercise 3.1: E‖ε‖² per pixel is the variance of a standard normal; E x_0² is given.
 exercises.check("3.1", (1.0, 0.7))
 
@@ -805,6 +811,8 @@ exercises.check("3.1", (1.0, 0.7))
 
 # %%
 answer = ...  # (eps_from_v, v_from_eps)
+
+# exercises.check("3.2", answer)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -831,6 +839,8 @@ exercises.check("3.2", (eps_from_v, v_from_eps))
 # %%
 answer = ...  # a function of (alpha_bar, c)
 
+# exercises.check("3.3", answer)
+
 
 # %% tags=["hide-cell", "solution"]
 # Solution of exercise 3.3: Cov(ε, x_t) = √(1−ᾱ), Var(x_t) = ᾱ c² + 1 − ᾱ
@@ -852,6 +862,8 @@ exercises.check("3.3", floor)
 
 # %%
 answer = ...  # a function (eps_net, x, alpha_bar, times) -> x_0
+
+# exercises.check("3.4", answer)
 
 
 # %% tags=["hide-cell", "solution"]

@@ -882,6 +882,10 @@ assert sure.mean() > right.mean()
 #
 # ## Exercises
 #
+# Write your answer into the cell below each question and take the `#` off its last line: the check
+# says yes, or gives a hint. ★ asks for a derivation, ★★ for code, ★★★ for a small project of both.
+# Solutions are folded.
+#
 # ### ★ Exercise 4.1
 #
 # A paper reports 1,900 nats for 28×28 grey images. How many bits per dimension is that, and how many nats per image does a model need that knows nothing and gives each of 256 levels the same probability? Give both.
@@ -891,11 +895,13 @@ assert sure.mean() > right.mean()
 # :::
 
 # %%
-answer = ...  # (bits per dimension, nats per image)
-
-# %% tags=["hide-cell", "solution"]
 from ddpmlib import exercises
 
+answer = ...  # (bits per dimension, nats per image)
+
+# exercises.check("4.1", answer)
+
+# %% tags=["hide-cell", "solution"]
 # Solution of exercise 4.1
 exercises.check("4.1", (1900 / (784 * math.log(2)), 784 * math.log(256)))
 
@@ -910,6 +916,8 @@ exercises.check("4.1", (1900 / (784 * math.log(2)), 784 * math.log(256)))
 
 # %%
 answer = ...  # a function of alpha_bar
+
+# exercises.check("4.2", answer)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -933,6 +941,8 @@ exercises.check("4.2", weights)
 # %%
 answer = ...  # a function of (alpha_bar_1, v)
 
+# exercises.check("4.3", answer)
+
 
 # %% tags=["hide-cell", "solution"]
 # Solution of exercise 4.3: the mean squared error, that is Var(x_0 | x_1) = β_1 V_0 / V_1
@@ -954,6 +964,8 @@ exercises.check("4.3", best_variance)
 
 # %%
 answer = ...  # a function (eps_net, x0, alpha_bar, times, noise) -> (B,)
+
+# exercises.check("4.4", answer)
 
 
 # %% tags=["hide-cell", "solution"]

@@ -1039,6 +1039,10 @@ assert amplification(three["linear"], 980) < 2
 #
 # ## Exercises
 #
+# Write your answer into the cell below each question and take the `#` off its last line: the check
+# says yes, or gives a hint. ★ asks for a derivation, ★★ for code, ★★★ for a small project of both.
+# Solutions are folded.
+#
 # ### ★ Exercise 5.1
 #
 # (a) At which fraction $u=t/T$ does the cosine schedule with $s=0$ reach $\lambda=0$, and (b) at which does it reach $\lambda=-6$? (c) A schedule works at 64×64 pixels. By how many nats must its log-SNR be shifted for 256×256? Give three numbers.
@@ -1049,6 +1053,8 @@ assert amplification(three["linear"], 980) < 2
 
 # %%
 answer = ...  # (u at λ = 0, u at λ = -6, shift)
+
+# exercises.check("5.1", answer)
 
 # %% tags=["hide-cell", "solution"]
 # Solution of exercise 5.1: u = (2/π) arctan e^(-λ/2), and λ' - λ = -2 log 4
@@ -1066,6 +1072,8 @@ exercises.check("5.1", answers)
 
 # %%
 answer = ...  # a function (alpha_bar, gamma) -> weight
+
+# exercises.check("5.2", answer)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -1087,6 +1095,8 @@ exercises.check("5.2", min_snr_on_v)
 
 # %%
 answer = ...  # a function (beta, n) -> beta
+
+# exercises.check("5.3", answer)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -1110,6 +1120,8 @@ exercises.check("5.3", shifted)
 
 # %%
 answer = ...  # a function (lam, m, T) -> log-SNRs (T,)
+
+# exercises.check("5.4", answer)
 
 
 # %% tags=["hide-cell", "solution"]

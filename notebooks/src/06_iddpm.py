@@ -965,6 +965,10 @@ assert cost[1] > 10 * cost[0] > 0
 # %% [markdown]
 # ## Exercises
 #
+# Write your answer into the cell below each question and take the `#` off its last line: the check
+# says yes, or gives a hint. ★ asks for a derivation, ★★ for code, ★★★ for a small project of both.
+# Solutions are folded.
+#
 # ### ★ Exercise 6.1
 #
 # The exact denoiser is at hand. At which place $v^*$ is the best variance for data that are a single point, and at which for data from $\mathcal N(0,1)$? Give both numbers.
@@ -974,11 +978,13 @@ assert cost[1] > 10 * cost[0] > 0
 # :::
 
 # %%
-answer = ...  # (v* of the point, v* of the standard normal)
-
-# %% tags=["hide-cell", "solution"]
 from ddpmlib import exercises
 
+answer = ...  # (v* of the point, v* of the standard normal)
+
+# exercises.check("6.1", answer)
+
+# %% tags=["hide-cell", "solution"]
 # Solution of exercise 6.1: σ*² is β̃ for the point and β for the normal.
 exercises.check("6.1", (0.0, 1.0))
 
@@ -993,6 +999,8 @@ exercises.check("6.1", (0.0, 1.0))
 
 # %%
 answer = ...  # a function of (alpha_bar, t, s, v)
+
+# exercises.check("6.2", answer)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -1017,6 +1025,8 @@ exercises.check("6.2", variance)
 # %%
 answer = ...  # a function: second_moment (T,) -> (p (T,), weight (T,))
 
+# exercises.check("6.3", answer)
+
 
 # %% tags=["hide-cell", "solution"]
 # Solution of exercise 6.3
@@ -1040,6 +1050,8 @@ exercises.check("6.3", calmest)
 
 # %%
 answer = ...  # a function that returns a scalar tensor
+
+# exercises.check("6.4", answer)
 
 
 # %% tags=["hide-cell", "solution"]

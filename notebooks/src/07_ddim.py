@@ -1035,6 +1035,10 @@ assert figures["one bar lost"][2] < 0.7 * figures[""][2]
 #
 # ## Exercises
 #
+# Write your answer into the cell below each question and take the `#` off its last line: the check
+# says yes, or gives a hint. ★ asks for a derivation, ★★ for code, ★★★ for a small project of both.
+# Solutions are folded.
+#
 # ### ★ Exercise 7.1
 #
 # Slerp is not the only interpolation that keeps Gaussian noise Gaussian. For independent $a,b\sim\mathcal N(0,I)$ find `mix(a, b, w)`, linear in $a$ and $b$ with coefficients in the ratio $(1-w):w$, whose law is *exactly* $\mathcal N(0,I)$ for every $w$ in $[0, 1]$.
@@ -1044,12 +1048,14 @@ assert figures["one bar lost"][2] < 0.7 * figures[""][2]
 # :::
 
 # %%
-answer = ...  # a function mix(a, b, w)
-
-# %% tags=["hide-cell", "solution"]
 from ddpmlib import exercises
 
+answer = ...  # a function mix(a, b, w)
 
+# exercises.check("7.1", answer)
+
+
+# %% tags=["hide-cell", "solution"]
 # Solution of exercise 7.1: lerp, divided by its own standard deviation
 def mix(a, b, w):
     return ((1 - w) * a + w * b) / ((1 - w) ** 2 + w**2) ** 0.5
@@ -1068,6 +1074,8 @@ exercises.check("7.1", mix)
 
 # %%
 answer = ...  # a function (denoiser, process, x, times, noise) -> x_0
+
+# exercises.check("7.2", answer)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -1094,6 +1102,8 @@ exercises.check("7.2", forgetful)
 # %%
 answer = ...  # (one_step, exact), functions of (r_T, c)
 
+# exercises.check("7.3", answer)
+
 
 # %% tags=["hide-cell", "solution"]
 # Solution of exercise 7.3: x̄ (1 − r²/(c²+r²)) = x̄ c²/(c²+r²); and x̄ ∝ √(c²+r²) on the curve
@@ -1118,6 +1128,8 @@ exercises.check("7.3", (one_step, exact_curve))
 
 # %%
 answer = ...  # a function (eps_net, x, alpha_bar, times) -> x_0
+
+# exercises.check("7.4", answer)
 
 
 # %% tags=["hide-cell", "solution"]

@@ -1089,6 +1089,10 @@ ax.xaxis.minorticks_off()
 #
 # ## Exercises
 #
+# Write your answer into the cell below each question and take the `#` off its last line: the check
+# says yes, or gives a hint. ★ asks for a derivation, ★★ for code, ★★★ for a small project of both.
+# Solutions are folded.
+#
 # ### ★ Exercise 8.1
 #
 # (a) The Fréchet distance between $\mathcal N(0, 1)$ and $\mathcal N(3, 4)$ (variance 4). (b) The Inception Score of three images about which a classifier of two classes says $(1, 0)$, $(0, 1)$ and $(\tfrac12,\tfrac12)$.
@@ -1098,11 +1102,13 @@ ax.xaxis.minorticks_off()
 # :::
 
 # %%
-answer = ...  # (distance, score)
-
-# %% tags=["hide-cell", "solution"]
 from ddpmlib import exercises
 
+answer = ...  # (distance, score)
+
+# exercises.check("8.1", answer)
+
+# %% tags=["hide-cell", "solution"]
 # Solution of exercise 8.1: 3² + (1 − 2)²; log IS = log 2 − ⅓ log 2
 exercises.check("8.1", (10.0, 2 ** (2 / 3)))
 
@@ -1117,6 +1123,8 @@ exercises.check("8.1", (10.0, 2 ** (2 / 3)))
 
 # %%
 answer = ...  # ("A" or "B" at 1,000, "A" or "B" at 50,000, n of the tie)
+
+# exercises.check("8.2", answer)
 
 # %% tags=["hide-cell", "solution"]
 # Solution of exercise 8.2: 5.0 against 3.8; 2.06 against 2.62; (3000 − 1200) / (2.6 − 2.0).
@@ -1134,6 +1142,8 @@ exercises.check("8.2", ("B", "A", 3000))
 
 # %%
 answer = ...  # a function (C_a, C_b) -> T
+
+# exercises.check("8.3", answer)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -1161,6 +1171,8 @@ exercises.check("8.3", transport)
 
 # %%
 answer = ...  # a function real (N, D) -> (2D, D)
+
+# exercises.check("8.4", answer)
 
 
 # %% tags=["hide-cell", "solution"]

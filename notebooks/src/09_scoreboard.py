@@ -530,6 +530,10 @@ assert abs(gain - 1.5 / torch.pi**0.5) < 0.2
 #
 # ## Exercises
 #
+# Write your answer into the cell below each question and take the `#` off its last line: the check
+# says yes, or gives a hint. ★ asks for a derivation, ★★ for code, ★★★ for a small project of both.
+# Solutions are folded.
+#
 # ### ★ Exercise 9.1
 #
 # Two models reach an agreement of 97.2 % and 97.8 % on 5,000 samples each. How many standard errors of the *difference* are they apart? And how
@@ -540,11 +544,13 @@ assert abs(gain - 1.5 / torch.pi**0.5) < 0.2
 # :::
 
 # %%
-answer = (..., ...)  # standard errors apart, samples needed
-
-# %% tags=["hide-cell", "solution"]
 from ddpmlib import exercises
 
+answer = (..., ...)  # standard errors apart, samples needed
+
+# exercises.check("9.1", answer)
+
+# %% tags=["hide-cell", "solution"]
 # Solution of exercise 9.1
 p, q, n = 0.972, 0.978, 5000
 spread = (p * (1 - p) + q * (1 - q)) ** 0.5
@@ -567,6 +573,9 @@ exercises.check("9.1", (apart, needed))
 # %%
 def components(F):
     return ..., ...  # training variance, drawing variance
+
+
+# exercises.check("9.2", components)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -593,6 +602,9 @@ exercises.check("9.2", components)
 # %%
 def verdict(a, b):
     return ..., ..., ...  # difference of means, its standard error, clear?
+
+
+# exercises.check("9.3", verdict)
 
 
 # %% tags=["hide-cell", "solution"]

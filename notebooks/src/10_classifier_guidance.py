@@ -1313,6 +1313,10 @@ assert (
 #
 # ## Exercises
 #
+# Write your answer into the cell below each question and take the `#` off its last line: the check
+# says yes, or gives a hint. ★ asks for a derivation, ★★ for code, ★★★ for a small project of both.
+# Solutions are folded.
+#
 # ### ★ Exercise 10.1
 #
 # The papers write the step as $x\leftarrow x+\frac\epsilon2\nabla\log p(x)+\sqrt\epsilon\,z$. For $p=\mathcal N(0,\sigma^2)$ give `(settled, bound)`: a function of $(\sigma,\epsilon)$ that returns the variance where the chains settle, and a function of $\sigma$ that returns the $\epsilon$ beyond which they never do.
@@ -1322,12 +1326,14 @@ assert (
 # :::
 
 # %%
-answer = ...  # (settled, bound)
-
-# %% tags=["hide-cell", "solution"]
 from ddpmlib import exercises
 
+answer = ...  # (settled, bound)
 
+# exercises.check("10.1", answer)
+
+
+# %% tags=["hide-cell", "solution"]
 # Solution of exercise 10.1: h = ε/2 in (10.4)
 def settled_variance(sigma, epsilon):
     return 4 * sigma**4 / (4 * sigma**2 - epsilon)
@@ -1351,6 +1357,8 @@ exercises.check("10.1", (settled_variance, largest_step))
 # %%
 answer = ...  # a function (x, abar, w, m, c) -> score
 
+# exercises.check("10.2", answer)
+
 
 # %% tags=["hide-cell", "solution"]
 # Solution of exercise 10.2
@@ -1373,6 +1381,8 @@ exercises.check("10.2", two_sided_score)
 
 # %%
 answer = ...  # a function (eps_net, classifier, x_t, t, y, abar, s) -> eps
+
+# exercises.check("10.3", answer)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -1400,6 +1410,8 @@ exercises.check("10.3", guide)
 # %%
 answer = ...  # a function (s, c) -> strength
 
+# exercises.check("10.4", answer)
+
 
 # %% tags=["hide-cell", "solution"]
 # Solution of exercise 10.4: c^k = 1 / (s/c − s + 1)
@@ -1422,6 +1434,8 @@ exercises.check("10.4", equivalent_strength)
 
 # %%
 answer = ...  # (variance, share)
+
+# exercises.check("10.5", answer)
 
 
 # %% tags=["hide-cell", "solution"]

@@ -964,6 +964,10 @@ assert (
 #
 # ## Exercises
 #
+# Write your answer into the cell below each question and take the `#` off its last line: the check
+# says yes, or gives a hint. ★ asks for a derivation, ★★ for code, ★★★ for a small project of both.
+# Solutions are folded.
+#
 # ### ★ Exercise 11.1
 #
 # A program has an option `guidance_scale` in the convention of Imagen and Stable Diffusion. Give the pair `(to_w, combine)`: `to_w(scale)` is the number that our `ClassifierFree` needs for the same images, and `combine(eps_c, eps_null, scale)` is the guided noise in *their* formula.
@@ -973,12 +977,14 @@ assert (
 # :::
 
 # %%
-answer = ...  # (to_w, combine)
-
-# %% tags=["hide-cell", "solution"]
 from ddpmlib import exercises
 
+answer = ...  # (to_w, combine)
 
+# exercises.check("11.1", answer)
+
+
+# %% tags=["hide-cell", "solution"]
 # Solution of exercise 11.1
 def to_w(scale):
     return scale - 1
@@ -1002,6 +1008,8 @@ exercises.check("11.1", (to_w, combine))
 # %%
 answer = ...  # a function (denoiser, x_t, t, y, z, w) -> x_0
 
+# exercises.check("11.2", answer)
+
 
 # %% tags=["hide-cell", "solution"]
 # Solution of exercise 11.2: p(x|y)^(1+w) / p(x|z)^w, that is p(x|y) (p(y|x)/p(z|x))^w
@@ -1024,6 +1032,8 @@ exercises.check("11.2", away)
 
 # %%
 answer = ...  # (limit, halving)
+
+# exercises.check("11.3", answer)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -1049,6 +1059,8 @@ exercises.check("11.3", (limit, halving))
 
 # %%
 answer = ...  # a function (c, C, w, u_low, u_high) -> variance
+
+# exercises.check("11.4", answer)
 
 
 # %% tags=["hide-cell", "solution"]

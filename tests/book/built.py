@@ -7,6 +7,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Page
@@ -20,7 +21,8 @@ STAMP = ROOT / "_build" / "html-sources.sha256"
 
 def sources() -> list[Path]:
     """Everything that the HTML is made of."""
-    files = [ROOT / "_config.yml", ROOT / "_toc.yml", *ROOT.glob("notebooks/*.ipynb")]
+    files = [ROOT / "_config.yml", ROOT / "_toc.yml", ROOT / notebooks.COSTS]
+    files += ROOT.glob("notebooks/*.ipynb")
     files += [path for path in ROOT.glob("book/**/*") if path.is_file()]
     # the reference is made of the library, and links name lines of library and tests
     files += [*ROOT.glob("ddpmlib/**/*.py"), *ROOT.glob("tests/**/*.py")]
@@ -97,6 +99,11 @@ class Visit:
     def _console(self, message: object) -> None:
         if message.type == "error":  # type: ignore[attr-defined]
             self.complaints.append(message.text)  # type: ignore[attr-defined]
+
+    def weight(self) -> int:
+        """Bytes of everything that the page has loaded from the disk."""
+        loaded = {urlsplit(url).path for url in self.requests if url.startswith("file:")}
+        return sum(Path(unquote(path)).stat().st_size for path in loaded)
 
     def foreign(self) -> list[str]:
         """Requests that left the disk."""

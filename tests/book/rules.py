@@ -383,6 +383,37 @@ def checks_belong_to_the_chapter(chapter: Executed) -> Iterator[str]:
                 yield f"checks exercise {key} {shown(cell)}"
 
 
+@rule
+def three_grades(chapter: Executed) -> Iterator[str]:
+    """A derivation, some code, a project."""
+    grades = {len(re.findall("★", title)) for title, _ in _exercises(chapter)}
+    for missing in sorted({1, 2, 3} - grades):
+        yield f"no exercise with {'★' * missing}"
+
+
+@rule
+def skeletons_are_checked(chapter: Executed) -> Iterator[str]:
+    """Each exercise has an empty cell that ends with the check, commented out."""
+    checked = set(re.findall(r"(?m)^exercises\.check\(\s*[\"']([^\"']+)", _solutions(chapter)))
+    for key in sorted(checked ^ set(skeletons(chapter.notebook))):
+        yield f'exercise {key} has no cell with `...` that ends in `# exercises.check("{key}", …)`'
+
+
+def skeletons(notebook: NotebookNode) -> dict[str, str]:
+    """The empty cells of the exercises, by key."""
+    found = {}
+    for cell in notebook.cells:
+        last = cell.source.rstrip().rsplit("\n", 1)[-1]
+        check = re.fullmatch(r'# exercises\.check\("([^"]+)", \w+\)', last)
+        if check and cell.cell_type == "code" and "..." in cell.source:
+            found[check[1]] = cell.source
+    return found
+
+
+def _solutions(chapter: Executed) -> str:
+    return "\n".join(cell.source for cell in chapter.code if "solution" in tags(cell))
+
+
 def _exercises(chapter: Executed) -> Iterator[tuple[str, list[NotebookNode]]]:
     """Title and cells of each exercise: the headings of level 3 under "Exercises"."""
     inside, title, cells = False, "", list[NotebookNode]()

@@ -6,6 +6,7 @@ First the pages are read as text, then a real browser opens them.
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +17,12 @@ from bs4 import BeautifulSoup
 from playwright.sync_api import Browser
 
 from ddpmlib import equations
-from scripts import notebooks
+from scripts import notebooks, release
 from tests.book.built import ROOT, Visit, parse
 from tests.book.test_equations import prose, tags
 
 PAGE_LIMIT, BOOK_LIMIT = 1_500_000, 60_000_000  # bytes
+LOAD_LIMIT, FILM_LIMIT = 3_000_000, 200_000
 LOADING = {
     "script": "src",
     "img": "src",
@@ -221,6 +223,21 @@ def test_pages_are_small_enough_for_a_slow_line(
     assert sum(path.stat().st_size for path in html.rglob("*") if path.is_file()) <= BOOK_LIMIT
 
 
+def test_films_are_light(pages: dict[str, BeautifulSoup]) -> None:
+    films = [(name, film) for name, soup in pages.items() for film in soup.select("img.film")]
+    heavy = {name for name, film in films if len(str(film["src"])) > FILM_LIMIT}
+    assert films and not heavy, f"films above {FILM_LIMIT / 1000:.0f} kB in {heavy}"
+
+
+def test_every_chapter_says_below_its_title_what_it_costs(pages: dict[str, BeautifulSoup]) -> None:
+    costs = notebooks.costs()
+    for chapter in notebooks.chapters():
+        (line,) = pages[f"notebooks/{chapter.name}.html"].select("h1 + .chapter-cost")
+        cost = costs[chapter.name]
+        assert f"{cost['seconds']:.0f} s of one CPU thread" in line.get_text()
+        assert cost["processor"] in line.get_text()
+
+
 def local_pictures(soup: BeautifulSoup) -> list[str]:
     addresses = [str(image["src"]) for image in soup.find_all("img")]
     return [address for address in addresses if not address.startswith("data:")]
@@ -288,6 +305,10 @@ OVERFLOW = """() => {
 }"""
 
 
+BARE_ICONS = """() => [...document.querySelectorAll('[class*="fa-"]')]
+    .filter(e => getComputedStyle(e, '::before').content === 'none').map(e => e.className)"""
+
+
 def real_pages(pages: dict[str, BeautifulSoup]) -> list[str]:
     """All but redirections, and of the pages that only show a module's source just one."""
     alike = {name for name in pages if name.startswith("_modules/")}
@@ -304,6 +325,8 @@ def test_browser_renders_every_page_offline(
             assert visit.page.evaluate(PICTURES) == [], f"{name}: pictures without pixels"
             assert visit.foreign() == [], f"{name} asks for something from elsewhere"
             assert visit.complaints == [], f"{name}: errors in the console"
+            assert visit.weight() <= LOAD_LIMIT, f"{name} loads {visit.weight() / 1e6:.2f} MB"
+            assert visit.page.evaluate(BARE_ICONS) == [], f"{name}: icons without a picture"
         assert maths["errors"] == [] and maths["failed"] == [], name
         assert maths["rendered"] == maths["formulas"], f"{name}: formulas are not rendered"
         assert (maths["fonts"] > 0) == (maths["formulas"] > 0), f"{name}: no font for the formulas"
@@ -359,3 +382,174 @@ def test_the_browser_test_notices_the_network(browser: Browser, tmp_path: Path) 
     page.write_text('<title>x</title><script src="https://example.org/x.js"></script>')
     with Visit(browser, page) as visit:
         assert visit.foreign() == ["https://example.org/x.js"] and visit.complaints
+
+
+# Reading with a keyboard, a screen reader, little sight, little patience for motion
+
+# MathJax draws a formula from thousands of elements; beside them stands MathML, which is read out.
+# Colours are what the dark scheme changes: there, contrast alone is measured again.
+AXE = ROOT / "tests" / "book" / "axe" / "axe.min.js"
+RUN_AXE = """async rules => {
+    const options = {resultTypes: ['violations']};
+    if (rules.length) options.runOnly = rules;
+    const found = await axe.run({exclude: ['mjx-container']}, options);
+    return found.violations.filter(v => v.impact === 'serious' || v.impact === 'critical').map(
+        v => `${v.id}: ${v.help}: ` + v.nodes.slice(0, 3).map(n => n.target.join(' ')).join(' | '));
+}"""
+
+
+def barriers(visit: Visit) -> list[str]:
+    """Serious and critical findings of axe-core, in the light scheme and in the dark."""
+    page = visit.page
+    page.set_default_timeout(300_000)
+    page.add_script_tag(path=AXE)
+    found = page.evaluate(RUN_AXE, [])
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme !== 'light'")
+    return found + [f"dark: {one}" for one in page.evaluate(RUN_AXE, ["color-contrast"])]
+
+
+def test_no_page_has_a_serious_barrier(
+    browser: Browser, html: Path, pages: dict[str, BeautifulSoup]
+) -> None:
+    wrong = []
+    for name in real_pages(pages):
+        with Visit(browser, html / name) as visit:
+            wrong += [f"{name}: {barrier}" for barrier in barriers(visit)]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_barriers_are_found_in_both_schemes(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    style = "@media (prefers-color-scheme: dark) { body { background: #000; color: #222 } }"
+    page.write_text(
+        f"<html lang=en><title>x</title><style>{style}</style><main><h1>A</h1><p>B</p>"
+        '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="></main></html>'
+    )
+    with Visit(browser, page) as visit:
+        found = [barrier.split(":")[0] for barrier in barriers(visit)]
+    assert found == ["image-alt", "dark"]
+
+
+def test_boxes_that_scroll_are_within_reach_of_the_keyboard(
+    browser: Browser, html: Path, pages: dict[str, BeautifulSoup]
+) -> None:
+    scrolling = """() => [...document.querySelectorAll('.bd-article pre')]
+        .filter(e => e.scrollWidth > e.clientWidth + 1 && e.offsetParent).map(e => e.tabIndex)"""
+    name = f"notebooks/{notebooks.chapters()[0].name}.html"
+    with Visit(browser, html / name, width=390) as visit:
+        visit.page.wait_for_selector("[data-scrolls]")
+        stops = visit.page.evaluate(scrolling)
+        assert stops and set(stops) == {0}
+
+
+def film_page(pages: dict[str, BeautifulSoup]) -> str:
+    return next(name for name, soup in pages.items() if soup.select("img.film"))
+
+
+def test_a_film_is_paused_and_played_by_keyboard(
+    browser: Browser, html: Path, pages: dict[str, BeautifulSoup]
+) -> None:
+    with Visit(browser, html / film_page(pages)) as visit:
+        films, stills = visit.page.locator("img.film"), visit.page.locator("canvas.film")
+        button = visit.page.locator(".film-button").first
+        button.wait_for()
+        count, alt = films.count(), films.first.get_attribute("alt")
+        assert visit.page.locator(".film-button").count() == count
+        button.press("Enter")
+        assert (films.count(), stills.count()) == (count - 1, 1)
+        assert stills.first.get_attribute("aria-label") == alt
+        assert button.inner_text() == "Play the film"
+        button.press("Space")
+        assert (films.count(), stills.count()) == (count, 0)
+
+
+def test_who_wants_less_motion_sees_a_still(
+    browser: Browser, html: Path, pages: dict[str, BeautifulSoup]
+) -> None:
+    with Visit(browser, html / film_page(pages)) as visit:
+        visit.page.emulate_media(reduced_motion="reduce")
+        visit.page.reload()
+        visit.page.wait_for_selector("canvas.film")
+        visit.page.wait_for_function("!document.querySelector('img.film')")
+
+
+def test_figures_lie_on_a_white_card_in_the_dark(
+    browser: Browser, html: Path, pages: dict[str, BeautifulSoup]
+) -> None:
+    looks = """() => [...document.querySelectorAll('.cell_output img')].map(e => {
+        const s = getComputedStyle(e);
+        return [s.backgroundColor, s.filter, parseFloat(s.paddingLeft) > 0].join(' ');
+    })"""
+    for chapter in notebooks.chapters():
+        with Visit(browser, html / f"notebooks/{chapter.name}.html") as visit:
+            visit.page.emulate_media(color_scheme="dark")
+            visit.page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+            assert set(visit.page.evaluate(looks)) == {"rgb(255, 255, 255) brightness(0.9) true"}
+
+
+# To take along
+
+
+def test_the_zip_opens_wherever_it_is_unpacked(
+    browser: Browser, html: Path, tmp_path: Path
+) -> None:
+    packed = release.pack(html, tmp_path / "book.zip")
+    elsewhere = tmp_path / "Bücher auf dem Stick"
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(elsewhere)
+    assert [path.name for path in elsewhere.iterdir()] == ["book"]
+    assert "index.html" in (elsewhere / "book" / "README.txt").read_text("utf-8")
+    with Visit(browser, elsewhere / "book" / "index.html") as visit:
+        visit.page.wait_for_url("**/book/intro.html")
+        visit.page.wait_for_load_state("load")
+        visit.page.locator("nav.bd-links a[href*='notebooks/']").first.click()
+        visit.page.wait_for_function("document.querySelector('.math mjx-container')")
+        assert visit.page.evaluate(PICTURES) == []
+        assert visit.foreign() == [] and visit.complaints == []
+
+
+def test_the_same_book_is_the_same_zip(html: Path, tmp_path: Path) -> None:
+    first, again = (release.pack(html, tmp_path / n / "book.zip") for n in ("a", "b"))
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_there_is_nothing_to_pack_before_the_book_is_built(tmp_path: Path) -> None:
+    with pytest.raises(release.Trouble, match="run `make book` first"):
+        release.pack(tmp_path, tmp_path / "book.zip")
+
+
+def test_paper_shows_the_text_and_leaves_the_screen_behind(
+    browser: Browser, html: Path, pages: dict[str, BeautifulSoup]
+) -> None:
+    shown = """selector => [...document.querySelectorAll(selector)]
+        .filter(e => e.checkVisibility({contentVisibilityAuto: true})).length"""
+    with Visit(browser, html / f"notebooks/{notebooks.chapters()[0].name}.html") as visit:
+        visit.page.emulate_media(media="print", color_scheme="dark")
+        gone = ".bd-sidebar, .headerlink, .copybtn, .tag_solution pre, .tag_setup pre, footer"
+        assert visit.page.evaluate(shown, gone) == 0
+        assert visit.page.evaluate(shown, "details.sd-sphinx-override p, .sd-summary-content p")
+        assert visit.page.evaluate(shown, ".bd-article h1") == 1
+        assert visit.page.evaluate("getComputedStyle(document.querySelector('p')).color") == (
+            "rgb(17, 17, 17)"
+        )
+
+
+def test_a_page_is_printed(browser: Browser, html: Path, tmp_path: Path) -> None:
+    pdf = release.print_page(browser, html / "book" / "notation.html", tmp_path / "n" / "a.pdf")
+    content = pdf.read_bytes()
+    assert content.startswith(b"%PDF") and content.count(b"/Type /Page\n") >= 3
+    assert b"/Outlines" in content and b"/StructTreeRoot" in content  # bookmarks, reading order
+
+
+def test_the_bound_book_holds_every_page_and_its_links_stay_inside(
+    html: Path, pages: dict[str, BeautifulSoup]
+) -> None:
+    names = release.contents()
+    whole = parse(release.bound(html, names))
+    ids = [str(element["id"]) for element in whole.find_all(id=True)]
+    assert len(ids) == len(set(ids)) and len(whole.select(".printed-page")) == len(names)
+    for link in whole.select("a[href^='#']"):
+        assert str(link["href"])[1:] in ids, link
+    pictures = whole.select("img[src^='_images/']")
+    assert pictures and all((html / str(picture["src"])).is_file() for picture in pictures)

@@ -54,8 +54,10 @@ def displayed(kind: str, data: str) -> object:
 
 
 def exercise(stars: str, number: int) -> list[object]:
+    question = new_markdown_cell(f"### {stars} Count\nHow many?\n\nHint: two.")
+    skeleton = code(f'answer = ...\n\n# exercises.check("1.{number}", answer)')
     solution = code(f'exercises.check("1.{number}", 2)', tags=("hide-cell", "solution"))
-    return [new_markdown_cell(f"### {stars} Count\nHow many?\n\nHint: two."), solution]
+    return [question, skeleton, solution]
 
 
 def good() -> Executed:
@@ -166,6 +168,9 @@ BAD = [
     ("exercises_are_complete", edited("### ★★★ Count", "### ★★★★ Count")),
     ("exercises_are_complete", edited("Hint: two.", "")),
     ("exercises_are_complete", edited("exercises.check", "print")),
+    ("three_grades", edited("### ★★★ Count", "### ★★ Count")),
+    ("skeletons_are_checked", edited("answer = ...", "answer = 2")),
+    ("skeletons_are_checked", edited('# exercises.check("1.2", answer)', "# yours")),
     ("solutions_are_folded", with_last(code("x", tags=("solution",)))),
     ("checks_belong_to_the_chapter", with_last(code('exercises.check("2.1", 0)'))),
 ]

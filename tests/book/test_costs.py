@@ -1,0 +1,25 @@
+"""What a chapter costs is measured on the text that is there, and within the budget."""
+
+from __future__ import annotations
+
+import pytest
+
+from scripts import notebooks
+
+CHAPTERS = notebooks.chapters()
+COSTS = notebooks.costs()
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
+def test_the_cost_of_a_chapter_is_known_and_within_the_budget(chapter: notebooks.Chapter) -> None:
+    command = f"run `make notebooks CHAPTER={chapter.name}`"
+    assert chapter.name in COSTS, f"the cost of {chapter.name} was never measured, {command}"
+    cost = COSTS[chapter.name]
+    assert cost["text"] == chapter.digest, f"{chapter.name} has changed since, {command}"
+    assert 0 < cost["seconds"] <= notebooks.BUDGET["seconds"], f"{chapter.name} takes too long"
+    assert 0 < cost["MB"] <= notebooks.BUDGET["MB"], f"{chapter.name} takes too much memory"
+    assert cost["processor"].strip()
+
+
+def test_costs_are_those_of_the_chapters() -> None:
+    assert list(COSTS) == [chapter.name for chapter in CHAPTERS]

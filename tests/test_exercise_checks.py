@@ -1,0 +1,560 @@
+"""The checks of the exercises can be failed: by the empty skeleton, and by plausible mistakes.
+
+The solutions are run with the chapters. Here every exercise gets the answers that a hurried student
+gives: a root forgotten, a bar dropped, a sign turned, an end point missed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ddpmlib import exercises
+from scripts import notebooks
+from tests.book.rules import skeletons
+
+CHAPTERS = notebooks.chapters()
+EXERCISES = exercises.keys()
+WRONG: dict[str, dict[str, Any]] = {}
+
+
+def chain(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A sampler of exercise 2.4 that draws with the noise that ``step(beta, a, t, s)`` allows."""
+
+    def sampler(denoise: Any, process: Any, x: Any, times: Any, generator: Any) -> Any:
+        a = process.alpha_bar.tolist()
+        for t, s in pairwise(times):
+            beta = 1 - a[t] / a[s]
+            on_x_t = (a[t] / a[s]) ** 0.5 * (1 - a[s]) / (1 - a[t])
+            x0 = denoise(x, t).x0
+            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            x = on_x_t * x + a[s] ** 0.5 * beta / (1 - a[t]) * x0
+            x = x + step(beta, a, t, s) * noise
+        return x
+
+    return sampler
+
+
+def unseeded(denoise: Any, process: Any, x: Any, times: Any, generator: Any) -> Any:
+    right = chain(lambda beta, a, t, s: beta**0.5 * (s > 0))
+    return right(denoise, process, x, times, None)
+
+
+WRONG["1.1"] = {
+    "rounded down": lambda beta, r: int(math.log(r) / math.log(1 - beta)),
+    "one too many": lambda beta, r: math.floor(math.log(r) / math.log(1 - beta)) + 1,
+    "exponential for power": lambda beta, r: math.ceil(-math.log(r) / beta),
+    "no whole number": lambda beta, r: math.log(r) / math.log(1 - beta),
+}
+WRONG["1.2"] = {
+    "root forgotten": lambda a, b: b / a * (1 - a),
+    "variance of the later": lambda a, b: math.sqrt(b / a) * (1 - b),
+    "of the mean": lambda a, b: math.sqrt(a * b),
+}
+WRONG["1.3"] = {
+    "beta of alpha": lambda T, first, last: torch.cat(
+        [torch.zeros(1), 1 - torch.sigmoid(torch.linspace(first, last, T))]
+    ),
+    "straight in alpha_bar": lambda T, first, last: torch.linspace(0, 0.02, T + 1),
+    "no entry for 0": lambda T, first, last: torch.linspace(0.01, 0.02, T),
+}
+WRONG["1.4"] = {
+    "side for area": lambda a, k: a / (a + k * (1 - a)),
+    "the other way": lambda a, k: a / (a + (1 - a) / k**2),
+    "no shift": lambda a, k: a,
+}
+
+
+def kl(mixture: Any, t: int, reverse: bool = False, unit: float = 1.0, reach: float = 9) -> float:
+    x = torch.linspace(-reach, reach, 20_001, dtype=torch.float64)
+    log_q, log_n = mixture.log_prob(x, t), -0.5 * x**2 - 0.5 * math.log(2 * math.pi)
+    first, second = (log_n, log_q) if reverse else (log_q, log_n)
+    return float(torch.trapezoid(first.exp() * (first - second), x)) / unit
+
+
+WRONG["1.5"] = {
+    "the other direction": lambda mixture, t: kl(mixture, t, reverse=True),
+    "in bits": lambda mixture, t: kl(mixture, t, unit=math.log(2)),
+    "too narrow a grid": lambda mixture, t: kl(mixture, t, reach=1),
+}
+WRONG["2.1"] = {
+    "betas": [0.1, 0.2, 0.3],
+    "not zero first": [0.1, 0.071429, 0.169355],
+    "inverted": [0.0, (1 - 0.72) / (1 - 0.9) * 0.2, (1 - 0.504) / (1 - 0.72) * 0.3],
+    "two numbers": [0.071429, 0.169355],
+}
+WRONG["2.2"] = {
+    "one step only": lambda x, e, a, b: (x - (1 - a) / (1 - a) ** 0.5 * e) / a**0.5,
+    "no root": lambda x, e, a, b: (x - (1 - a / b) / (1 - a) * e) / (a / b) ** 0.5,
+    "sign": lambda x, e, a, b: (x + (1 - a / b) / (1 - a) ** 0.5 * e) / (a / b) ** 0.5,
+}
+WRONG["2.3"] = {
+    "always beta": lambda v, a, b: 1 - a / b,
+    "always beta tilde": lambda v, a, b: (1 - b) / (1 - a) * (1 - a / b),
+    "straight between": lambda v, a, b: (1 - a / b) * ((1 - v) * (1 - b) / (1 - a) + v),
+}
+WRONG["2.4"] = {
+    "noise after the last step": chain(lambda beta, a, t, s: beta**0.5),
+    "beta tilde": chain(lambda beta, a, t, s: (beta * (1 - a[s]) / (1 - a[t])) ** 0.5),
+    "variance for deviation": chain(lambda beta, a, t, s: beta * (s > 0)),
+    "no noise": chain(lambda beta, a, t, s: 0.0),
+    "generator ignored": unseeded,
+}
+WRONG["2.5"] = {
+    "sign": lambda a, h: (1 - a) / a * (1 - (1 - a) * h),
+    "no mean": lambda a, h: (1 - a) ** 2 / a * h,
+    "root": lambda a, h: (1 - a) / a**0.5 * (1 + (1 - a) * h),
+}
+WRONG["3.1"] = {"same": (1.0, 1.0), "root": (1.0, 0.7**0.5), "turned": (0.7, 1.0), "none": (0, 0.7)}
+WRONG["3.2"] = {
+    "sign": (
+        lambda v, x, a: (1 - a) ** 0.5 * x - a**0.5 * v,
+        lambda e, x, a: (e - (1 - a) ** 0.5 * x) / a**0.5,
+    ),
+    "x0 for eps": (
+        lambda v, x, a: a**0.5 * x - (1 - a) ** 0.5 * v,
+        lambda e, x, a: (a**0.5 * x - e) / (1 - a) ** 0.5,
+    ),
+    "no inverse": (
+        lambda v, x, a: (1 - a) ** 0.5 * x + a**0.5 * v,
+        lambda e, x, a: e - (1 - a) ** 0.5 * x,
+    ),
+}
+WRONG["3.3"] = {
+    "left to x0": lambda a, c: (1 - a) / (a * c**2 + 1 - a),
+    "deviation for variance": lambda a, c: 1 - (1 - a) / (a * c + 1 - a),
+    "unit data": lambda a, c: a,
+}
+
+
+def ddim(bar: Callable[..., Any], end: int = 0, noisy: float = 0.0) -> Callable[..., Any]:
+    def run(eps_net: Any, x: Any, alpha_bar: Any, times: Any) -> Any:
+        for t, s in pairwise(times):
+            a, b = bar(alpha_bar, t, s)
+            eps = eps_net(x, t)
+            x0 = (x - (1 - a).sqrt() * eps) / a.sqrt()
+            x = b.sqrt() * x0 + (1 - b).sqrt() * eps + noisy * torch.randn_like(x)
+        return x
+
+    return run
+
+
+WRONG["3.4"] = {
+    "shifted by one": ddim(lambda table, t, s: (table[t], table[max(s - 1, 0)])),
+    "one step whatever the stride": ddim(lambda table, t, s: (table[t], table[t - 1])),
+    "noise": ddim(lambda table, t, s: (table[t], table[s]), noisy=0.1),
+    "no root": lambda net, x, a, times: x / a[times[0]],
+}
+WRONG["4.1"] = {
+    "nats for bits": (1900 / 784, 784 * math.log(256)),
+    "turned": (784 * math.log(256), 3.496),
+    "8 nats": (3.496, 784 * 8),
+    "per image": (1900 / math.log(2), 8),
+}
+
+
+def snr(a: Any) -> Any:
+    return a / (1 - a)
+
+
+WRONG["4.2"] = {
+    "no half": lambda a: snr(a[1:-1]) / snr(a[2:]) - 1,
+    "difference": lambda a: 0.5 * (snr(a[1:-1]) - snr(a[2:])),
+    "upside down": lambda a: 0.5 * (1 - snr(a[2:]) / snr(a[1:-1])),
+    "with t = 1": lambda a: 0.5 * (snr(a[:-1]) / snr(a[1:]) - 1),
+}
+WRONG["4.3"] = {
+    "of the step": lambda a, v: 1 - a,
+    "of the data": lambda a, v: v,
+    "deviation": lambda a, v: ((1 - a) * v / (a * v + 1 - a)) ** 0.5,
+    "unit data": lambda a, v: (1 - a) * v,
+}
+
+
+def strided_bound(prior: float = 1, decoder: float = 1, last: float = 1) -> Callable[..., Any]:
+    """Exercise 4.4 with the weight of one part changed."""
+
+    def bound(eps_net: Any, x0: Any, alpha_bar: Any, times: Any, noise: Any) -> Any:
+        a = alpha_bar[times[0]]
+        total = prior * 0.5 * (a * x0**2 - a - torch.log(1 - a)).sum(1)
+        for t, s in pairwise(times):
+            a, b = alpha_bar[t], alpha_bar[s]
+            error = ((noise[t] - eps_net(a.sqrt() * x0 + (1 - a).sqrt() * noise[t], t)) ** 2).sum(1)
+            if s > 0:
+                total = total + 0.5 * (snr(b) / snr(a) - 1) * error
+                var = (1 - b) / (1 - a) * (1 - a / b)
+            else:
+                constant = 0.5 * x0.shape[1] * torch.log(2 * math.pi * var)
+                total = total + last * 0.5 / snr(a) * error / var + decoder * constant
+        return total
+
+    return bound
+
+
+WRONG["4.4"] = {
+    "no prior": strided_bound(prior=0),
+    "no constant": strided_bound(decoder=0),
+    "no last error": strided_bound(last=0),
+    "one number": lambda *parts: strided_bound()(*parts).mean(),
+}
+LATE = 2 / math.pi * math.atan(math.e**3)
+WRONG["5.1"] = {
+    "sign": (0.5, LATE, 2 * math.log(4)),
+    "sides, not area": (0.5, LATE, -math.log(4)),
+    "other end": (0.5, 1 - LATE, -2 * math.log(4)),
+    "λ for λ/2": (0.5, 2 / math.pi * math.atan(math.e**6), -2 * math.log(4)),
+}
+WRONG["5.2"] = {
+    "on eps": lambda a, gamma: torch.minimum(torch.ones_like(a), gamma * (1 - a) / a),
+    "on x0": lambda a, gamma: torch.minimum(a / (1 - a), torch.full_like(a, gamma)),
+    "divided": lambda a, gamma: a * (gamma * (1 - a) / a).clamp(max=1) / a * a,
+    "turned": lambda a, gamma: torch.minimum(1 - a, gamma * a),
+}
+
+
+def moved(beta: Any, factor: float) -> Any:
+    a = (1 - beta).cumprod(0)
+    a = a / (a + factor * (1 - a))
+    return torch.cat([beta[:1], 1 - a[1:] / a[:-1]])
+
+
+WRONG["5.3"] = {
+    "side for area": lambda beta, n: moved(beta, n),
+    "the other way": lambda beta, n: moved(beta, n**-2),
+    "beta alone": lambda beta, n: (n**2 * beta).clamp(max=0.999),
+    "no entry for 0": lambda beta, n: moved(beta, n**2)[1:],
+}
+
+
+def path(lam: Any, m: Any, T: int, power: float = 0.5) -> Any:
+    root = m**power
+    pieces = 0.5 * (root[1:] + root[:-1]) * (lam[:-1] - lam[1:])
+    area = torch.cat([torch.zeros(1, dtype=m.dtype), pieces.cumsum(0)])
+    return torch.tensor(np.interp(np.linspace(0, 1, T), area / area[-1], lam))
+
+
+WRONG["5.4"] = {
+    "no root": lambda lam, m, T: path(lam, m, T, 1.0),
+    "inverse": lambda lam, m, T: path(lam, m, T, -0.5),
+    "straight": lambda lam, m, T: torch.linspace(8, -6, T),
+    "too short": lambda lam, m, T: path(lam, m, T)[:-1],
+}
+WRONG["6.1"] = {"turned": (1.0, 0.0), "middle": (0.5, 0.5), "both ends": (0.0, 0.5)}
+
+
+def ends(a: Any, t: int, s: int) -> tuple[float, float]:
+    beta = float(1 - a[t] / a[s])
+    return float((1 - a[s]) / (1 - a[t])) * beta, beta
+
+
+WRONG["6.2"] = {
+    "straight": lambda a, t, s, v: (1 - v) * ends(a, t, s)[0] + v * ends(a, t, s)[1],
+    "turned": lambda a, t, s, v: ends(a, t, s)[0] ** v * ends(a, t, s)[1] ** (1 - v),
+    "single step": lambda a, t, s, v: ends(a, t, t - 1)[0] ** (1 - v) * ends(a, t, t - 1)[1] ** v,
+    "deviation": lambda a, t, s, v: (ends(a, t, s)[0] ** (1 - v) * ends(a, t, s)[1] ** v) ** 0.5,
+}
+
+
+def drawn(p: Any) -> Any:
+    return p / p.sum(), p.sum() / (len(p) * p)
+
+
+WRONG["6.3"] = {
+    "no root": lambda square: drawn(square),
+    "uniform": lambda square: drawn(torch.ones_like(square)),
+    "weights for a sum": lambda square: (drawn(square.sqrt())[0], 1 / drawn(square.sqrt())[0]),
+    "no sum of one": lambda square: (square.sqrt(), 1 / square.sqrt()),
+}
+
+
+def hybrid(cut: bool = True, kind: str = "log", root: bool = False) -> Callable[..., Any]:
+    def loss(output: Any, target: Any, place: Any, low: float, high: float, A: float, w: float):
+        log_var = place * math.log(high) + (1 - place) * math.log(low)
+        if kind == "straight":
+            log_var = (place * high + (1 - place) * low).log()
+        error = (output.detach() if cut else output) - target
+        top = low + (A * error) ** (1 if root else 2)
+        divergence = 0.5 * (top / log_var.exp() - 1 - math.log(low) + log_var)
+        return ((output - target) ** 2 + w * divergence).mean()
+
+    return loss
+
+
+WRONG["6.4"] = {
+    "no stop": hybrid(cut=False),
+    "straight variance": hybrid(kind="straight"),
+    "no square": hybrid(root=True),
+    "no divergence": lambda output, target, *rest: ((output - target) ** 2).mean(),
+}
+WRONG["7.1"] = {
+    "lerp": lambda a, b, w: (1 - w) * a + w * b,
+    "roots": lambda a, b, w: (1 - w) ** 0.5 * a + w**0.5 * b,
+    "slerp": lambda a, b, w: math.cos(w * math.pi / 2) * a + math.sin(w * math.pi / 2) * b,
+    "own spread": lambda a, b, w: ((1 - w) * a + w * b) / ((1 - w) * a + w * b).std(),
+    "negative": lambda a, b, w: -((1 - w) * a + w * b) / ((1 - w) ** 2 + w**2) ** 0.5,
+}
+
+
+def forgetting(last: bool = False, mean: float = 1.0) -> Callable[..., Any]:
+    def run(denoiser: Any, process: Any, x: Any, times: Any, noise: Any) -> Any:
+        for t, s in pairwise(times):
+            x = float(process.scale[s]) ** mean * denoiser(x, t).x0
+            x = x + (float(process.std[s]) if s > 0 else 0.1 * last) * noise[s]
+        return x
+
+    return run
+
+
+WRONG["7.2"] = {
+    "noise at the end": forgetting(last=True),
+    "no scale": forgetting(mean=0.0),
+    "squared scale": forgetting(mean=2.0),
+    "one step only": lambda denoiser, process, x, times, noise: denoiser(x, times[0]).x0,
+}
+WRONG["7.3"] = {
+    "one step keeps all": (lambda r, c: c, lambda r, c: c),
+    "no root": (lambda r, c: c**2 / (c**2 + r**2), lambda r, c: c),
+    "exact is the start": (
+        lambda r, c: c**2 / (c**2 + r**2) ** 0.5,
+        lambda r, c: (c**2 + r**2) ** 0.5,
+    ),
+}
+
+
+def heun(average: bool = True, at_zero: bool = False) -> Callable[..., Any]:
+    def run(eps_net: Any, x: Any, a: Any, times: Any) -> Any:
+        for t, s in pairwise(times):
+            r_t, r_s = (((1 - a[u]) / a[u]).sqrt() for u in (t, s))
+            eps = eps_net(x, t)
+            there = a[s].sqrt() * (x / a[t].sqrt() + (r_s - r_t) * eps)
+            if s > 0 or at_zero:
+                again = eps_net(there, max(s, 1))
+                eps = (eps + again) / 2 if average else again
+            x = a[s].sqrt() * (x / a[t].sqrt() + (r_s - r_t) * eps)
+        return x
+
+    return run
+
+
+WRONG["7.4"] = {
+    "Euler": ddim(lambda table, t, s: (table[t], table[s])),
+    "second slope only": heun(average=False),
+    "asks again at zero": heun(at_zero=True),
+}
+WRONG["8.1"] = {
+    "variances for deviations": (9 + (4 - 1) ** 2, 2 ** (2 / 3)),
+    "no square of the means": (3 + 1, 2 ** (2 / 3)),
+    "logarithm": (10.0, 2 / 3 * math.log(2)),
+    "entropy of all three": (10.0, 1.0),
+}
+WRONG["8.2"] = {
+    "A twice": ("A", "A", 3000),
+    "turned": ("A", "B", 3000),
+    "other tie": ("B", "A", 7000),
+}
+
+
+def root_of(C: Any) -> Any:
+    values, vectors = torch.linalg.eigh(C)
+    return (vectors * values.sqrt()) @ vectors.T
+
+
+WRONG["8.3"] = {
+    "as if they commuted": lambda a, b: root_of(b) @ torch.linalg.inv(root_of(a)),
+    "Cholesky": lambda a, b: torch.linalg.cholesky(b) @ torch.linalg.inv(torch.linalg.cholesky(a)),
+    "there for back": lambda a, b: WRONG["8.3"]["as if they commuted"](b, a),
+    "ratio": lambda a, b: b @ torch.linalg.inv(a),
+}
+
+
+def forged(divisor: float, centre: bool = True) -> Callable[..., Any]:
+    def forge(real: Any) -> Any:
+        values, vectors = torch.linalg.eigh(torch.cov(real.T))
+        axes = (vectors * ((2 * len(values) - divisor) / 2 * values.clamp(min=0)).sqrt()).T
+        return real.mean(0) * centre + torch.cat([axes, -axes])
+
+    return forge
+
+
+WRONG["8.4"] = {
+    "divisor of all": forged(divisor=0),
+    "no mean": forged(divisor=1, centre=False),
+    "real ones": lambda real: real[: 2 * real.shape[1]],
+    "too many": lambda real: real,
+}
+SPREAD = math.sqrt(0.972 * 0.028 + 0.978 * 0.022)
+WRONG["9.1"] = {
+    "errors added": (0.006 / (2 * math.sqrt(0.975 * 0.025 / 5000)), 12183),
+    "of one model": (0.006 / math.sqrt(0.972 * 0.028 / 5000), 12183),
+    "linear in n": (1.92, 5000 * 3 / 1.92),
+    "two errors": (1.92, (2 * SPREAD / 0.006) ** 2),
+}
+WRONG["9.2"] = {
+    "drawing left in": lambda F: (F.mean(1).var(), F.var(dim=1).mean()),
+    "biased": lambda F: (F.mean(1).var() - F.var(dim=1).mean() / 4, F.var(1, correction=0).mean()),
+    "turned": lambda F: (F.var(dim=1).mean(), F.mean(1).var()),
+    "deviations": lambda F: (F.mean(1).std(), F.std(dim=1).mean()),
+}
+
+
+def verdict(factor: float = 2, joint: str = "root", sign: bool = True) -> Callable[..., Any]:
+    def judge(a: list[float], b: list[float]) -> tuple[float, float, bool]:
+        errors = [np.std(x, ddof=1) / len(x) ** 0.5 for x in (a, b)]
+        error = math.hypot(*errors) if joint == "root" else sum(errors)
+        if joint == "equal lengths":
+            error = math.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / len(a))
+        difference = np.mean(a) - np.mean(b)
+        return difference, error, (abs(difference) if sign else difference) > factor * error
+
+    return judge
+
+
+WRONG["9.3"] = {
+    "one error": verdict(factor=1),
+    "three errors": verdict(factor=3),
+    "errors added": verdict(joint="sum"),
+    "equal lengths": verdict(joint="equal lengths"),
+    "one-sided": verdict(sign=False),
+}
+WRONG["10.1"] = {
+    "h is ε": (lambda s, e: 2 * s**4 / (2 * s**2 - e), lambda s: 2 * s**2),
+    "exact": (lambda s, e: s**2, lambda s: 4 * s**2),
+    "deviation in the bound": (lambda s, e: 4 * s**4 / (4 * s**2 - e), lambda s: 4 * s),
+}
+
+
+def two_sides(x: Any, abar: float, w: float, m: float, c: float, bug: str) -> Any:
+    var, centre = abar * c + 1 - abar, (abar if bug == "no root" else abar**0.5) * m
+    if bug == "overflow":
+        right = w * torch.exp(-((x - centre) ** 2) / (2 * var))
+        left = (1 - w) * torch.exp(-((x + centre) ** 2) / (2 * var))
+        return ((right - left) / (right + left) * centre - x) / var
+    logit = 0.0 if bug == "even weights" else math.log(w / (1 - w))
+    half = 1 if bug == "half slope" else 2
+    return ((2 * torch.sigmoid(logit + half * centre * x / var) - 1) * centre - x) / var
+
+
+WRONG["10.2"] = {
+    bug: lambda *given, bug=bug: two_sides(*given, bug)
+    for bug in ("no root", "overflow", "even weights", "half slope")
+}
+
+
+def guided(root: float = 0.5, sign: float = -1, normalise: bool = True) -> Callable[..., Any]:
+    def guide(net: Any, classifier: Any, x_t: Any, t: int, y: Any, abar: float, s: float) -> Any:
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            logits = classifier(x, t)
+            log_p = logits.log_softmax(1) if normalise else logits
+            (slope,) = torch.autograd.grad(log_p[torch.arange(len(y)), y].sum(), x)
+        return net(x_t, t) + sign * s * (1 - abar) ** root * slope
+
+    return guide
+
+
+WRONG["10.3"] = {
+    "sign": guided(sign=1),
+    "no root": guided(root=1),
+    "score for noise": guided(root=0),
+    "logits": guided(normalise=False),
+    "no gradient": lambda net, classifier, x_t, t, y, abar, s: net(x_t, t),
+}
+WRONG["10.4"] = {
+    "the same": lambda s, c: s,
+    "sign": lambda s, c: math.log(s / c - s + 1) / math.log(c),
+    "logarithm of s": lambda s, c: math.log(s) / math.log(1 / c) + 1,
+}
+WRONG["10.5"] = {
+    "DDIM": (lambda c: c**2, 2 / 3),
+    "tilted law": (lambda c: c / (2 - c), 1.0),
+    "share of one": (lambda c: c**2 + c * (1 - c) ** 2 / 3, 1 / 3),
+}
+
+
+def imagen(eps_c: Any, eps_null: Any, scale: float) -> Any:
+    return eps_null + scale * (eps_c - eps_null)
+
+
+WRONG["11.1"] = {
+    "not shifted": (lambda scale: scale, imagen),
+    "shifted up": (lambda scale: scale + 1, imagen),
+    "our formula": (lambda scale: scale - 1, lambda c, n, scale: (1 + scale) * c - scale * n),
+    "turned": (lambda scale: scale - 1, lambda c, n, scale: imagen(n, c, scale)),
+}
+
+
+def asks_twice(denoiser: Any, x_t: Any, t: int, y: Any, z: Any, w: float) -> Any:
+    towards, against = denoiser(x_t, t, y).x0, denoiser(x_t, t, z).x0
+    return towards + w * (towards - against)
+
+
+def away(weigh: Callable[..., Any]) -> Callable[..., Any]:
+    def run(denoiser: Any, x_t: Any, t: int, y: Any, z: Any, w: float) -> Any:
+        both = denoiser(torch.cat([x_t, x_t]), t, torch.cat([y, z])).x0
+        return weigh(*both.chunk(2), w)
+
+    return run
+
+
+WRONG["11.2"] = {
+    "asks twice": asks_twice,
+    "turned": away(lambda y, z, w: z + w * (z - y)),
+    "scale for weight": away(lambda y, z, w: z + w * (y - z)),
+    "both batches": lambda d, x, t, y, z, w: d(torch.cat([x, x]), t, torch.cat([y, z])).x0,
+}
+WRONG["11.3"] = {
+    "the class": (lambda m, c, C: m, lambda c, C: math.log(2) / math.log(C / c)),
+    "sum turned": (lambda m, c, C: m * (1 + c / C), lambda c, C: math.log(2) / math.log(C / c)),
+    "half of everything": (lambda m, c, C: m / (1 - c / C), lambda c, C: 1 / 2),
+    "base": (lambda m, c, C: m / (1 - c / C), lambda c, C: 1 / math.log(C / c)),
+}
+
+
+def inside(c: float, C: float, w: float, low: float, high: float, bug: str = "") -> float:
+    if bug == "everywhere":
+        low, high = 0.0, math.inf
+    ratio = (c + low) / (C + low) * ((C + high) / (c + high) if math.isfinite(high) else 1.0)
+    if bug == "upper end forgotten":
+        ratio = (c + low) / (C + low)
+    return c * ratio ** (w + 1 if bug == "w + 1" else w)
+
+
+WRONG["11.4"] = {
+    bug: lambda *given, bug=bug: inside(*given, bug)
+    for bug in ("everywhere", "upper end forgotten", "w + 1")
+}
+
+
+def test_every_exercise_has_wrong_answers() -> None:
+    assert list(WRONG) == EXERCISES
+    assert all(len(answers) >= 3 for answers in WRONG.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "mistake"), [(key, mistake) for key, answers in WRONG.items() for mistake in answers]
+)
+def test_a_plausible_mistake_gets_the_hint(key: str, mistake: str) -> None:
+    with pytest.raises(AssertionError) as failure:
+        exercises.check(key, WRONG[key][mistake])
+    assert re.match(rf"✗ {re.escape(key)} (?!No answer).* Hint: ", str(failure.value), re.DOTALL)
+    assert "The answer raised" not in str(failure.value)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
+def test_the_skeleton_of_an_exercise_fails_its_check(chapter: notebooks.Chapter) -> None:
+    """Run the empty cell with the `#` taken off its last line, as a student would."""
+    found = skeletons(notebooks.from_text(chapter))
+    number = chapter.number.lstrip("0")
+    assert list(found) == [key for key in EXERCISES if key.split(".")[0] == number]
+    for key, source in found.items():
+        answers = re.sub(r"(?m)^# (?=exercises\.check)", "", source)
+        code = compile("from __future__ import annotations\n" + answers, key, "exec")
+        with pytest.raises(AssertionError, match=f"✗ {re.escape(key)} No answer yet. Hint: "):
+            exec(code, {"exercises": exercises})
