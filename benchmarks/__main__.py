@@ -54,7 +54,7 @@ def plan(arguments: argparse.Namespace) -> Plan:
     if arguments.repeats < 1:
         raise ValueError(f"--repeats counts measurements, at least 1, got {arguments.repeats}")
     if arguments.quick:
-        return Plan(("tiny",), min(arguments.repeats, 3), (1, 16), compiled=False, images=128)
+        return Plan(("tiny",), min(arguments.repeats, 3), (1, 16), whole=False, images=128)
     usual = ("small",) if arguments.device == "cpu" else ("small", "ddpm")
     return Plan(tuple(arguments.size or usual), arguments.repeats)
 
@@ -69,11 +69,11 @@ def run(chosen: Plan, device: torch.device, folder: Path) -> list[Path]:
     rows: list[Row] = []
     for row in all_rows(libraries, chosen, device, flops):
         rows.append(show(row))
-    for name in chosen.sizes if measurable(device) else ():
+    for name in chosen.sizes if chosen.whole and measurable(device) else ():
         rows += map(show, memory_rows(libraries, SIZES[name], device, min(3, chosen.rounds)))
     size = SIZES[chosen.sizes[0]]
     images = random_images(size, max(chosen.images, size.batch))
-    found = gains(size, images, device, chosen.rounds, chosen.compiled)
+    found = gains(size, images, device, chosen.rounds, chosen.whole)
     about = report.circumstances(libraries, device)
     whole = report.assemble(about, sizes, matmul, rows, found)
     print(report.markdown(whole))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import methodcaller
 
 import torch
 from torch import Tensor
 
 from benchmarks.libraries import Library, Way
 from benchmarks.sizes import SIZES, Size
-from benchmarks.timing import Spread, interleaved, ratios, spread
+from benchmarks.timing import Call, Spread, interleaved, ratios, spread
 
 STEPS = 50  # of DDIM, by which images per second are stated
 PLAIN, BF16, COMPILED = Way(), Way(bf16=True), Way(bf16=True, compile=True)
@@ -24,14 +26,14 @@ class Plan:
         sizes: names in :data:`benchmarks.sizes.SIZES`.
         rounds: measurements of each number.
         batches: of sampling.
-        compiled: whether to compile, minutes on a CPU.
+        whole: whether to do what takes minutes too: compile, and measure memory and threads.
         images: in the data set that is loaded from.
     """
 
     sizes: tuple[str, ...]
     rounds: int
     batches: tuple[int, ...] = (1, 16, 256)
-    compiled: bool = True
+    whole: bool = True
     images: int = 2048
 
 
@@ -103,6 +105,20 @@ def random_images(size: Size, n: int) -> Tensor:
     return torch.randint(0, 256, (n, *size.image_shape), generator=generator, dtype=torch.uint8)
 
 
+def timings(
+    work: Callable[[Library], Call],
+    libraries: Sequence[Library],
+    plan: Plan,
+    device: torch.device,
+    steps: int = 1,
+) -> dict[str, list[float]]:
+    """Seconds for one of the ``steps`` that a call of each library's work consists of."""
+    torch.compiler.reset()  # it gives up on code that was compiled for many networks before
+    calls: Mapping[str, Call] = {library.name: work(library) for library in libraries}
+    found = interleaved(calls, plan.rounds, device)
+    return {name: [s / steps for s in seconds] for name, seconds in found.items()}
+
+
 def training_rows(
     libraries: Sequence[Library],
     plan: Plan,
@@ -114,14 +130,13 @@ def training_rows(
     """Images per second: as documented, with the batch at hand, in bf16, and compiled too."""
     ways = [("Training, as documented", PLAIN, True), ("Training, batch at hand", PLAIN, False)]
     ways += [("Training, bf16", BF16, False)]
-    ways += [("Training, bf16 and compiled", COMPILED, False)] if plan.compiled else []
+    ways += [("Training, bf16 and compiled", COMPILED, False)] if plan.whole else []
     flops = {name: 3.0 * found for name, found in forward.items()}
     for name, way, documented in ways:
-        calls = {lib.name: lib.training(size, images, device, way, documented) for lib in libraries}
-        seconds = interleaved(calls, plan.rounds, device)
-        yield row_of(
-            name, size.name, size.batch, "images/s", lambda s: size.batch / s, seconds, flops
-        )
+        work = methodcaller("training", size, images, device, way, documented)
+        seconds = timings(work, libraries, plan, device)
+        shown = partial(_rate, size.batch)
+        yield row_of(name, size.name, size.batch, "images/s", shown, seconds, flops)
 
 
 def sampling_rows(
@@ -129,15 +144,14 @@ def sampling_rows(
 ) -> Iterator[Row]:
     """Milliseconds per DDIM step, and the images per second that a chain of 50 amounts to."""
     ways = [("Sampling", PLAIN)]
-    ways += [("Sampling, bf16 and compiled", COMPILED)] if plan.compiled else []
+    ways += [("Sampling, bf16 and compiled", COMPILED)] if plan.whole else []
     for name, way in ways:
         for n in plan.batches:
             steps = chain_length(device, n)
-            calls = {lib.name: lib.sampling(size, device, way, n, steps) for lib in libraries}
-            seconds = interleaved(calls, plan.rounds, device)
-            per_step = {lib: [s / steps for s in found] for lib, found in seconds.items()}
-            yield row_of(name, size.name, n, "ms/step", lambda s: 1000 * s, per_step)
-            yield row_of(name, size.name, n, "images/s", lambda s, n=n: n / (STEPS * s), per_step)
+            work = methodcaller("sampling", size, device, way, n, steps)
+            seconds = timings(work, libraries, plan, device, steps)
+            yield row_of(name, size.name, n, "ms/step", _milli, seconds)
+            yield row_of(name, size.name, n, "images/s", partial(_rate, n / STEPS), seconds)
 
 
 def chain_length(device: torch.device, n: int) -> int:
@@ -151,13 +165,19 @@ def overhead_rows(
     """What is not the network: the update x_t -> x_s, averaging weights, fetching batches."""
     for name, eta in (("Step alone, DDIM", 0.0), ("Step alone, ancestral", 1.0)):
         for n in plan.batches:
-            calls = {lib.name: lib.stepping(size, device, n, STEPS, eta) for lib in libraries}
-            seconds = interleaved(calls, plan.rounds, device)
-            per_step = {lib: [s / STEPS for s in found] for lib, found in seconds.items()}
-            yield row_of(name, size.name, n, "ms/step", lambda s: 1000 * s, per_step)
-    averaging = {lib.name: lib.averaging(size, device) for lib in libraries}
-    seconds = interleaved(averaging, plan.rounds, device)
-    yield row_of("Averaging weights", size.name, 1, "ms", lambda s: 1000 * s, seconds)
-    loading = {lib.name: lib.loading(images, size.batch, device) for lib in libraries}
-    seconds = interleaved(loading, plan.rounds, device)
-    yield row_of("Loading data", size.name, size.batch, "batches/s", lambda s: 1 / s, seconds)
+            work = methodcaller("stepping", size, device, n, STEPS, eta)
+            seconds = timings(work, libraries, plan, device, STEPS)
+            yield row_of(name, size.name, n, "ms/step", _milli, seconds)
+    seconds = timings(methodcaller("averaging", size, device), libraries, plan, device)
+    yield row_of("Averaging weights", size.name, 1, "ms", _milli, seconds)
+    work = methodcaller("loading", images, size.batch, device)
+    seconds = timings(work, libraries, plan, device)
+    yield row_of("Loading data", size.name, size.batch, "batches/s", partial(_rate, 1), seconds)
+
+
+def _rate(items: float, seconds: float) -> float:
+    return items / seconds
+
+
+def _milli(seconds: float) -> float:
+    return 1000 * seconds

@@ -77,7 +77,7 @@ SIZES = {
                 groups=32,
             ),
             {"attention_head_dim": None, "norm_num_groups": 32},
-            {"dim": 96, "init_dim": 96, "dim_mults": (2, 3, 3, 4), "attn_dim_head": 32},
+            {"dim": 32, "init_dim": 96, "dim_mults": (6, 9, 12, 9), "attn_dim_head": 32},
         ),
     )
 }

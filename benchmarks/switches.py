@@ -53,15 +53,18 @@ class Gain:
     gain: Spread
 
 
-def gains(
-    size: Size, images: Tensor, device: torch.device, rounds: int, compiled: bool
-) -> list[Gain]:
-    """Every switch alone; the first entry is the plain set-up."""
+def gains(size: Size, images: Tensor, device: torch.device, rounds: int, whole: bool) -> list[Gain]:
+    """Every switch alone; the first entry is the plain set-up.
+
+    Args:
+        whole: whether to compile and to use all cores too, which takes minutes where others work.
+    """
+    torch.compiler.reset()
     cores = len(os.sched_getaffinity(0))
     on: dict[str, Any] = dict.fromkeys(WHAT, True) | {"threads": cores}
-    if not compiled:
+    if not whole:
         del on["compile"]
-    if cores == 1 or device.type != "cpu":
+    if not whole or cores == 1 or device.type != "cpu":
         del on["threads"]
     settings = {"plain": Switches()}
     settings |= {name: replace(Switches(), **{name: value}) for name, value in on.items()}
