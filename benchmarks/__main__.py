@@ -90,13 +90,13 @@ def show(row: Row) -> Row:
 
 def main(words: list[str] | None = None) -> int:
     """The command; 0 if all went well."""
-    os.environ["TQDM_DISABLE"] = "1"  # one peer's bars would cost it time, and fill the screen
     arguments = parser().parse_args(words)
     try:
         chosen, device = plan(arguments), torch.device(arguments.device)
     except (ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    os.environ["TQDM_DISABLE"] = "1"  # one peer's bars would cost it time, and fill the screen
     if torch.get_num_threads() > 1 and device.type == "cpu":
         print(f"{torch.get_num_threads()} threads; OMP_NUM_THREADS=1 makes a busy machine fair.")
     for path in run(chosen, device, arguments.out):

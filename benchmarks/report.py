@@ -95,12 +95,14 @@ def load(path: Path) -> Report:
 
 
 def write(report: Report, folder: Path) -> list[Path]:
-    """NAME.json, NAME.md and NAME.svg in the folder, NAME being the device."""
+    """NAME.json, NAME.md and, where there is a peer, NAME.svg; NAME is the device."""
     folder.mkdir(parents=True, exist_ok=True)
     name = report["about"]["device"]
     paths = [folder / f"{name}.{ending}" for ending in ("json", "md", "svg")]
     paths[0].write_text(json.dumps(report, indent=1) + "\n")
     paths[1].write_text(markdown(report))
+    if not report["rows"][0]["ahead"]:
+        return paths[:2]
     figure(report, paths[2])
     return paths
 
@@ -144,12 +146,13 @@ def sizes_table(report: Report) -> str:
 def rows_table(report: Report) -> str:
     """Medians, and by how much ours is ahead with the quartiles of the ratio."""
     libraries = list(report["rows"][0]["values"])
-    head = ["what", "network, batch", "unit", *libraries, *(f"vs {n}" for n in libraries[1:])]
+    head = ["what", "network, batch", *libraries, *(f"against {n}" for n in libraries[1:])]
     rows = []
     for row in report["rows"]:
         values = [number(row["values"][name]["median"]) for name in libraries]
         ahead = [ratio(row["ahead"][name]) for name in libraries[1:]]
-        rows.append([row["name"], f"{row['size']}, {row['batch']}", row["unit"], *values, *ahead])
+        what = f"{row['name']} ({row['unit']})"
+        rows.append([what, f"{row['size']}, {row['batch']}", *values, *ahead])
     return table(head, rows)
 
 
@@ -196,17 +199,21 @@ def figure(report: Report, path: Path) -> None:
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
 
     from ddpmlib import plots
 
     plots.style()
     # Images per second of sampling say what milliseconds per step say, for a chain of 50.
-    rows = [row for row in report["rows"] if row["ahead"]]
-    rows = [r for r in rows if not (r["name"].startswith("Sampling") and r["unit"] == "images/s")]
+    rows = [
+        row
+        for row in report["rows"]
+        if not (row["name"].startswith("Sampling") and row["unit"] == "images/s")
+    ]
     mpl.rcParams["svg.hashsalt"] = FORMAT
     drawn, ax = plt.subplots(figsize=(7.2, 0.28 * len(rows) + 1.2))
     for k, (peer, colour, mark) in enumerate(
-        zip(rows[0]["ahead"] if rows else [], (plots.BLUE, plots.ORANGE), "os", strict=False)
+        zip(rows[0]["ahead"], (plots.BLUE, plots.ORANGE), "os", strict=False)
     ):
         middle = [row["ahead"][peer]["median"] for row in rows]
         low = [row["ahead"][peer]["median"] - row["ahead"][peer]["low"] for row in rows]
@@ -216,11 +223,14 @@ def figure(report: Report, path: Path) -> None:
     ax.axvline(1, color=plots.GREY, linewidth=1)
     ax.set_yticks(range(len(rows)), [_label(row) for row in rows])
     ax.invert_yaxis()
-    ax.set(
-        xscale="log", xlabel="times ahead of the peer (1: equal; to the right: ddpmlib is ahead)"
+    ax.set(xscale="log")
+    ax.set_xlabel(
+        "times faster, or smaller, than the peer: ddpmlib is ahead right of 1", loc="right"
     )
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     ax.xaxis.set_major_formatter("{x:g}×")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1), ncol=2)
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), ncol=2)
     drawn.savefig(path, metadata={"Date": None})
     plt.close(drawn)
 
