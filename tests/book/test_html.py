@@ -453,7 +453,7 @@ def test_barriers_are_found_in_both_schemes(browser: Browser, tmp_path: Path) ->
     page = tmp_path / "page.html"
     style = "@media (prefers-color-scheme: dark) { body { background: #000; color: #222 } }"
     page.write_text(
-        f"<html lang=en><title>x</title><style>{style}</style><main><h1>A</h1><p>B</p>"
+        f"<html lang=en><title>x</title><style>{style}</style><main><h1>Some words</h1>"
         '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="></main></html>'
     )
     with Visit(browser, page) as visit:
