@@ -1,11 +1,13 @@
-"""``ddpmlib train | sample | evaluate | statistics | ship | zoo``: all from the command line."""
+"""``ddpmlib train | sample | evaluate | statistics | ship | export-web | zoo``: the commands."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ RUNS = Path("runs")
 EXAMPLES = """examples:
   ddpmlib train digits                    about a minute on one CPU thread, into runs/digits
   ddpmlib train digits --resume           after an interruption
+  torchrun --nproc-per-node 2 -m ddpmlib train digits      in two processes
   ddpmlib sample                          100 samples of the newest run into samples.png
   ddpmlib sample mnist --n 20 --label 7 --steps 20 --eta 1 --out sevens.png
   ddpmlib sample mnist --w 2              guided towards the class
@@ -28,24 +31,37 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    Bad input ends with one sentence on stderr and status 2, an interruption with 130.
+    Bad input ends with one sentence on stderr and status 2, an interruption with 130. Started by
+    ``torchrun``, the processes share the work, and the first one speaks.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     args = _parser().parse_args(words)
     args.command = shlex.join(["ddpmlib", *_repeatable(words)])
     try:
-        _settle(args)
-        args.run(args)
+        _run(args)
     except (ValueError, OSError, RuntimeError, FloatingPointError, ImportError) as error:
         # PyTorch adds pages to some messages: the first line says what is wrong.
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        print(f"ddpmlib: {lines[0]}", file=sys.stderr)
+        process = f" (process {os.environ['RANK']})" if "RANK" in os.environ else ""
+        print(f"ddpmlib{process}: {lines[0]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         hint = "; `--resume` goes on from the last saved state" if args.run is _train else ""
         print(f"\nddpmlib: interrupted{hint}", file=sys.stderr)
         return 130
     return 0
+
+
+def _run(args: argparse.Namespace) -> None:
+    from ddpmlib import parallel
+
+    with parallel.joined(args.device) as args.device:
+        _settle(args)
+        if parallel.is_main():
+            args.run(args)
+        elif args.run not in (_ship, _zoo):
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+                args.run(args)
 
 
 def _repeatable(words: Sequence[str]) -> list[str]:
@@ -96,7 +112,14 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--bf16", action=argparse.BooleanOptionalAction, help="default: on a CUDA GPU"
     )
-    train.add_argument("--compile", action="store_true", help="torch.compile the loss")
+    train.add_argument("--compile", action="store_true", help="torch.compile the network")
+    train.add_argument(
+        "--channels-last", action="store_true", help="memory layout of weights and images"
+    )
+    train.add_argument(
+        "--accumulate", type=_positive, default=1, metavar="PIECES",
+        help="cut each process's share of a batch into pieces, for less memory (default 1)",
+    )  # fmt: skip
 
     sample = _verb(verbs, "sample", _sample, "draw a grid of samples into a PNG")
     sample.add_argument(
@@ -149,6 +172,14 @@ def _parser() -> argparse.ArgumentParser:
     ship.add_argument("--name", help="name of the checkpoint (default: the recipe's)")
     ship.add_argument(
         "--dtype", default="float16", choices=("float16", "float32"), help="default float16"
+    )
+
+    web = _verb(
+        verbs, "export-web", _export_web, "write a denoiser as a script that draws in a web page"
+    )
+    web.add_argument("model", help="as for sample")
+    web.add_argument(
+        "--out", type=Path, default=Path("weights.js"), help="script to write (default weights.js)"
     )
 
     zoo = _verb(verbs, "zoo", _zoo, "list recipes and shipped checkpoints, or show one card")
@@ -243,6 +274,8 @@ def _train(args: argparse.Namespace) -> None:
         device=args.device,
         bf16=args.bf16,
         compile=args.compile,
+        channels_last=args.channels_last,
+        accumulate=args.accumulate,
         save_every=args.save_every,
         command=args.command,
     )
@@ -267,7 +300,7 @@ def _pairs(words: Sequence[str]) -> dict[str, Any]:
 def _sample(args: argparse.Namespace) -> None:
     import torch
 
-    from ddpmlib import evaluation, plots
+    from ddpmlib import evaluation, parallel, plots
 
     if args.out.suffix.lower() != ".png" or args.out.is_dir():
         raise ValueError(f"--out names the PNG to write, for example samples.png, got {args.out}")
@@ -296,7 +329,8 @@ def _sample(args: argparse.Namespace) -> None:
         bf16=args.bf16,
         compile=args.compile,
     )
-    plots.save_grid(x0, args.out, ncol=10)
+    if parallel.is_main():
+        plots.save_grid(x0, args.out, ncol=10)
     how = "".join(f", {name} {value}" for name, value in guidance.record().items())
     print(
         f"{args.out}: {args.n} samples of {card.name}, {args.sampling_steps} steps, "
@@ -329,13 +363,15 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _statistics(args: argparse.Namespace) -> None:
-    from ddpmlib import data, evaluation, features
+    from ddpmlib import data, evaluation, features, parallel
 
     known = [data.load(name) for name in args.data]  # all of them before the first is written
     for name, images in zip(args.data, known, strict=True):
         network, sha256 = evaluation.network_of(args.judge, images, args.device)
         path = features.statistics_path(name, network)
-        features.write_statistics(features.compute_statistics(network, images), path, sha256)
+        found = features.compute_statistics(network, images)
+        if parallel.is_main():
+            features.write_statistics(found, path, sha256)
         print(f"{path}: {len(images.x_train):,} training and {len(images.x_test):,} test images")
 
 
@@ -343,6 +379,14 @@ def _ship(args: argparse.Namespace) -> None:
     from ddpmlib import zoo
 
     print(zoo.ship(args.folder, args.name, args.dtype))
+
+
+def _export_web(args: argparse.Namespace) -> None:
+    from ddpmlib import web_export
+
+    model, card = _denoiser(args)
+    size = web_export.write(model, card, args.out)
+    print(f"{args.out}: {size / 1e6:.2f} MB")
 
 
 def _zoo(args: argparse.Namespace) -> None:

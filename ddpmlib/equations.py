@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 PACKAGE = Path(__file__).resolve().parent
 NUMBER = re.compile(r"[1-9A-Z]\d*\.[1-9]\d*[a-z]?")
+TAG = re.compile(r"\\tag\*?\{([^}]*)\}")
+# "(1.4)", "(1.4, 1.5)" and "(1.4) and (1.5)", but neither f(1.4) nor a decimal in a formula.
+REFERENCE = re.compile(rf"(?<![\w)\]}}])\(({NUMBER.pattern}(?:(?:, | and |–){NUMBER.pattern})*)\)")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,11 +67,9 @@ def implementations(package: Path | None = None) -> dict[str, list[str]]:
     package = PACKAGE if package is None else Path(package)
     found: dict[str, list[str]] = {}
     for path in _sources(package):
-        module = path.relative_to(package.parent).with_suffix("")
-        parts = [part for part in module.parts if part != "__init__"]
-        for names, call in _marks(path, "equation"):
+        for names, _, call in _marks(path, "equation"):
             for tag in _tags(call, path):
-                found.setdefault(tag, []).append(".".join([*parts, *names]))
+                found.setdefault(tag, []).append(_dotted(path, package, names))
     return _in_order(found)
 
 
@@ -83,11 +84,34 @@ def tests(root: Path | None = None) -> dict[str, list[str]]:
         return {}
     found: dict[str, list[str]] = {}
     for path in _sources(root / "tests"):
-        file = path.relative_to(root).as_posix()
-        for names, call in _marks(path, "mark.equation"):
+        for names, _, call in _marks(path, "mark.equation"):
             for tag in _tags(call, path):
-                found.setdefault(tag, []).append("::".join([file, *names]))
+                found.setdefault(tag, []).append(_test_id(path, root, names))
     return _in_order(found)
+
+
+def places(root: Path | None = None) -> dict[str, tuple[str, int]]:
+    """Every marked function and test, named as above → its file in the repository and its line.
+
+    ``root`` is as in :func:`tests`; without a repository there are no places.
+    """
+    root = _repository() if root is None else Path(root)
+    if root is None:
+        return {}
+    found = {}
+    for path in _sources(root / PACKAGE.name):
+        for names, line, _ in _marks(path, "equation"):
+            found[_dotted(path, root / PACKAGE.name, names)] = path, line
+    for path in _sources(root / "tests"):
+        for names, line, _ in _marks(path, "mark.equation"):
+            found[_test_id(path, root, names)] = path, line
+    return {name: (path.relative_to(root).as_posix(), line) for name, (path, line) in found.items()}
+
+
+def references(text: str) -> list[str]:
+    """Every number that a running text refers to, in order: "(1.4)" and "(1.5, 1.6)"."""
+    groups = REFERENCE.findall(text)
+    return [number for group in groups for number in NUMBER.findall(group)]
 
 
 def table(chapter: str | int, root: Path | None = None) -> Markdown:
@@ -142,8 +166,17 @@ def _repository() -> Path | None:
     return root if (root / "pyproject.toml").is_file() and (root / "tests").is_dir() else None
 
 
-def _marks(path: Path, ending: str) -> Iterator[tuple[list[str], ast.Call]]:
-    """Every decorator call whose dotted name ends so, with the names of what it decorates."""
+def _dotted(path: Path, package: Path, names: list[str]) -> str:
+    module = path.relative_to(package.parent).with_suffix("").parts
+    return ".".join([*(part for part in module if part != "__init__"), *names])
+
+
+def _test_id(path: Path, root: Path, names: list[str]) -> str:
+    return "::".join([path.relative_to(root).as_posix(), *names])
+
+
+def _marks(path: Path, ending: str) -> Iterator[tuple[list[str], int, ast.Call]]:
+    """Every decorator call whose dotted name ends so, with names and line of what it decorates."""
     pending: list[tuple[ast.AST, list[str]]] = [(ast.parse(path.read_text("utf-8")), [])]
     while pending:
         node, names = pending.pop()
@@ -151,7 +184,7 @@ def _marks(path: Path, ending: str) -> Iterator[tuple[list[str], ast.Call]]:
             names = [*names, node.name]
             for call in node.decorator_list:
                 if isinstance(call, ast.Call) and _ends(ast.unparse(call.func), ending):
-                    yield names, call
+                    yield names, node.lineno, call
         pending += [(child, names) for child in ast.iter_child_nodes(node)]
 
 

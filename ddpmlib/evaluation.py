@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpmlib import data, features, likelihood, samplers
+from ddpmlib import data, features, likelihood, parallel, samplers
 from ddpmlib import metrics as measures
 from ddpmlib.denoiser import Denoiser, FixedVariance
 from ddpmlib.features import Judge
@@ -23,7 +23,7 @@ from ddpmlib.guidance_options import GuidanceOptions
 from ddpmlib.metrics import Moments
 from ddpmlib.models import Classifier, NoisyClassifier
 from ddpmlib.runs import hardware
-from ddpmlib.training import default_device
+from ddpmlib.training import compile_network, default_device
 from ddpmlib.zoo import Card, find, load
 
 OF_SAMPLES = ("agreement", "fid", "is", "kid", "pr", "saturation")
@@ -62,7 +62,8 @@ def evaluate(
     A classifier: accuracy on the test set, for a noisy one see :func:`accuracy_under_noise`. A
     denoiser: one entry "samples" with all that is measured on ``n`` samples, classes in turn, see
     :func:`judged`; and one entry "nll" with the variational bound on ``n`` test images, see
-    :func:`nll`. An entry of the same setting is replaced, metric by metric.
+    :func:`nll`. An entry of the same setting is replaced, metric by metric. Several processes (see
+    :mod:`ddpmlib.parallel`) share the drawing and the features, and the first one writes.
 
     Args:
         name: as for :func:`ddpmlib.zoo.load`.
@@ -140,7 +141,8 @@ def _measured(
     entry["seconds"] = round(time.perf_counter() - started, 1)
     entry["hardware"] = hardware(next(model.parameters()).device)
     card.metrics[:], entry = _with_entry(card.metrics, entry)
-    card.write(path)
+    if parallel.is_main():
+        card.write(path)
     return entry
 
 
@@ -236,6 +238,10 @@ def generate(
 ) -> Tensor:
     """Samples in batches with a progress bar.
 
+    Several processes deal the batches out among themselves. Noise comes from one generator, batch
+    after batch, so each process draws what the others use up and throws it away: the samples are
+    the same however many there are.
+
     Args:
         denoiser: or a wrapper around one, see :mod:`ddpmlib.guidance`.
         image_shape: (C, H, W).
@@ -251,29 +257,51 @@ def generate(
         (N, C, H, W) on the CPU, one per label, or n.
     """
     device = next(denoiser.parameters()).device
-    generator = torch.Generator(device).manual_seed(seed)
     total = n if y is None else len(y)
     if total is None or total < 1 or (n is not None and n != total):
         raise ValueError(f"give labels or a number of samples, at least 1: n = {n}, labels {y}")
     chain = times(denoiser.process.T, steps)
     runner = _compiled(denoiser) if compile else denoiser
+    noise = _Noise(torch.Generator(device).manual_seed(seed), image_shape, chain, eta)
+    labels = torch.arange(total).split(batch_size)
     done = []
-    for i in _bar(range(0, total, batch_size)):
-        size = min(batch_size, total - i)
-        noise = torch.randn(size, *image_shape, device=device, generator=generator)
-        labels = None if y is None else y[i : i + size].to(device)
+    for k, index in _bar(list(parallel.own(labels))):
+        first = noise.start_of(k, [len(part) for part in labels])
+        own = None if y is None else y[index].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             x0 = samplers.draw(
-                runner, denoiser.process, noise, chain, eta=eta, y=labels, generator=generator
+                runner, denoiser.process, first, chain, eta=eta, y=own, generator=noise.generator
             )
         done.append(x0.cpu())
-    return torch.cat(done)
+    return torch.cat(parallel.collected(done))
+
+
+class _Noise:
+    """The one stream of noise that batch after batch of samples is drawn from."""
+
+    def __init__(
+        self, generator: torch.Generator, shape: tuple[int, ...], chain: list[int], eta: float
+    ) -> None:
+        self.generator, self.shape, self.batch = generator, shape, 0
+        self.steps = len(chain) - 2 if eta > 0 else 0  # the last step draws nothing
+
+    def start_of(self, batch: int, sizes: list[int]) -> Tensor:
+        """The state at T of a batch, after all noise of the batches before it."""
+        for size in sizes[self.batch : batch]:
+            for _ in range(1 + self.steps):
+                self._draw(size)
+        self.batch = batch + 1  # whose own steps the sampler draws
+        return self._draw(sizes[batch])
+
+    def _draw(self, size: int) -> Tensor:
+        device = self.generator.device
+        return torch.randn(size, *self.shape, device=device, generator=self.generator)
 
 
 def _bar(batches: Any) -> Iterator[Any]:
     from tqdm import tqdm
 
-    return iter(tqdm(batches, unit="batch", disable=None))
+    return iter(tqdm(batches, unit="batch", disable=None if parallel.is_main() else True))
 
 
 def _compiled(denoiser: Any) -> Any:
@@ -281,8 +309,9 @@ def _compiled(denoiser: Any) -> Any:
     twin = copy.copy(denoiser)
     twin._modules = dict(denoiser._modules)  # else the given one would change too
     for name, child in twin._modules.items():
-        compiled = torch.compile(child) if name == "net" else _compiled(child)
-        twin._modules[name] = compiled
+        twin._modules[name] = copy.copy(child) if name == "net" else _compiled(child)
+    if "net" in twin._modules:
+        compile_network(twin)
     return twin
 
 
@@ -375,6 +404,8 @@ def judged(
         real: ``reference(classifier, images, N, y)`` if it is at hand.
 
     Returns:
+        numbers by name, for each of ``metrics``
+
         - agreement: ``class_agreement`` with its ``_interval`` (not without labels, nor for
           Inception, which knows other classes);
         - fid: ``frechet`` to the whole training set with its ``_interval``; ``frechet_floor``,

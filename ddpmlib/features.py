@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpmlib import data, zoo
+from ddpmlib import data, parallel, zoo
 from ddpmlib.files import read_safetensors, write_atomically, write_safetensors
 from ddpmlib.metrics import Moments
 from ddpmlib.models import Classifier
@@ -117,7 +117,7 @@ def _inception_weights() -> Path:
 
 @torch.no_grad()
 def judge(classifier: Judge, x: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
-    """Features and logits of images, batch by batch.
+    """Features and logits of images, batch by batch, which several processes share.
 
     Args:
         classifier: in evaluation mode.
@@ -127,17 +127,19 @@ def judge(classifier: Judge, x: Tensor, batch_size: int = 500) -> tuple[Tensor, 
     Returns:
         features (N, F) and logits (N, K), on the CPU.
     """
-    features, logits = [], []
-    for part in x.split(batch_size):
+    found = []
+    for _, part in parallel.own(x.split(batch_size)):
         h = _features(classifier, part)
-        features.append(h.cpu())
-        logits.append(classifier.head(h).cpu())
+        found.append((h.cpu(), classifier.head(h).cpu()))
+    features, logits = zip(*parallel.collected(found), strict=True)
     return torch.cat(features), torch.cat(logits)
 
 
 @torch.no_grad()
 def moments(classifier: Judge, x: Tensor, batch_size: int = 500) -> Moments:
     """Mean and covariance of the features of images, which are never all held in memory.
+
+    Several processes share the images; their moments are merged exactly, up to rounding.
 
     Args:
         classifier, x, batch_size: as for :func:`judge`; a progress bar shows long work.
@@ -146,12 +148,16 @@ def moments(classifier: Judge, x: Tensor, batch_size: int = 500) -> Moments:
 
     if not len(x):
         raise ValueError("there are no images to take the moments of")
-    found: Moments | None = None
-    for part in tqdm(x.split(batch_size), unit="batch", desc="features", disable=None, delay=3):
+    own = [part for _, part in parallel.own(x.split(batch_size))]
+    quiet = None if parallel.is_main() else True
+    found: list[Moments] = []
+    for part in tqdm(own, unit="batch", desc="features", disable=quiet, delay=3):
         h = _features(classifier, part)
-        found = (found or Moments(h.shape[1])).update(h)
-    assert found is not None
-    return found
+        found = [(found[0] if found else Moments(h.shape[1])).update(h)]
+    first, *others = parallel.collected(found)
+    for other in others:
+        first.merge(other)
+    return first
 
 
 def _features(classifier: Judge, x: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Carry out a recipe in a folder: train with a progress bar and a log, resume, export.
 
 A run is a folder: ``training.safetensors`` (everything, to resume from), ``log.jsonl``, and at the
-end ``model.safetensors`` (averaged weights) with its card ``model.json``.
+end ``model.safetensors`` (averaged weights) with its card ``model.json``. Of several processes (see
+:mod:`ddpmlib.parallel`) the first one writes and shows progress.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ddpmlib import data, recipes
+from ddpmlib import data, parallel, recipes
 from ddpmlib.files import write_atomically
 from ddpmlib.recipes import ClassifierRecipe, DiffusionRecipe, Recipe
 from ddpmlib.training import Trainer, fit
@@ -32,6 +33,8 @@ def train(
     device: torch.device | str | None = None,
     bf16: bool | None = None,
     compile: bool = False,
+    channels_last: bool = False,
+    accumulate: int = 1,
     save_every: int = 100,
     log_every: int = 50,
     command: str = "",
@@ -41,10 +44,11 @@ def train(
     Args:
         recipe: see :data:`ddpmlib.recipes.RECIPES`.
         folder: where the run lives; created if needed.
-        resume: go on from the last saved state, if there is one.
+        resume: go on from the last saved state, if there is one; also done without a word where
+            ``torchrun`` started the processes again.
         init: a checkpoint whose weights to start from instead of random ones; see
             :func:`ddpmlib.zoo.start_from`. The card names it.
-        device, bf16, compile: see :class:`ddpmlib.training.Trainer`.
+        device, bf16, compile, channels_last, accumulate: see :class:`ddpmlib.training.Trainer`.
         save_every, log_every: updates between saves and between lines of the log.
         command: what the card says to repeat the run.
 
@@ -58,7 +62,7 @@ def train(
     """
     folder = Path(folder)
     state = folder / STATE
-    _check_folder(folder, resume)
+    _check_folder(folder, resume or parallel.restarted())
     torch.manual_seed(recipe.settings.seed)
     images = data.load(recipe.data)
     _check_fits(recipe, images)
@@ -67,7 +71,8 @@ def train(
     decided = recipes.to_dict(recipe) | {"init": sha256}
     trainer = Trainer(
         model, recipe.loss(), images.x_train, images.y_train, recipe.settings,
-        device=device, bf16=bf16, compile=compile, recipe=decided,
+        device=device, bf16=bf16, compile=compile, channels_last=channels_last,
+        accumulate=accumulate, recipe=decided,
     )  # fmt: skip
     if state.exists():
         trainer.load(state)
@@ -77,8 +82,13 @@ def train(
     for progress in log.watch(fit(trainer, checkpoint=state, save_every=save_every)):
         del progress
     switches = {"device": str(trainer.device), "bf16": trainer.bf16, "compile": compile}
+    switches |= {"channels_last": channels_last, "accumulate": accumulate}
+    switches |= {"processes": parallel.size()}
     switches |= {"command": command} | ({"init": f"{init} ({sha256})"} if init else {})
-    return _export(recipe, trainer, images, folder, log, switches)
+    if parallel.is_main():
+        _export(recipe, trainer, images, folder, log, switches)
+    parallel.wait()
+    return verified(folder / MODEL)
 
 
 def _check_fits(recipe: Recipe, images: data.Images) -> None:
@@ -129,7 +139,8 @@ class _Log:
         self.path, self.trainer, self.every = path, trainer, every
         self.rows = [row for row in _rows(path) if row["step"] <= trainer.step]
         content = "".join(json.dumps(row) + "\n" for row in self.rows)
-        write_atomically(path, content.encode())
+        if parallel.is_main():
+            write_atomically(path, content.encode())
         self.seconds = self.rows[-1]["seconds"] if self.rows else 0.0
 
     def watch(self, updates: Iterator[Any]) -> Iterator[Any]:
@@ -137,8 +148,8 @@ class _Log:
 
         settings, begun = self.trainer.settings, self.trainer.step
         total, count, started, before = 0.0, 0, time.perf_counter(), self.seconds
-        last = started
-        with tqdm(total=settings.steps, initial=begun, unit="step", disable=None) as bar:
+        last, quiet = started, None if parallel.is_main() else True
+        with tqdm(total=settings.steps, initial=begun, unit="step", disable=quiet) as bar:
             for p in updates:
                 total, count = total + p.loss.float(), count + 1
                 if p.step % self.every == 0 or p.step == settings.steps:
@@ -155,8 +166,9 @@ class _Log:
         row = {"step": step, "loss": loss, "lr": lr, "images_per_s": round(speed, 1)}
         row["seconds"] = round(self.seconds, 2)
         self.rows.append(row)
-        with open(self.path, "a") as file:
-            file.write(json.dumps(row) + "\n")
+        if parallel.is_main():
+            with open(self.path, "a") as file:
+                file.write(json.dumps(row) + "\n")
 
 
 def read_log(path: Path | str) -> dict[str, list[float]]:
@@ -197,7 +209,7 @@ def _export(
     folder: Path,
     log: _Log,
     how: dict[str, Any],
-) -> Card:
+) -> None:
     averaged = trainer.averaged
     settings = recipe.settings
     card = Card(
@@ -217,7 +229,7 @@ def _export(
         },
         loss=_thinned([(row["step"], round(row["loss"], 6)) for row in log.rows]),
     )  # fmt: skip
-    return write_model(averaged.state_dict(), card, folder / MODEL)
+    write_model(averaged.state_dict(), card, folder / MODEL)
 
 
 def _thinned(pairs: list[tuple[int, float]], most: int = 200) -> list[tuple[int, float]]:
@@ -228,11 +240,12 @@ def _thinned(pairs: list[tuple[int, float]], most: int = 200) -> list[tuple[int,
 
 
 def hardware(device: torch.device) -> str:
-    """The processor that did the work, with its threads."""
+    """The processor that did the work, with its threads, and how many processes shared it."""
+    several = f", {parallel.size()} processes" if parallel.size() > 1 else ""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
+        return torch.cuda.get_device_name(device) + several
     threads = torch.get_num_threads()
-    return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}{several}"
 
 
 def processor() -> str:

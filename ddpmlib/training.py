@@ -1,7 +1,10 @@
 """The training loop: a generator whose caller decides about progress bars, logs and early stops.
 
 A :class:`Trainer` holds everything that changes while training; one file holds it all, is replaced
-in one go, and brings the run back to the same bits on the CPU.
+in one go, and brings the run back to the same bits on the CPU. Random numbers are no part of it:
+those of a piece of an update are a function of (seed, update, piece). So a batch may be cut into
+pieces, and these dealt out to several processes (see :mod:`ddpmlib.parallel`), and nothing else
+changes.
 """
 
 from __future__ import annotations
@@ -9,18 +12,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.nn.parallel import DistributedDataParallel
 
+from ddpmlib import parallel
+from ddpmlib.averaging import Average
 from ddpmlib.data import Batches, to_float
 from ddpmlib.files import read_safetensors, write_safetensors
 
-FORMAT = "ddpmlib-training-1"
+FORMAT = "ddpmlib-training-2"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each weight
 BatchLoss = Callable[[nn.Module, Tensor, Tensor | None, torch.Generator], Tensor]
 """(model, x (B, ...) float, y (B,) or None, generator) -> mean loss, a scalar.
@@ -38,7 +45,7 @@ class Settings:
 
     Attributes:
         steps: optimiser updates in all.
-        batch_size: samples per update.
+        batch_size: samples per update, over all processes.
         lr: peak learning rate; linear warm-up, then half a cosine down to zero.
         warmup: updates of warm-up.
         weight_decay: of AdamW.
@@ -88,7 +95,8 @@ class Progress:
 
     Attributes:
         step: updates done, 1..steps.
-        loss: its loss, a scalar tensor on the device: reading it makes the CPU wait for a GPU.
+        loss: that of the whole batch, the same on every process, a scalar tensor on the device:
+            reading it makes the CPU wait for a GPU.
         lr: its learning rate.
     """
 
@@ -98,7 +106,13 @@ class Progress:
 
 
 class Trainer:
-    """Model, averaged model, optimiser, random numbers and data, on one device.
+    """Model, averaged model, optimiser and data, on the device of this process.
+
+    Under ``torchrun`` (see :func:`ddpmlib.parallel.joined`) each process holds all of it and works
+    on its own pieces of each batch; gradients are averaged, so weights and their averages stay the
+    same everywhere. N processes do what one does in N times as many pieces: the same to rounding
+    error, but for batch normalisation and :class:`ddpmlib.losses.ImportanceTimes`, which go on from
+    piece to piece in one process, and from the first process's in several.
 
     Args:
         model: what is trained; moved to ``device``.
@@ -108,11 +122,16 @@ class Trainer:
         settings: optimiser and budget.
         device: where to train; by default a GPU if there is one.
         bf16: forward pass in bfloat16 by autocast; by default on a CUDA GPU only.
-        compile: run the loss through torch.compile; off by default.
+        compile: run the network through torch.compile, with CUDA graphs on a CUDA GPU; off by
+            default.
+        channels_last: lay weights and images out that way; off by default.
+        accumulate: pieces into which each process cuts its share of a batch, one after the other:
+            less memory for the same update.
         recipe: what else decides the run, as JSON values; a state of another recipe is refused.
 
     Raises:
-        ValueError: if data and labels differ in number, or a batch is larger than the data.
+        ValueError: if data and labels differ in number, a batch is larger than the data, or it
+            cannot be cut into equal pieces.
     """
 
     def __init__(
@@ -126,26 +145,34 @@ class Trainer:
         device: torch.device | str | None = None,
         bf16: bool | None = None,
         compile: bool = False,
+        channels_last: bool = False,
+        accumulate: int = 1,
         recipe: dict[str, Any] | None = None,
     ) -> None:
         if y is not None and len(y) != len(x):
             raise ValueError(f"need one label per sample, got {len(y)} labels for {len(x)} samples")
         if x.dtype != torch.uint8 and not x.is_floating_point():
             raise ValueError(f"data are uint8 images or float points, got {x.dtype}")
+        _check_pieces(settings.batch_size, accumulate)
         self.device = torch.device(device) if device else default_device()
-        self.settings, self.recipe = settings, recipe
-        self.batches = Batches(len(x), settings.batch_size, settings.seed)
+        self.settings, self.recipe, self.accumulate = settings, recipe, accumulate
+        self.batches = Batches(len(x), settings.batch_size, settings.seed, self.device)
         self.x, self.y = x.to(self.device), None if y is None else y.to(self.device)
-        self.model = model.to(self.device)
-        self.ema = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema))
+        self.layout = torch.channels_last if channels_last else torch.preserve_format
+        self.model = model.to(self.device).to(memory_format=self.layout)
+        self.ema = Average(self.model, settings.ema)
         fused = self.device.type in ("cuda", "cpu")
         self.optimiser = torch.optim.AdamW(
             self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
         )
-        self.generator = torch.Generator(self.device).manual_seed(settings.seed)
+        self.generator = torch.Generator(self.device)
         self.bf16 = self.device.type == "cuda" if bf16 is None else bf16
         self._memory = loss.to(self.device) if isinstance(loss, nn.Module) else nn.Module()
-        self._loss = torch.compile(loss) if compile else loss
+        objective = _Objective(self.model, loss)
+        several = parallel.size() > 1
+        self._objective: nn.Module = DistributedDataParallel(objective) if several else objective
+        if compile:
+            compile_network(self.model)
         self.step = 0
 
     @property
@@ -158,27 +185,58 @@ class Trainer:
         lr = self.settings.lr_at(self.step)
         for group in self.optimiser.param_groups:
             group["lr"] = lr
-        x, y = self._batch(self.step)
         self.model.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            loss = self._loss(self.model, x, y, self.generator)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = self._gradients()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimiser.step()
-        self.ema.update_parameters(self.model)
+        self.ema.update(self.model)
         self.step += 1
-        return Progress(self.step, loss.detach(), lr)
+        return Progress(self.step, loss, lr)
 
-    def _batch(self, step: int) -> tuple[Tensor, Tensor | None]:
-        index = self.batches[step].to(self.device)
+    def _gradients(self) -> Tensor:
+        """Leave the gradients of the whole batch in the weights; return its loss."""
+        index, total = self.batches[self.step], torch.zeros((), device=self.device)
+        pieces = index.tensor_split(parallel.size() * self.accumulate)
+        first = parallel.rank() * self.accumulate
+        for number in range(first, first + self.accumulate):
+            last = number == first + self.accumulate - 1
+            with self._averaging(last), self._random_numbers_of(number):
+                loss = self._loss_of(pieces[number]) / self.accumulate
+                loss.backward()
+            total += loss.detach()
+        return parallel.mean(total)
+
+    def _averaging(self, last: bool) -> AbstractContextManager[Any]:
+        """Gradients travel between processes once an update, with the last piece."""
+        if last or not isinstance(self._objective, DistributedDataParallel):
+            return nullcontext()
+        return self._objective.no_sync()
+
+    @contextmanager
+    def _random_numbers_of(self, piece: int) -> Iterator[None]:
+        """Seed what draws: the loss by its generator, dropout by PyTorch's own numbers."""
+        where = self.settings.seed, self.step, piece
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            # Two seeds: from one, the noise and the mask of a dropout would be the same numbers.
+            torch.manual_seed(_seed_of("dropout", *where))
+            self.generator.manual_seed(_seed_of("loss", *where))
+            yield
+
+    def _loss_of(self, index: Tensor) -> Tensor:
         x, y = self.x[index], None if self.y is None else self.y[index]
-        return to_float(x) if x.dtype == torch.uint8 else x, y
+        x = to_float(x) if x.dtype == torch.uint8 else x
+        x = x.to(memory_format=self.layout) if x.ndim == 4 else x
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            return self._objective(x, y, self.generator)
 
     # ---- everything in one file --------------------------------------------------------------
 
     def save(self, path: Path | str) -> None:
         """Write the whole state to ``path`` (safetensors), replacing an older file in one go.
+
+        Of several processes, which all hold the same, the first one writes.
 
         Raises:
             TrainingDiverged: if a weight is not finite; the older file then stays as it was.
@@ -193,10 +251,13 @@ class Trainer:
                 )
         header = {"format": FORMAT, "step": str(self.step)}
         header |= {key: json.dumps(value) for key, value in self._decided().items()}
-        write_safetensors(path, tensors, header)
+        if parallel.is_main():
+            write_safetensors(path, tensors, header)
 
     def load(self, path: Path | str) -> None:
         """Continue from a file written by :meth:`save` for the same model, data and settings.
+
+        The number of processes and pieces, and the device, may be others than before.
 
         Raises:
             FileNotFoundError: if there is no such file.
@@ -235,10 +296,6 @@ class Trainer:
         tensors |= {f"loss.{k}": v for k, v in self._memory.state_dict().items()}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
-        tensors["random.own"] = self.generator.get_state()
-        tensors["random.cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
         return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
 
     def _check_tensors(self, path: Path | str, tensors: dict[str, Tensor], step: int) -> None:
@@ -258,13 +315,6 @@ class Trainer:
         whole = {f"optimiser.{k.split('.')[1]}.{m}" for k in moments for m in MOMENTS}
         if moments != whole or (step > 0 and not moments):
             raise ValueError(f"{path} is damaged: the optimiser's moments are not all there")
-        own = {"random.own": self.generator.get_state(), "random.cpu": torch.get_rng_state()}
-        for name, value in own.items():
-            if name not in tensors or tensors[name].shape != value.shape:
-                raise ValueError(
-                    f"{path} was trained on another kind of device than {self.device.type}: "
-                    "random numbers do not go on from one to the other"
-                )
 
     def _check_optimiser(self, path: Path | str, key: str, value: Tensor) -> None:
         parameters = list(self.model.parameters())
@@ -287,10 +337,45 @@ class Trainer:
             state.setdefault(int(i), {})[name] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
-        self.generator.set_state(tensors["random.own"])
-        torch.set_rng_state(tensors["random.cpu"])
-        if self.device.type == "cuda" and "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"], self.device)
+
+
+class _Objective(nn.Module):
+    """Model and loss as one module, whose call is what several processes keep in step."""
+
+    def __init__(self, model: nn.Module, loss: BatchLoss) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, x: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
+        return self.loss(self.model, x, y, generator)
+
+
+def compile_network(model: nn.Module) -> None:
+    """Run the network inside ``model``, or the model itself, through torch.compile, in place.
+
+    What surrounds the network is a few cheap operations that look at their arguments. Weights keep
+    their names. On a CUDA GPU the kernels of a call are launched as one graph.
+    """
+    network = getattr(model, "net", model)
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    network.compile(mode="reduce-overhead" if on_gpu else None)
+
+
+def _seed_of(use: str, seed: int, step: int, piece: int) -> int:
+    """One of 2⁶³ seeds, as good as independent for other arguments."""
+    digest = blake2b(f"{use} {seed} {step} {piece}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _check_pieces(batch_size: int, accumulate: int) -> None:
+    if not isinstance(accumulate, int) or accumulate < 1:
+        raise ValueError(f"accumulate counts pieces and must be at least 1, got {accumulate!r}")
+    pieces = parallel.size() * accumulate
+    if batch_size % pieces:
+        raise ValueError(
+            f"batch_size = {batch_size} cannot be cut into equal pieces, {accumulate} for each of "
+            f"{parallel.size()} processes: make it a multiple of {pieces}"
+        )
 
 
 def fit(

@@ -79,6 +79,11 @@ class Chapter:
         return self.name.split("_")[0]
 
     @property
+    def appendix(self) -> bool:
+        """Whether a letter stands in place of the number: a page to browse, not a lesson."""
+        return self.number.isalpha()
+
+    @property
     def digest(self) -> str:
         """Changes whenever the text does."""
         return hashlib.sha256(self.text.read_bytes()).hexdigest()[:12]

@@ -88,6 +88,20 @@ def test_tests_have_ids_that_pytest_understands(repository: Path) -> None:
     }
 
 
+def test_places_name_file_and_line_of_the_def(repository: Path) -> None:
+    places = equations.places(repository)
+    assert places["ddpmlib.process.kernel"] == ("ddpmlib/process.py", 6)
+    assert places["ddpmlib.process.Process.scale"] == ("ddpmlib/process.py", 11)
+    assert places["tests/sub/test_process.py::test_kernel"] == ("tests/sub/test_process.py", 6)
+    found = (equations.implementations(repository / "ddpmlib"), equations.tests(repository))
+    assert set(places) == {name for marks in found for names in marks.values() for name in names}
+
+
+def test_references_in_running_text() -> None:
+    text = "As (1.4) says, by (1.5, 1.6) and (A.1–A.3), but f(1.7), x](1.8), (2020) and (0.5)."
+    assert equations.references(text) == ["1.4", "1.5", "1.6", "A.1", "A.3"]
+
+
 def test_no_tests_beside_an_installed_package(tmp_path: Path) -> None:
     assert equations.tests(tmp_path) == {}
 

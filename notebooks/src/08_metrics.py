@@ -373,6 +373,38 @@ _ = axes[0].set_ylabel("$x_2$")
 #
 # is the share of fakes on it; recall is the same with the roles exchanged: the share of reals within the fakes' manifold.
 #
+# Three of these steps once more by computer algebra: the map (8.6) with letters that do not commute, so for matrices of any size; the eigenvalues behind (8.7) for 2×2 matrices; and (8.9) for two
+# images and three classes.
+
+# %% tags=["hide-input"]
+import sympy as sp
+
+Ra, Q, Cb = sp.symbols("R Q C_b", commutative=False)  # R² = C_a, Q² = R C_b R
+transport = Ra**-1 * Q * Ra**-1  # T of (8.6)
+assert sp.expand(transport * Ra**2 * transport) == Ra**-1 * Q**2 * Ra**-1
+assert Ra**-1 * (Ra * Cb * Ra) * Ra**-1 == Cb  # so T C_a T = C_b
+
+r1, r2, r3, c1, c2, c3 = sp.symbols("r_1:4 c_1:4", real=True)
+root_a = sp.Matrix([[r1, r2], [r2, r3]])
+cov_b = sp.Matrix([[c1, c2], [c2, c3]])
+one, other = root_a * root_a * cov_b, root_a * cov_b * root_a
+assert sp.expand(one.trace() - other.trace()) == 0
+assert sp.expand(one.det() - other.det()) == 0
+
+p1, p2, q1, q2 = sp.symbols("p_1:3 q_1:3", positive=True)
+verdicts = [(p1, p2, 1 - p1 - p2), (q1, q2, 1 - q1 - q2)]
+average = [(a + b) / 2 for a, b in zip(*verdicts, strict=True)]
+exponent = sum(
+    p * (sp.log(p) - sp.log(m)) / 2
+    for row in verdicts
+    for p, m in zip(row, average, strict=True)
+)
+entropies = [-sum(p * sp.log(p) for p in row) for row in (*verdicts, average)]
+gain = entropies[2] - (entropies[0] + entropies[1]) / 2
+assert sp.simplify(exponent - gain) == 0
+print("sympy agrees with (8.6), (8.7) and (8.9)")
+
+# %% [markdown]
 # ## From scratch, then from the library
 #
 # Four measures, ten lines or fewer each, and the same four from `ddpmlib.metrics`.

@@ -229,11 +229,18 @@ assert all(error[w, 50].mean() < 2 * floor.mean() for w in ways)
 # %% tags=["hide-input"]
 import sympy as sp
 
-z, sigma = sp.symbols("z sigma", positive=True)
+u = sp.symbols("u", positive=True)
 z = sp.symbols("z", real=True)
+difference = sp.exp(-(u**2) / 4) / sp.sqrt(
+    4 * sp.pi
+)  # of Z1 - Z2, with sigma = 1
+two = -2 * sp.integrate(u * difference, (u, 0, sp.oo)) / 2  # -E|Z1 - Z2| / 2
+three = 3 * two / 2  # the median of three has mean zero
+assert (two, three) == (-1 / sp.sqrt(sp.pi), -3 / (2 * sp.sqrt(sp.pi)))
+# and without the trick, from the density of the smallest of k
 density = sp.exp(-(z**2) / 2) / sp.sqrt(2 * sp.pi)
 above = sp.erfc(z / sp.sqrt(2)) / 2
-for k, claimed in ((2, -1 / sp.sqrt(sp.pi)), (3, -3 / (2 * sp.sqrt(sp.pi)))):
+for k, claimed in ((2, two), (3, three)):
     exact = sp.Integral(z * k * density * above ** (k - 1), (z, -sp.oo, sp.oo))
     assert abs(float(exact.evalf(8)) - float(claimed)) < 1e-6
 print("(9.5) holds for two and for three")

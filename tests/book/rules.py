@@ -8,7 +8,8 @@ import re
 import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import wraps
+from itertools import pairwise, takewhile
 from typing import Any
 
 from bs4 import BeautifulSoup
@@ -35,6 +36,7 @@ SECTIONS = {
     "recap": r"recap",
     "further reading": r"further reading",
 }
+PROOF = re.compile(r"\b(?:sp|sympy)\.(?:simplify|expand|solve|integrate|diff)\(")
 FENCE = re.compile(r"(?ms)^ *(```+|~~~+).*?^ *\1 *$")
 HEADING = re.compile(r"(?m)^(#{1,6}) +(.+?) *$")
 ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
@@ -54,6 +56,10 @@ class Executed:
     @property
     def number(self) -> str:
         return self.name.split("_")[0]
+
+    @property
+    def appendix(self) -> bool:
+        return notebooks.Chapter(self.name).appendix
 
     @property
     def code(self) -> list[NotebookNode]:
@@ -90,6 +96,16 @@ def rule(function: Rule) -> Rule:
     """Every chapter is held against every rule."""
     RULES[function.__name__] = function
     return function
+
+
+def lesson(function: Rule) -> Rule:
+    """A rule for chapters alone: an appendix teaches no lesson and sets no exercises."""
+
+    @wraps(function)
+    def unless_appendix(chapter: Executed) -> Iterator[str]:
+        return iter(()) if chapter.appendix else function(chapter)
+
+    return unless_appendix
 
 
 def shown(cell: NotebookNode) -> str:
@@ -309,6 +325,7 @@ def headings_are_a_tree(chapter: Executed) -> Iterator[str]:
 
 
 @rule
+@lesson
 def sections_are_complete(chapter: Executed) -> Iterator[str]:
     titles = [title.lower() for level, title in chapter.headings() if level == 2]
     for section, pattern in SECTIONS.items():
@@ -317,6 +334,7 @@ def sections_are_complete(chapter: Executed) -> Iterator[str]:
 
 
 @rule
+@lesson
 def equation_table(chapter: Executed) -> Iterator[str]:
     call = re.compile(rf"""\btable\(\s*["']?0?{re.escape(chapter.number.lstrip("0"))}["']?\s*\)""")
     if not any(call.search(cell.source) for cell in chapter.code):
@@ -324,6 +342,17 @@ def equation_table(chapter: Executed) -> Iterator[str]:
 
 
 @rule
+@lesson
+def folded_proof(chapter: Executed) -> Iterator[str]:
+    """The key step of a derivation runs in sympy, with its code folded, before the exercises."""
+    before = takewhile(lambda cell: "## Exercises" not in cell.source, chapter.notebook.cells)
+    folded = (cell for cell in before if {"hide-input", "hide-cell"} & set(tags(cell)))
+    if not any(PROOF.search(cell.source) and "assert " in cell.source for cell in folded):
+        yield "no folded cell proves a step of the derivation with sympy and asserts it"
+
+
+@rule
+@lesson
 def exercises_are_complete(chapter: Executed) -> Iterator[str]:
     """Stars, a hint, and a folded solution that is checked; three at least, easy to hard."""
     found = list(_exercises(chapter))

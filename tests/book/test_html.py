@@ -1,31 +1,26 @@
 """The built book keeps its promise: it works from a stick, with the network cut.
 
-First the pages are read as text, then a real browser opens them. All tests of the built book stand
-in this one module, so that with `--dist loadscope` one worker builds it, once.
+First the pages are read as text, then a real browser opens them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
-import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser
 
+from ddpmlib import equations
 from scripts import notebooks, release
+from tests.book.built import ROOT, Visit, parse
 from tests.book.test_equations import prose, tags
 
-ROOT = notebooks.ROOT
-HTML = ROOT / "_build" / "html"
-STAMP = ROOT / "_build" / "html-sources.sha256"
 PAGE_LIMIT, BOOK_LIMIT = 1_500_000, 60_000_000  # bytes
 LOAD_LIMIT, FILM_LIMIT = 3_000_000, 200_000
 LOADING = {
@@ -41,50 +36,6 @@ LOADING = {
     "object": "data",
     "link": "href",
 }
-
-
-# Building
-
-
-def sources() -> list[Path]:
-    """Everything that the HTML is made of."""
-    files = [ROOT / "_config.yml", ROOT / "_toc.yml", ROOT / notebooks.COSTS]
-    files += ROOT.glob("notebooks/*.ipynb")
-    files += [path for path in ROOT.glob("book/**/*") if path.is_file()]
-    return sorted(path for path in files if "__pycache__" not in path.parts)
-
-
-def digest() -> str:
-    """Changes whenever a source changes."""
-    total = hashlib.sha256()
-    for path in sources():
-        total.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
-    return total.hexdigest()
-
-
-@pytest.fixture(scope="module")
-def html() -> Path:
-    """The folder of the built book, rebuilt when a source has changed; a warning is an error."""
-    wanted = digest()
-    if not (HTML / "index.html").exists() or not STAMP.exists() or STAMP.read_text() != wanted:
-        STAMP.unlink(missing_ok=True)
-        program = Path(sys.executable).with_name("jupyter-book")
-        command = [str(program), "build", str(ROOT), "--all", "-W", "--keep-going"]
-        run = subprocess.run(command, capture_output=True, text=True)
-        assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
-        STAMP.write_text(wanted)
-    return HTML
-
-
-@pytest.fixture(scope="module")
-def pages(html: Path) -> dict[str, BeautifulSoup]:
-    """Every page of the book by its path."""
-    paths = [path for path in sorted(html.rglob("*.html")) if "_static" not in path.parts]
-    return {path.relative_to(html).as_posix(): parse(path.read_text("utf-8")) for path in paths}
-
-
-def parse(text: str) -> BeautifulSoup:
-    return BeautifulSoup(text, "html.parser")
 
 
 def is_redirect(soup: BeautifulSoup) -> bool:
@@ -193,6 +144,69 @@ def test_numbered_equations_reach_the_page(pages: dict[str, BeautifulSoup]) -> N
         assert shown == tags(prose(chapter.text)), chapter.name
 
 
+def test_every_slide_box_is_on_its_page(pages: dict[str, BeautifulSoup]) -> None:
+    """The anchors are checked with all other links; here, that nothing was lost on the way."""
+    chapters = [f"notebooks/{chapter.name}.html" for chapter in notebooks.chapters()]
+    boxes = [box for name in chapters for box in pages[name].select("[id^=mind-the-slide-]")]
+    collected = pages["book/mind_the_slide.html"].select("article div.admonition.warning")
+    assert boxes and len(collected) == len(boxes)
+
+
+def test_links_to_the_glossary_say_what_the_word_means(pages: dict[str, BeautifulSoup]) -> None:
+    for chapter in notebooks.chapters():
+        links = pages[f"notebooks/{chapter.name}.html"].select('a[href*="glossary.html#term-"]')
+        assert links and all(len(str(link.get("title", "")).split()) >= 5 for link in links)
+
+
+def test_the_index_leads_into_the_chapters(pages: dict[str, BeautifulSoup]) -> None:
+    targets = {str(a["href"]).split("#")[0] for a in pages["genindex.html"].select("main a[href]")}
+    assert {f"notebooks/{chapter.name}.html" for chapter in notebooks.chapters()} <= targets
+
+
+def test_previous_and_next_lead_through_the_whole_book(pages: dict[str, BeautifulSoup]) -> None:
+    listed = re.findall(r"(?:file|root): (\S+)", (ROOT / "_toc.yml").read_text("utf-8"))
+    for before, after in pairwise(listed):
+        link = pages[f"{before}.html"].select_one("a.right-next")
+        assert link is not None and str(link["href"]).endswith(f"{after.split('/')[-1]}.html")
+
+
+def test_each_equation_leads_to_its_functions_and_tests(pages: dict[str, BeautifulSoup]) -> None:
+    functions, pinned = equations.implementations(), equations.tests(ROOT)
+    for chapter in notebooks.chapters():
+        soup = pages[f"notebooks/{chapter.name}.html"]
+        for tag in tags(prose(chapter.text)):
+            formula = soup.find(id="eq-" + tag.replace(".", "-"))
+            links = formula.find_next_sibling(class_="equation-links").find_all("a")
+            names = [*functions.get(tag, []), *pinned[tag]]
+            # two links for a function, to its description and to its source; one for a test
+            assert len(links) == len(names) + len(functions.get(tag, [])), tag
+            assert all(link["aria-label"] and link["href"] for link in links), tag
+
+
+def test_tables_of_equations_lead_to_functions_and_tests(pages: dict[str, BeautifulSoup]) -> None:
+    for chapter in notebooks.chapters():
+        soup = pages[f"notebooks/{chapter.name}.html"]
+        cells = [td for td in soup.find_all("td") if "::test_" in td.get_text()]
+        rows = [cell.find_parent("tr") for cell in cells]
+        assert len(rows) >= len(tags(prose(chapter.text))), chapter.name
+        for row in rows:
+            names = row.find_all("code")
+            assert names and all(name.find_parent("a") for name in names), row.get_text()
+
+
+def test_the_reference_describes_what_implements_an_equation_and_leads_back(
+    pages: dict[str, BeautifulSoup],
+) -> None:
+    found: dict[str, list[str]] = {}
+    for name, soup in pages.items():
+        if name.startswith("book/api/"):
+            for link in soup.select("dd a.equation-reference"):
+                found.setdefault(link.get_text().strip("()"), []).append(str(link["href"]))
+    wanted = {tag: "#eq-" + tag.replace(".", "-") for tag in equations.implementations()}
+    assert set(wanted) <= set(found)
+    assert all(href.endswith(wanted[tag]) for tag in wanted for href in found[tag])
+
+
 def test_mathjax_and_its_licence_are_in_the_book(html: Path) -> None:
     mathjax = html / "_static" / "mathjax"
     assert (mathjax / "tex-chtml-full.js").is_file() and (mathjax / "LICENSE").is_file()
@@ -269,69 +283,6 @@ def test_missing_words_are_found() -> None:
 
 # Opening in a browser
 
-FLAGS = [
-    "--no-sandbox",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",
-]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """A Chromium of this machine, for which no host name exists."""
-    executable = next(filter(None, map(shutil.which, NAMES)), None)
-    if executable is None:
-        pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield chromium
-        chromium.close()
-
-
-class Visit:
-    """One page, opened from the disk with the network cut, and what it tried and complained of."""
-
-    def __init__(self, browser: Browser, path: Path, width: int = 1280, query: str = "") -> None:
-        self.context = browser.new_context(
-            offline=True, viewport={"width": width, "height": 900}, color_scheme="light"
-        )
-        self.page: Page = self.context.new_page()
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.complaints.append(request.url))
-        self.page.goto(path.resolve().as_uri() + query, wait_until="load")
-        self.page.wait_for_function("!window.MathJax || window.MathJax.startup?.promise")
-        self.page.evaluate("window.MathJax?.startup?.promise")
-        self.page.evaluate("document.fonts.ready.then(() => null)")
-
-    def _console(self, message: object) -> None:
-        if message.type == "error":  # type: ignore[attr-defined]
-            self.complaints.append(message.text)  # type: ignore[attr-defined]
-
-    def weight(self) -> int:
-        """Bytes of everything that the page has loaded from the disk."""
-        loaded = {urlsplit(url).path for url in self.requests if url.startswith("file:")}
-        return sum(Path(unquote(path)).stat().st_size for path in loaded)
-
-    def foreign(self) -> list[str]:
-        """Requests that left the disk."""
-        return [url for url in self.requests if not url.startswith(("file:", "data:", "blob:"))]
-
-    def __enter__(self) -> Visit:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.context.close()
-
-
 MATHS = """() => ({
     formulas: document.querySelectorAll('.math').length,
     rendered: document.querySelectorAll('.math mjx-container').length,
@@ -359,7 +310,10 @@ BARE_ICONS = """() => [...document.querySelectorAll('[class*="fa-"]')]
 
 
 def real_pages(pages: dict[str, BeautifulSoup]) -> list[str]:
-    return [name for name, soup in pages.items() if not is_redirect(soup)]
+    """All but redirections, and of the pages that only show a module's source just one."""
+    alike = {name for name in pages if name.startswith("_modules/")}
+    alike.discard("_modules/ddpmlib/process.html")
+    return [name for name, soup in pages.items() if name not in alike and not is_redirect(soup)]
 
 
 def test_browser_renders_every_page_offline(
@@ -391,6 +345,22 @@ def test_nothing_sticks_out_on_a_phone(
         with Visit(browser, html / name, width=390) as visit:
             width = visit.page.evaluate("document.documentElement.scrollWidth")
             assert width <= 390, f"{name} is {width} wide: {visit.page.evaluate(OVERFLOW)}"
+
+
+def test_the_links_of_an_equation_work_by_keyboard(browser: Browser, html: Path) -> None:
+    with Visit(browser, html / "notebooks" / "01_forward.html", width=390) as visit:
+        name = "DDPM.q_sample: the code of equation 1.6, ddpmlib.process.DDPM.q_sample"
+        link = visit.page.get_by_role("link", name=name, exact=True)
+        box = link.bounding_box()
+        assert box is not None and box["height"] >= 24 and box["width"] >= 24  # for a finger
+        link.focus()
+        visit.page.keyboard.press("Enter")
+        visit.page.wait_for_url("**/book/api/process.html#ddpmlib.process.DDPM.q_sample")
+        back = visit.page.get_by_role("link", name="(1.6)", exact=True)
+        back.focus()
+        visit.page.keyboard.press("Enter")
+        visit.page.wait_for_url("**/01_forward.html#eq-1-6")
+        assert visit.page.locator("#eq-1-6").is_visible()
 
 
 def test_first_page_is_reached_from_the_index(browser: Browser, html: Path) -> None:

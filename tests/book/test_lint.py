@@ -13,6 +13,7 @@ from scripts import notebooks
 from tests.book.rules import RULES, Executed
 
 CHAPTERS = notebooks.chapters()
+PROOF = "import sympy as sp\nassert sp.expand((a + b) ** 2 - a**2 - 2 * a * b - b**2) == 0"
 ALT = "A noisy ring becomes a clean one"
 
 
@@ -69,7 +70,9 @@ def good() -> Executed:
         code("draw()", displayed("image/png", "iVBO"), alt=ALT),
         code("film()", displayed("text/html", f'<img alt="{ALT}" src="data:image/png;base64,i">')),
         code('print("a;")', said("a;\n")),
-        new_markdown_cell("## What goes wrong\n\n## Exercises"),
+        code(PROOF, tags=("hide-input",)),
+        new_markdown_cell("## What goes wrong"),
+        new_markdown_cell("## Exercises"),
         *exercise("★", 1),
         *exercise("★★", 2),
         *exercise("★★★", 3),
@@ -157,6 +160,9 @@ BAD = [
     ("sections_are_complete", edited("## Recap", "## Summary")),
     ("sections_are_complete", edited("## What goes wrong", "### What goes wrong")),
     ("equation_table", edited('table("01")', 'table("02")')),
+    ("folded_proof", edited("sp.expand", "abs")),
+    ("folded_proof", edited("assert sp", "print(sp")),
+    ("folded_proof", edited("## Objectives", "## Exercises")),
     ("exercises_are_complete", edited("### ★★ Count", "#### ★★ Count")),
     ("exercises_are_complete", edited("### ★★ Count", "### Count")),
     ("exercises_are_complete", edited("### ★★★ Count", "### ★★★★ Count")),
@@ -178,6 +184,24 @@ def test_the_good_chapter_keeps_every_rule(rule: str) -> None:
 @pytest.mark.parametrize(("rule", "chapter"), BAD, ids=[name for name, _ in BAD])
 def test_a_bad_chapter_breaks_the_rule(rule: str, chapter: Executed) -> None:
     assert list(RULES[rule](chapter))
+
+
+def appendix(name: str = "A_tables") -> Executed:
+    """The good chapter without what makes it a lesson, under the name of an appendix."""
+    chapter = edited(notebooks.badge("01_forward"), notebooks.badge(name))
+    cells = chapter.notebook.cells[:6]
+    metadata = chapter.notebook.metadata
+    return Executed(name, new_notebook(cells=cells, metadata=metadata), 1000)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_appendix_is_no_lesson_and_keeps_every_other_rule(rule: str) -> None:
+    assert list(RULES[rule](appendix())) == []
+
+
+@pytest.mark.parametrize("rule", ["sections_are_complete", "equation_table"])
+def test_a_chapter_is_a_lesson(rule: str) -> None:
+    assert list(RULES[rule](appendix("12_tables")))
 
 
 def test_every_rule_has_a_bad_chapter() -> None:

@@ -537,3 +537,62 @@ def test_a_repeated_noise_gives_twice_the_variance() -> None:
 def test_tables_start_clean_and_shrink(process: DDPM) -> None:
     assert process.alpha_bar[0] == 1 and process.beta[0] == 0
     assert all(after < before for before, after in pairwise(process.alpha_bar.tolist()))
+
+
+# ---- proofs by algebra -------------------------------------------------------------------
+
+
+@pytest.mark.equation("1.3")
+def test_the_distance_from_noise_shrinks_by_alpha_in_each_step() -> None:
+    alpha, alpha_bar, start, mean = sp.symbols("alpha alpha_bar Sigma_0 mu_0", positive=True)
+    before = 1 + alpha_bar * (start - 1)  # what (1.3) says one step earlier
+    after = alpha * before + (1 - alpha)  # variances of independent terms add
+    assert sp.expand(after - 1 - alpha * alpha_bar * (start - 1)) == 0
+    shrunk = sp.sqrt(alpha) * sp.sqrt(alpha_bar) * mean
+    assert sp.simplify(shrunk - sp.sqrt(alpha * alpha_bar) * mean) == 0
+
+
+@pytest.mark.equation("1.7")
+def test_the_squared_weights_telescope() -> None:
+    alphas = sp.symbols("alpha_1:6", positive=True)
+    left = [sp.prod(alphas[:i]) for i in range(6)]  # ᾱ_0 = 1 … ᾱ_5
+    squares = [(1 - alphas[i - 1]) * left[5] / left[i] for i in range(1, 6)]
+    for i, square in enumerate(squares, 1):
+        assert sp.simplify(square - left[5] * (1 / left[i] - 1 / left[i - 1])) == 0
+    assert sp.simplify(sum(squares) - (1 - left[5])) == 0
+
+
+@pytest.mark.equation("1.8")
+def test_two_kernels_in_a_row_are_one_kernel() -> None:
+    """From 0 to s by (1.6), then from s to t by (1.8): the variance and factor of (1.6) at t."""
+    a_t, a_s = sp.symbols("a_t a_s", positive=True)
+    factor, variance = sp.sqrt(a_t / a_s), 1 - a_t / a_s
+    assert sp.simplify(factor * sp.sqrt(a_s) - sp.sqrt(a_t)) == 0
+    assert sp.simplify(factor**2 * (1 - a_s) + variance - (1 - a_t)) == 0
+
+
+@pytest.mark.equation("1.11")
+def test_the_logarithm_lies_below_its_tangent() -> None:
+    beta = sp.symbols("beta", positive=True)
+    gap = sp.log(1 - beta) + beta  # zero at β = 0, and falling from there on
+    assert gap.subs(beta, 0) == 0
+    assert sp.simplify(sp.diff(gap, beta) + beta / (1 - beta)) == 0
+
+
+@pytest.mark.equation("1.16")
+def test_the_frequency_solves_the_balance_of_powers() -> None:
+    f, C, snr, gamma = sp.symbols("f C SNR gamma", positive=True)
+    (found,) = sp.solve(sp.Eq(snr * C * f**-gamma, 1), f)
+    assert sp.simplify(sp.expand_log(sp.log(found / (C * snr) ** (1 / gamma)), force=True)) == 0
+
+
+@pytest.mark.equation("1.17")
+def test_divergence_of_one_coordinate_by_its_moments() -> None:
+    """E log q − log p with x = m + √v z: only the moments 1, 0, 1 of z are needed."""
+    z, mean = sp.symbols("z m", real=True)
+    v = sp.symbols("v", positive=True)
+    x = mean + sp.sqrt(v) * z
+    log_ratio = -((x - mean) ** 2) / (2 * v) - sp.log(v) / 2 + x**2 / 2
+    constant, first, second = (sp.expand(log_ratio).coeff(z, k) for k in range(3))
+    assert sp.expand(log_ratio - constant - first * z - second * z**2) == 0
+    assert sp.simplify(constant + second - (v - 1 - sp.log(v) + mean**2) / 2) == 0

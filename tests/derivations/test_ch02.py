@@ -548,3 +548,62 @@ def test_the_solution_is_praised(key: str, capsys: pytest.CaptureFixture[str]) -
 def test_a_wrong_answer_and_the_skeleton_are_not(key: str, answer: Any) -> None:
     with pytest.raises(AssertionError, match=f"✗ {key}.*Hint:"):
         exercises.check(key, answer)
+
+
+# ---- proofs by algebra -------------------------------------------------------------------
+
+
+@pytest.mark.equation("2.5")
+def test_a_skewed_gaussian_is_a_twelfth_of_its_squared_skewness_away() -> None:
+    """To second order in γ the KL of φ(1 + γ/6 He_3) from φ is ½ E[(γ/6 He_3)²] = γ²/12."""
+    z, gamma = sympy.symbols("z gamma", real=True)
+    density = sympy.exp(-(z**2) / 2) / sympy.sqrt(2 * sympy.pi)
+    tilt = gamma / 6 * (z**3 - 3 * z)
+
+    def mean(f: sympy.Expr) -> sympy.Expr:
+        return sympy.integrate(sympy.expand(f * density), (z, -sympy.oo, sympy.oo))
+
+    assert [vanishes(mean(tilt * z**k)) for k in range(3)] == [True] * 3  # mass, mean, variance
+    assert vanishes(mean(tilt * z**3) - gamma)  # and γ is the skewness
+    u = sympy.symbols("u")
+    second_order = sympy.series((1 + u) * sympy.log(1 + u), u, 0, 3).removeO()
+    assert vanishes(mean(second_order.subs(u, tilt)) - gamma**2 / 12)
+
+
+@pytest.mark.equation("2.12")
+@pytest.mark.equation("2.13")
+def test_ignorance_of_a_linear_guess_lifts_the_variance_from_beta_tilde_to_beta() -> None:
+    """The best linear guess of unit-variance data errs by 1 − ᾱ_t; no best guess errs more."""
+    on_x0 = sympy.sqrt(A_S) * BETA / (1 - A_T)
+    assert vanishes(VAR + on_x0**2 * (1 - A_T) - BETA)
+
+
+@pytest.mark.equation("2.15")
+@pytest.mark.equation("2.18")
+def test_tweedie_for_any_three_points() -> None:
+    """(2.18) with the score of (2.3) is the softmax average (2.15), for symbols alone."""
+    points = sympy.symbols("y_1:4", real=True)
+    x = sympy.symbols("x", real=True)
+    weights = [sympy.exp(-((x - sympy.sqrt(A_T) * y) ** 2) / (2 * (1 - A_T))) for y in points]
+    score = sympy.diff(sympy.log(sum(weights)), x)
+    average = sum(w * y for w, y in zip(weights, points, strict=True)) / sum(weights)
+    assert vanishes((x + (1 - A_T) * score) / sympy.sqrt(A_T) - average)
+
+
+@pytest.mark.equation("2.16")
+def test_belief_about_one_component() -> None:
+    """Where log N(x_0; m, v) + log N(x_t; √ᾱ x_0, 1−ᾱ) peaks; a Gaussian's peak is its mean."""
+    m, v = sympy.symbols("m v", positive=True)
+    log_joint = log_normal(X_0, m, v) + log_normal(X_T, sympy.sqrt(A_T) * X_0, 1 - A_T)
+    (peak,) = sympy.solve(sympy.diff(log_joint, X_0), X_0)
+    V = A_T * v + 1 - A_T
+    shown = m + sympy.sqrt(A_T) * v / V * (X_T - sympy.sqrt(A_T) * m)
+    assert vanishes(peak - shown)
+
+
+@pytest.mark.equation("2.11")
+@pytest.mark.equation("2.17")
+def test_tweedie_for_any_stride_follows_from_tweedie_for_x0() -> None:
+    score = sympy.symbols("score", real=True)
+    x_0 = (X_T + (1 - A_T) * score) / sympy.sqrt(A_T)  # (2.18)
+    assert vanishes(MEAN.subs(X_0, x_0) - (X_T + BETA * score) / sympy.sqrt(ALPHA))

@@ -116,3 +116,52 @@ def test_exercise_4() -> None:
 def test_the_skeletons_fail(key: str) -> None:
     with pytest.raises(AssertionError, match="No answer yet"):
         check(key, ...)
+
+
+# ---- proofs by algebra -------------------------------------------------------------------
+
+
+@pytest.mark.equation("3.2")
+def test_the_conditional_mean_minimises_and_the_variance_remains() -> None:
+    """Three possible noises behind one x_t, any probabilities, any answer f."""
+    eps, f = sp.symbols("e_1:4", real=True), sp.symbols("f", real=True)
+    p1, p2 = sp.symbols("p_1 p_2", positive=True)
+    p = (p1, p2, 1 - p1 - p2)
+
+    def mean(values: list[sp.Expr]) -> sp.Expr:
+        return sum(a * b for a, b in zip(p, values, strict=True))
+
+    best = mean(list(eps))
+    loss = mean([(e - f) ** 2 for e in eps])
+    floor = mean([(e - best) ** 2 for e in eps])
+    assert sp.expand(loss - floor - (best - f) ** 2) == 0
+
+
+@pytest.mark.equation("3.4")
+@pytest.mark.equation("3.5")
+def test_noise_and_data_are_one_guess() -> None:
+    a, x, eps = sp.symbols("a x epsilon", positive=True)
+    x0 = (x - sp.sqrt(1 - a) * eps) / sp.sqrt(a)
+    assert sp.simplify((x - sp.sqrt(a) * x0) / sp.sqrt(1 - a) - eps) == 0
+
+
+@pytest.mark.equation("3.7")
+@pytest.mark.equation("3.8")
+def test_at_eta_1_the_ddim_update_is_algorithm_2() -> None:
+    alpha, a_s, x, eps = sp.symbols("alpha a_s x epsilon", positive=True)
+    a_t = alpha * a_s
+    beta_tilde = (1 - a_s) / (1 - a_t) * (1 - alpha)
+    on_eps = sp.sqrt(alpha) * (1 - a_s) / sp.sqrt(1 - a_t)  # the root in (3.8), extracted
+    assert sp.simplify(on_eps**2 - (1 - a_s - beta_tilde)) == 0
+    update = sp.sqrt(a_s) * (x - sp.sqrt(1 - a_t) * eps) / sp.sqrt(a_t) + on_eps * eps
+    printed = (x - (1 - alpha) / sp.sqrt(1 - a_t) * eps) / sp.sqrt(alpha)
+    assert sp.simplify(update - printed) == 0
+
+
+@pytest.mark.equation("3.9")
+def test_a_step_up_is_the_ddim_step_solved_for_its_start() -> None:
+    a_t, a_s, x_t, x_s, eps = sp.symbols("a_t a_s x_t x_s epsilon", positive=True)
+    down = sp.sqrt(a_s) * (x_t - sp.sqrt(1 - a_t) * eps) / sp.sqrt(a_t) + sp.sqrt(1 - a_s) * eps
+    (up,) = sp.solve(sp.Eq(x_s, down), x_t)
+    printed = sp.sqrt(a_t / a_s) * (x_s - sp.sqrt(1 - a_s) * eps) + sp.sqrt(1 - a_t) * eps
+    assert sp.simplify(up - printed) == 0

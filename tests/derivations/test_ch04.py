@@ -331,3 +331,42 @@ def test_exercise_4() -> None:
 def test_the_skeletons_fail(key: str) -> None:
     with pytest.raises(AssertionError, match="No answer yet"):
         check(key, ...)
+
+
+# ---- proofs by algebra -------------------------------------------------------------------
+
+
+def _kl(v_q: sp.Expr, v_p: sp.Expr, gap: sp.Expr) -> sp.Expr:
+    return (v_q / v_p - 1 - sp.log(v_q / v_p) + gap**2 / v_p) / 2  # (4.7)
+
+
+@pytest.mark.equation("4.3")
+@pytest.mark.equation("4.4")
+def test_the_gap_of_the_bound_is_a_divergence_for_any_two_paths() -> None:
+    """L + log p(x_0) with three paths of any probabilities; Jensen is that a KL is not negative."""
+    q1, q2, p1, p2, evidence = sp.symbols("q_1 q_2 p_1 p_2 p", positive=True)
+    q = (q1, q2, 1 - q1 - q2)
+    given = (p1, p2, 1 - p1 - p2)  # p(path | x_0), so that p(path, x_0) = evidence · given
+    bound = sum(a * sp.log(a / (evidence * b)) for a, b in zip(q, given, strict=True))
+    kl = sum(a * sp.log(a / b) for a, b in zip(q, given, strict=True))
+    assert sp.simplify(sp.expand(sp.expand_log(bound + sp.log(evidence) - kl, force=True))) == 0
+
+
+@pytest.mark.equation("4.6")
+def test_the_ratios_of_kernels_telescope() -> None:
+    """Σ log q(x_t|x_0)/q(x_{t−1}|x_0) over t = 2..5 leaves the two ends."""
+    kernel = sp.symbols("q_1:6", positive=True)
+    steps = [sp.log(kernel[i] / kernel[i - 1]) for i in range(1, 5)]
+    left = sp.expand_log(sum(steps) - sp.log(kernel[4] / kernel[0]), force=True)
+    assert sp.expand(left) == 0
+
+
+@pytest.mark.equation("4.8")
+@pytest.mark.equation("4.9")
+def test_prior_and_step_terms_are_divergences_of_gaussians() -> None:
+    a, x0, v, sigma2 = sp.symbols("a x_0 v sigma2", positive=True)
+    gap = sp.symbols("gap", real=True)
+    prior = (a * x0**2 - a - sp.log(1 - a)) / 2
+    assert sp.simplify(_kl(1 - a, sp.Integer(1), sp.sqrt(a) * x0) - prior) == 0
+    step = gap**2 / (2 * sigma2) + (v / sigma2 - 1 - sp.log(v / sigma2)) / 2
+    assert sp.simplify(_kl(v, sigma2, gap) - step) == 0

@@ -487,3 +487,63 @@ def test_exercise_4() -> None:
 def test_the_skeletons_fail(key: str) -> None:
     with pytest.raises(AssertionError, match="No answer yet"):
         check(key, ...)
+
+
+# ---- proofs by algebra -------------------------------------------------------------------
+
+
+@pytest.mark.equation("5.3")
+def test_the_integral_of_the_rescaled_linear_rate() -> None:
+    u, r = sp.symbols("u r", positive=True)
+    first, last = sp.Rational(1, 10), sp.Integer(20)  # T β_1 and T β_T at T = 1000
+    area = sp.integrate(first + (last - first) * r, (r, 0, u))
+    assert sp.expand(area - u / 10 - sp.Rational(995, 100) * u**2) == 0
+
+
+@pytest.mark.equation("5.5")
+def test_the_density_of_cosine_for_every_time() -> None:
+    u = sp.symbols("u", positive=True)
+    half = sp.pi * u / 2
+    lam = -2 * sp.log(sp.tan(half))
+    snr = sp.cos(half) ** 2 / sp.sin(half) ** 2
+    assert sp.simplify(sp.exp(lam) - snr) == 0
+    speed = -sp.diff(lam, u)
+    cosh = (sp.exp(lam / 2) + sp.exp(-lam / 2)) / 2  # cosh(λ/2), with e^{λ/2} = 1/tan
+    assert sp.simplify(sp.trigsimp(speed - 2 * sp.pi * cosh)) == 0
+
+
+@pytest.mark.equation("5.8")
+@pytest.mark.equation("5.9")
+def test_one_area_in_two_variables_and_its_value_for_gaussian_data() -> None:
+    lam, r, c, low, high = sp.symbols("lambda r c low high", positive=True)
+    mse = c**2 / (1 + c**2 * r)
+    over_lam = (r * mse).subs(r, sp.exp(lam))  # E|ε − ε̂|² = SNR · mse
+    assert sp.simplify(mse.subs(r, sp.exp(lam)) * sp.diff(sp.exp(lam), lam) - over_lam) == 0
+    primitive = sp.log(1 + c**2 * r) / 2
+    assert sp.simplify(sp.diff(primitive, r) - mse / 2) == 0
+    ends = primitive.subs(r, high) - primitive.subs(r, low)
+    closed = sp.log((1 + c**2 * high) / (1 + c**2 * low)) / 2
+    assert sp.simplify(sp.expand_log(ends - closed, force=True)) == 0
+
+
+@pytest.mark.equation("5.11")
+def test_the_excess_over_the_least_variance_is_a_sum_of_squares() -> None:
+    """Cauchy and Schwarz as Lagrange's identity, for any three levels and any density."""
+    m = sp.symbols("m_1:4", positive=True)
+    p1, p2 = sp.symbols("p_1 p_2", positive=True)
+    p = (p1, p2, 1 - p1 - p2)
+    excess = sum(a / b for a, b in zip(m, p, strict=True)) - sum(map(sp.sqrt, m)) ** 2
+    squares = sum(
+        (sp.sqrt(m[i]) * p[j] - sp.sqrt(m[j]) * p[i]) ** 2 / (p[i] * p[j])
+        for i in range(3)
+        for j in range(i)
+    )
+    assert sp.simplify(excess - squares) == 0
+
+
+@pytest.mark.equation("5.16")
+def test_the_rescaled_amplitudes_have_the_ends_that_were_asked_for() -> None:
+    root, first, last = sp.symbols("root first last", positive=True)
+    rescaled = (root - last) * first / (first - last)
+    assert sp.simplify(rescaled.subs(root, first) - first) == 0
+    assert rescaled.subs(root, last) == 0

@@ -408,3 +408,58 @@ def test_exercise_4() -> None:
 def test_the_skeletons_fail(key: str) -> None:
     with pytest.raises(AssertionError, match="No answer yet"):
         check(key, ...)
+
+
+# ---- proofs by algebra -------------------------------------------------------------------
+
+
+@pytest.mark.equation("6.1")
+@pytest.mark.equation("6.2")
+def test_a_wrong_variance_costs_delta_and_nothing_else() -> None:
+    tilde, error, sigma2 = sp.symbols("tilde error sigma2", positive=True)
+
+    def divergence(s: sp.Expr) -> sp.Expr:  # (4.7), averaged: error is A² E(x_0 − x̂_0)²
+        return (tilde / s - 1 - sp.log(tilde) + sp.log(s) + error / s) / 2
+
+    best = tilde + error
+    r = best / sigma2
+    cost = (r - 1 - sp.log(best) + sp.log(sigma2)) / 2
+    assert sp.simplify(divergence(sigma2) - divergence(best) - cost) == 0
+
+
+@pytest.mark.equation("6.5")
+@pytest.mark.equation("6.6")
+def test_the_place_of_a_variance_between_its_ends() -> None:
+    v, beta, tilde, best = sp.symbols("v beta tilde best", positive=True)
+    log_variance = v * sp.log(beta) + (1 - v) * sp.log(tilde)
+    (place,) = sp.solve(sp.Eq(log_variance, sp.log(best)), v)
+    printed = sp.log(best / tilde) / sp.log(beta / tilde)
+    assert sp.simplify(place - sp.expand_log(printed, force=True)) == 0
+
+
+@pytest.mark.equation("6.10")
+@pytest.mark.equation("6.11")
+@pytest.mark.equation("6.12")
+def test_importance_weights_by_symbols() -> None:
+    """Any three losses, any probabilities: the mean, the variance, and what the best p saves."""
+    g = sp.symbols("g_1:4", positive=True)
+    p1, p2 = sp.symbols("p_1 p_2", positive=True)
+    p = (p1, p2, 1 - p1 - p2)
+    estimates = [a / (3 * b) for a, b in zip(g, p, strict=True)]
+    mean = sum(b * e for b, e in zip(p, estimates, strict=True))
+    assert sp.simplify(mean - sum(g) / 3) == 0
+    variance = sum(b * (e - mean) ** 2 for b, e in zip(p, estimates, strict=True))
+    printed = sum(a**2 / (9 * b) for a, b in zip(g, p, strict=True)) - (sum(g) / 3) ** 2
+    assert sp.simplify(variance - printed) == 0
+    # a sum of squares that vanishes exactly where p is proportional to g
+    squares = sum(
+        (g[i] * p[j] - g[j] * p[i]) ** 2 / (9 * p[i] * p[j]) for i in range(3) for j in range(i)
+    )
+    assert sp.simplify(printed - squares) == 0
+
+
+@pytest.mark.equation("6.13")
+def test_the_products_of_the_short_chain_are_those_of_the_long_one() -> None:
+    a = [sp.Integer(1), *sp.symbols("a_1:5", positive=True)]  # ᾱ at the times that are kept
+    betas = [1 - a[k] / a[k - 1] for k in range(1, 5)]
+    assert sp.simplify(sp.prod(1 - beta for beta in betas) - a[4]) == 0

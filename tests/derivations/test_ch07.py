@@ -505,3 +505,60 @@ def test_exercise_4() -> None:
 def test_the_skeletons_fail(key: str) -> None:
     with pytest.raises(AssertionError, match="No answer yet"):
         check(key, ...)
+
+
+# ---- proofs by algebra -------------------------------------------------------------------
+
+
+@pytest.mark.equation("7.4")
+@pytest.mark.equation("7.5")
+def test_the_forward_kernel_by_completing_the_square() -> None:
+    """Both factorizations of q(x_s, x_t | x_0) have the same quadratic, up to a constant."""
+    a_t, a_s, sigma = sp.symbols("a_t a_s sigma", positive=True)
+    x_s, x_t = sp.symbols("x_s x_t", real=True)  # measured from √ᾱ x_0
+    b2 = (1 - a_s - sigma**2) / (1 - a_t)
+    down = -((x_s - sp.sqrt(b2) * x_t) ** 2) / (2 * sigma**2) - x_t**2 / (2 * (1 - a_t))
+    rho2 = 1 - sigma**2 / (1 - a_s)
+    # ρ √((1−ᾱ_t)/(1−ᾱ_s)), written with the root that `down` has
+    slope = sp.sqrt(b2) * (1 - a_t) / (1 - a_s)
+    assert sp.simplify(slope**2 - rho2 * (1 - a_t) / (1 - a_s)) == 0
+    up = -((x_t - slope * x_s) ** 2) / (2 * (1 - rho2) * (1 - a_t)) - x_s**2 / (2 * (1 - a_s))
+    assert sp.simplify(sp.expand(down - up)) == 0
+
+
+@pytest.mark.equation("7.7")
+@pytest.mark.equation("7.8")
+def test_the_weight_of_a_step_by_algebra() -> None:
+    a_t, a_s, sigma, x_t = sp.symbols("a_t a_s sigma x_t", positive=True)
+    true, guess = sp.symbols("epsilon guess", real=True)
+
+    def x0(noise: sp.Expr) -> sp.Expr:  # (3.4)
+        return (x_t - sp.sqrt(1 - a_t) * noise) / sp.sqrt(a_t)
+
+    def mean(start: sp.Expr) -> sp.Expr:  # (7.2)
+        direction = (x_t - sp.sqrt(a_t) * start) / sp.sqrt(1 - a_t)
+        return sp.sqrt(a_s) * start + sp.sqrt(1 - a_s - sigma**2) * direction
+
+    kl = (mean(x0(true)) - mean(x0(guess))) ** 2 / (2 * sigma**2)
+    factor = sp.sqrt(a_s) - sp.sqrt(1 - a_s - sigma**2) * sp.sqrt(a_t) / sp.sqrt(1 - a_t)
+    weight = (1 - a_t) / a_t * factor**2 / (2 * sigma**2)
+    assert sp.simplify(sp.expand(kl - weight * (true - guess) ** 2)) == 0
+
+
+@pytest.mark.equation("7.10")
+@pytest.mark.equation("7.13")
+def test_in_rescaled_states_a_ddim_step_is_a_straight_line() -> None:
+    a_t, a_s, x, eps = sp.symbols("a_t a_s x epsilon", positive=True)
+    r_t, r_s = sp.sqrt((1 - a_t) / a_t), sp.sqrt((1 - a_s) / a_s)
+    x_s = sp.sqrt(a_s) * (x - sp.sqrt(1 - a_t) * eps) / sp.sqrt(a_t) + sp.sqrt(1 - a_s) * eps
+    line = x / sp.sqrt(a_t) + (r_s - r_t) * eps
+    assert sp.simplify(x_s / sp.sqrt(a_s) - line) == 0
+
+
+@pytest.mark.equation("7.11")
+def test_the_curve_of_gaussian_data_solves_the_equation() -> None:
+    """Data N(0, c²): x̄ ∝ √(c² + r²), and ε̂ = r x̄ / (c² + r²) by (10.1)."""
+    r, c, a = sp.symbols("r c a", positive=True)
+    curve = sp.sqrt(c**2 + r**2)
+    assert sp.simplify(sp.diff(curve, r) - r * curve / (c**2 + r**2)) == 0
+    assert sp.simplify(sp.sqrt(a) - 1 / sp.sqrt(1 + (1 - a) / a)) == 0

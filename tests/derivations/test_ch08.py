@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -479,3 +480,91 @@ def test_exercise_4() -> None:
 def test_the_skeletons_fail(key: str) -> None:
     with pytest.raises(AssertionError, match="No answer yet"):
         check(key, ...)
+
+
+# ---- proofs by algebra -------------------------------------------------------------------
+
+
+@pytest.mark.equation("8.3")
+def test_in_one_dimension_the_cost_falls_with_the_correlation() -> None:
+    a, b = sp.symbols("sigma_a sigma_b", positive=True)
+    gap, rho = sp.symbols("gap rho", real=True)
+    cost = gap**2 + a**2 + b**2 - 2 * rho * a * b  # (8.2) with the covariance ρ σ_a σ_b
+    assert sp.diff(cost, rho) == -2 * a * b  # so ρ = 1 is cheapest
+    assert sp.expand(cost.subs(rho, 1) - gap**2 - (a - b) ** 2) == 0
+
+
+@pytest.mark.equation("8.6")
+def test_the_map_carries_one_covariance_to_the_other_in_any_dimension() -> None:
+    """With symbols that do not commute: R = C_a^½, Q² = R C_b R, T = R⁻¹ Q R⁻¹."""
+    R, Q, C_b = sp.symbols("R Q C_b", commutative=False)
+    T = R**-1 * Q * R**-1
+    carried = sp.expand(T * R * R * T)  # T C_a Tᵀ, and T is symmetric
+    assert carried == R**-1 * Q**2 * R**-1
+    assert R**-1 * (R * C_b * R) * R**-1 == C_b
+    # the pairing has E (x − m_a)(y − m_b)ᵀ = C_a T, of the trace of R Q R⁻¹, which is that of Q
+    assert sp.expand(R * R * T) == R * Q * R**-1
+
+
+@pytest.mark.equation("8.7")
+def test_both_products_have_the_same_eigenvalues() -> None:
+    """For 2×2: trace and determinant of C_a C_b and of R C_b R with R² = C_a agree."""
+    r = sp.symbols("r_1:4", real=True)
+    b = sp.symbols("b_1:4", real=True)
+    R = sp.Matrix([[r[0], r[1]], [r[1], r[2]]])
+    C_b = sp.Matrix([[b[0], b[1]], [b[1], b[2]]])
+    one, other = R * R * C_b, R * C_b * R
+    assert sp.expand(one.trace() - other.trace()) == 0
+    assert sp.expand(one.det() - other.det()) == 0
+
+
+@pytest.mark.equation("8.8")
+@pytest.mark.equation("8.9")
+def test_the_mean_divergence_is_a_difference_of_entropies() -> None:
+    """Any two images, any verdicts over three classes."""
+    first, second = sp.symbols("p_1:3", positive=True), sp.symbols("q_1:3", positive=True)
+    rows = [(*row, 1 - sum(row)) for row in (first, second)]
+    mean = [(a + b) / 2 for a, b in zip(*rows, strict=True)]
+    kl = sum(p * (sp.log(p) - sp.log(m)) for row in rows for p, m in zip(row, mean, strict=True))
+    entropies = [-sum(p * sp.log(p) for p in row) for row in (*rows, mean)]
+    assert sp.simplify(kl / 2 - entropies[2] + (entropies[0] + entropies[1]) / 2) == 0
+
+
+@pytest.mark.equation("8.11")
+@pytest.mark.equation("8.12")
+def test_the_kernel_form_of_the_discrepancy_and_its_unbiased_estimate() -> None:
+    """Features φ of two possible samples on each side, the kernel is their inner product."""
+    x, y = sp.symbols("x_1:3", real=True), sp.symbols("y_1:3", real=True)
+    p, q = sp.symbols("p q", positive=True)
+    px, qy = (p, 1 - p), (q, 1 - q)
+
+    def pairs(a: tuple, b: tuple, u: tuple, v: tuple) -> sp.Expr:  # E k over independent draws
+        return sum(a[i] * b[j] * u[i] * v[j] for i in range(2) for j in range(2))
+
+    squared = (sum(a * b for a, b in zip(px, x, strict=True)) - q * y[0] - (1 - q) * y[1]) ** 2
+    kernels = pairs(px, px, x, x) + pairs(qy, qy, y, y) - 2 * pairs(px, qy, x, y)
+    assert sp.expand(squared - kernels) == 0
+    # the estimate from three draws, averaged over all that may be drawn
+    unbiased = biased = sp.Integer(0)
+    for drawn in product(range(2), repeat=3):
+        chance = sp.prod(px[i] for i in drawn)
+        kernel = [[x[i] * x[j] for j in drawn] for i in drawn]
+        whole = sum(map(sum, kernel))
+        unbiased += chance * (whole - sum(kernel[i][i] for i in range(3))) / 6
+        biased += chance * whole / 9
+    assert sp.expand(unbiased - pairs(px, px, x, x)) == 0
+    assert sp.expand(biased - pairs(px, px, x, x)) != 0
+
+
+@pytest.mark.equation("8.16")
+@pytest.mark.equation("8.17")
+def test_gaussian_fourth_moments_turn_the_general_bias_into_the_gaussian_one() -> None:
+    r = sp.symbols("r_1:4", positive=True)  # roots of the eigenvalues of S, so Var z_i = r_i²
+
+    def variance(i: int, j: int) -> sp.Expr:  # of z_i z_j, by Isserlis
+        return r[i] ** 2 * r[j] ** 2 * (2 if i == j else 1)
+
+    indices = [(i, j) for i in range(3) for j in range(3)]
+    general = sum(variance(i, j) / (r[i] * r[j] * (r[i] + r[j])) for i, j in indices) / 2
+    gaussian = sum(r[i] * r[j] / (r[i] + r[j]) for i, j in indices) / 2 + sum(r) / 4
+    assert sp.simplify(general - gaussian) == 0

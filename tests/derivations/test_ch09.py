@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import sympy as sp
 import torch
 
 from ddpmlib import scoreboard
@@ -84,3 +85,61 @@ def test_wrong_answers_are_refused() -> None:
     for key, answer in (("9.1", (1.36, 5000)), ("9.2", naive), ("9.3", hasty)):
         with pytest.raises(AssertionError, match="Hint"):
             check(key, answer)
+
+
+# ---- proofs by algebra -------------------------------------------------------------------
+
+
+@pytest.mark.equation("9.1")
+def test_the_variance_of_a_share_by_summing_the_binomial() -> None:
+    p = sp.symbols("p", positive=True)
+    for n in (1, 2, 5):
+        law = [sp.binomial(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
+        mean = sum(sp.Rational(k, n) * q for k, q in enumerate(law))
+        variance = sum((sp.Rational(k, n) - p) ** 2 * q for k, q in enumerate(law))
+        assert sp.expand(mean - p) == 0
+        assert sp.expand(variance - p * (1 - p) / n) == 0
+
+
+@pytest.mark.equation("9.2")
+def test_total_variance_for_any_two_networks() -> None:
+    """Network r with chance p or 1 − p; drawing shifts its number by ±d_r."""
+    p, d1, d2 = sp.symbols("p d_1 d_2", positive=True)
+    m1, m2 = sp.symbols("m_1 m_2", real=True)
+    weights, means, spreads = (p, 1 - p), (m1, m2), (d1, d2)
+    both = list(zip(weights, means, spreads, strict=True))
+    mean = sum(w * m for w, m, _ in both)
+    total = sum(w / 2 * ((m + d - mean) ** 2 + (m - d - mean) ** 2) for w, m, d in both)
+    training = sum(w * (m - mean) ** 2 for w, m, _ in both)
+    drawing = sum(w * d**2 for w, _, d in both)
+    assert sp.expand(total - training - drawing) == 0
+
+
+@pytest.mark.equation("9.4")
+def test_the_squared_error_over_seeds_has_the_right_mean() -> None:
+    """E s²/k = Var(F)/k for independent F_r: squares average to v + m², products to m²."""
+    m, v = sp.symbols("m v", positive=True)
+    for k in (2, 3, 5):
+        F = sp.symbols(f"F_1:{k + 1}")
+        mean = sum(F) / k
+        s2 = sp.expand(sum((f - mean) ** 2 for f in F) / (k - 1))
+        expected = sum(
+            coefficient * sp.prod([{0: 1, 1: m, 2: v + m**2}[n] for n in powers])
+            for powers, coefficient in sp.Poly(s2, *F).terms()
+        )
+        assert sp.expand(expected - v) == 0
+
+
+@pytest.mark.equation("9.5")
+def test_the_smallest_of_two_and_of_three_exactly() -> None:
+    """By parts, z φ(z) = −φ'(z): E min = −k(k−1) ∫ φ² (1 − Φ)^{k−2}, two Gaussian integrals."""
+    z = sp.symbols("z", real=True)
+    density = sp.exp(-(z**2) / 2) / sp.sqrt(2 * sp.pi)
+    above = sp.erfc(z / sp.sqrt(2)) / 2
+    assert sp.simplify(sp.diff(density, z) + z * density) == 0
+    assert sp.simplify(sp.diff(above, z) + density) == 0
+    square = sp.integrate(density**2, (z, -sp.oo, sp.oo))
+    # above is ½ plus an odd function, and φ² is even
+    assert sp.simplify((above - sp.Rational(1, 2)) + (above - sp.Rational(1, 2)).subs(z, -z)) == 0
+    assert sp.simplify(-2 * square + 1 / sp.sqrt(sp.pi)) == 0
+    assert sp.simplify(-6 * square / 2 + 3 / (2 * sp.sqrt(sp.pi))) == 0

@@ -521,3 +521,78 @@ def test_exercise_5() -> None:
 def test_the_skeletons_fail(key: str) -> None:
     with pytest.raises(AssertionError, match="No answer yet"):
         check(key, ...)
+
+
+# ---- proofs by algebra -------------------------------------------------------------------
+
+
+@pytest.mark.equation("10.1")
+def test_the_score_of_any_three_points_is_their_belief() -> None:
+    a, x = sp.symbols("a x", positive=True)
+    points = sp.symbols("y_1:4", real=True)
+    weights = [sp.exp(-((x - sp.sqrt(a) * y) ** 2) / (2 * (1 - a))) for y in points]
+    x0 = sum(w * y for w, y in zip(weights, points, strict=True)) / sum(weights)
+    slope = sp.diff(sp.log(sum(weights)), x)
+    assert sp.simplify(slope - (sp.sqrt(a) * x0 - x) / (1 - a)) == 0
+    eps = (x - sp.sqrt(a) * x0) / sp.sqrt(1 - a)
+    assert sp.simplify(slope + eps / sp.sqrt(1 - a)) == 0
+
+
+@pytest.mark.equation("10.3")
+def test_every_density_stands_still_and_both_forms_agree() -> None:
+    """For any two positive functions of one variable, not for an example."""
+    x = sp.symbols("x", real=True)
+    moving, target = sp.Function("m")(x), sp.Function("p")(x)
+    printed = -sp.diff(moving * sp.diff(sp.log(target), x), x) + sp.diff(moving, x, 2)
+    as_flux = sp.diff(moving * sp.diff(sp.log(moving / target), x), x)
+    assert sp.simplify(printed - as_flux) == 0
+    assert sp.simplify(printed.subs(moving, target).doit()) == 0
+    half = -sp.diff(target**2 * sp.diff(sp.log(target), x), x) + sp.diff(target**2, x, 2) / 2
+    assert sp.simplify(half) == 0  # half of the noise: p² stands still
+
+
+@pytest.mark.equation("10.6")
+def test_bayes_rule_on_scores_for_any_functions() -> None:
+    x = sp.symbols("x", real=True)
+    q, given = sp.Function("q")(x), sp.Function("p")(x)
+    evidence = sp.symbols("p_y", positive=True)
+    posterior = q * given / evidence
+    left = sp.diff(sp.log(posterior), x)
+    assert sp.simplify(left - sp.diff(sp.log(q), x) - sp.diff(sp.log(given), x)) == 0
+
+
+@pytest.mark.equation("10.7")
+@pytest.mark.equation("10.8")
+def test_the_verdict_on_noise_and_its_gradient_for_any_two_points() -> None:
+    """Points y_1, y_2 of which a clean classifier says c_1, c_2."""
+    a, c1, c2 = sp.symbols("a c_1 c_2", positive=True)
+    x, y1, y2 = sp.symbols("x y_1 y_2", real=True)
+    kernels = [sp.exp(-((x - sp.sqrt(a) * y) ** 2) / (2 * (1 - a))) for y in (y1, y2)]
+    told = [c * k for c, k in zip((c1, c2), kernels, strict=True)]
+    verdict = sum(told) / sum(kernels)  # q(x, y) / q(x), which is E[c | x]
+    both = (
+        sum(k * y for k, y in zip(ks, (y1, y2), strict=True)) / sum(ks) for ks in (told, kernels)
+    )
+    inside, outside = both
+    gradient = sp.diff(sp.log(verdict), x)
+    assert sp.simplify(gradient - sp.sqrt(a) / (1 - a) * (inside - outside)) == 0
+
+
+@pytest.mark.equation("10.9")
+@pytest.mark.equation("10.11")
+def test_the_two_shifts_by_algebra() -> None:
+    a_t, a_s, g, s = sp.symbols("a_t a_s g s", positive=True)
+    x, eps = sp.symbols("x epsilon", real=True)
+
+    def x0(noise: sp.Expr) -> sp.Expr:
+        return (x - sp.sqrt(1 - a_t) * noise) / sp.sqrt(a_t)
+
+    shift = x0(eps - s * sp.sqrt(1 - a_t) * g) - x0(eps)
+    assert sp.simplify(shift - s * (1 - a_t) / sp.sqrt(a_t) * g) == 0
+    beta = 1 - a_t / a_s
+    on_mean = sp.sqrt(a_s) * beta / (1 - a_t) * shift  # form 1, seen at the mean of the step
+    for sigma2, printed in (
+        (beta, sp.sqrt(a_t / a_s)),
+        (beta * (1 - a_s) / (1 - a_t), sp.sqrt(a_t / a_s) * (1 - a_s) / (1 - a_t)),
+    ):
+        assert sp.simplify(s * sigma2 * g / on_mean - printed) == 0

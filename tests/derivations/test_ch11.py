@@ -542,3 +542,71 @@ def test_exercise_4() -> None:
 def test_the_skeletons_fail(key: str) -> None:
     with pytest.raises(AssertionError, match="No answer yet"):
         check(key, ...)
+
+
+# ---- proofs by algebra -------------------------------------------------------------------
+
+
+@pytest.mark.equation("11.1")
+@pytest.mark.equation("11.2")
+def test_the_guided_noise_is_a_step_along_the_classifiers_gradient() -> None:
+    std, w, s_c, s_0 = sp.symbols("std w s_c s_0", real=True)
+    eps_c, eps_0 = -std * s_c, -std * s_0  # (10.1)
+    guided = -((1 + w) * eps_c - w * eps_0) / std
+    assert sp.simplify(guided - (s_c + w * (s_c - s_0))) == 0
+    s = 1 + w  # the other convention starts from the null answer
+    assert sp.expand((1 + w) * eps_c - w * eps_0 - (eps_0 + s * (eps_c - eps_0))) == 0
+
+
+@pytest.mark.equation("11.3")
+def test_the_weights_pass_through_every_affine_map() -> None:
+    """x̂_0 and v̂ are affine in ε̂ with the same offset, and 1 + w − w = 1."""
+    a, b, w, eps_c, eps_0 = sp.symbols("a b w eps_c eps_0", real=True)
+
+    def other(eps: sp.Expr) -> sp.Expr:
+        return a + b * eps
+
+    mixed = other(eps_c) + w * (other(eps_c) - other(eps_0))
+    assert sp.expand(other((1 + w) * eps_c - w * eps_0) - mixed) == 0
+
+
+@pytest.mark.equation("11.6")
+@pytest.mark.equation("11.8")
+def test_the_tilted_gaussian_for_every_weight() -> None:
+    x, m, w = sp.symbols("x m w", real=True)
+    c, C = sp.symbols("c C", positive=True)
+    exponent = -(1 + w) * (x - m) ** 2 / (2 * c) + w * x**2 / (2 * C)
+    rho = c / C
+    precision = -sp.diff(exponent, x, 2)
+    (mean,) = sp.solve(sp.diff(exponent, x), x)
+    assert sp.simplify(1 / precision - c / (1 + w - w * rho)) == 0
+    assert sp.simplify(mean - m * (1 + w) / (1 + w - w * rho)) == 0
+
+
+@pytest.mark.equation("11.7")
+def test_the_gap_to_the_tilted_score_for_any_two_points() -> None:
+    """Points y_1, y_2 with likelihoods l_1, l_2; E[L^s | x_t] is a ratio of two densities."""
+    a, l1, l2, s = sp.symbols("a l_1 l_2 s", positive=True)
+    x, y1, y2 = sp.symbols("x y_1 y_2", real=True)
+    kernels = [sp.exp(-((x - sp.sqrt(a) * y) ** 2) / (2 * (1 - a))) for y in (y1, y2)]
+
+    def mass(power: Any) -> sp.Expr:  # q of the data tilted by L^power, up to a constant
+        return l1**power * kernels[0] + l2**power * kernels[1]
+
+    def slope(f: sp.Expr) -> sp.Expr:
+        return sp.diff(sp.log(f), x)
+
+    plain, inside = slope(mass(0)), slope(mass(1))
+    gap = slope(mass(s)) - (plain + s * (inside - plain))
+    jensen = sp.log(mass(s)) - sp.log(mass(0)) - s * (sp.log(mass(1)) - sp.log(mass(0)))
+    assert sp.simplify(gap - sp.diff(jensen, x)) == 0
+    assert [sp.simplify(gap.subs(s, k)) for k in (0, 1)] == [0, 0]
+    at = {a: sp.Rational(1, 2), l1: 1, l2: 3, y1: -1, y2: 1, x: 0, s: 2}
+    assert abs(gap.subs(at).evalf()) > 0.1  # tilting and adding noise do not commute
+
+
+@pytest.mark.equation("11.13")
+def test_the_noise_of_a_changed_belief_returns_to_the_same_state() -> None:
+    a, x, x0 = sp.symbols("a x x_0", positive=True)
+    eps = (x - sp.sqrt(a) * x0) / sp.sqrt(1 - a)
+    assert sp.simplify(sp.sqrt(a) * x0 + sp.sqrt(1 - a) * eps - x) == 0

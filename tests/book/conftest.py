@@ -1,0 +1,41 @@
+"""Fixtures of the tests that read the built book or open it in a browser."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bs4 import BeautifulSoup
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.book import built
+
+
+@pytest.fixture(scope="module")
+def html() -> Path:
+    """The folder of the built book."""
+    return built.build()
+
+
+@pytest.fixture(scope="module")
+def pages(html: Path) -> dict[str, BeautifulSoup]:
+    """Every page of the book by its path."""
+    paths = [path for path in sorted(html.rglob("*.html")) if "_static" not in path.parts]
+    return {
+        path.relative_to(html).as_posix(): built.parse(path.read_text("utf-8")) for path in paths
+    }
+
+
+# Of a module, not of the session: the loop of a running playwright is in the way of other tests.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium of this machine, for which no host name exists."""
+    executable = next(filter(None, map(shutil.which, built.NAMES)), None)
+    if executable is None:
+        pytest.skip(f"no browser: none of {', '.join(built.NAMES)} is installed")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=executable, args=built.FLAGS)
+        yield chromium
+        chromium.close()

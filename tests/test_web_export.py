@@ -1,0 +1,166 @@
+"""Weights for the pages: what is written can be read, is near the checkpoint, and is up to date."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from ddpmlib import recipes, samplers, web_export, zoo
+from ddpmlib.cli import main
+from ddpmlib.models import UNet, UNetConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMITTED = ROOT / "book" / "_static" / "alive" / "mnist_weights.js"
+
+
+def export_of(name, folder):
+    path = folder / "weights.js"
+    assert main(["export-web", name, "--out", str(path), "--device", "cpu"]) == 0
+    return path
+
+
+def error(capsys, words):
+    capsys.readouterr()
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1
+    return err
+
+
+# ---- the file --------------------------------------------------------------------------------
+
+
+def test_the_committed_script_is_that_of_the_shipped_checkpoint(tmp_path):
+    same = export_of("mnist", tmp_path).read_bytes() == COMMITTED.read_bytes()
+    assert same, (
+        f"{COMMITTED.relative_to(ROOT)} is not of the shipped checkpoint: write it anew by "
+        f"`ddpmlib export-web mnist --out {COMMITTED.relative_to(ROOT)}`"
+    )
+
+
+def test_it_is_one_statement_that_sets_one_global():
+    text = COMMITTED.read_text()
+    comment, statement = text.split("\n", 1)
+    assert comment.startswith("/*") and comment.endswith("*/")
+    assert statement.startswith(web_export.BEGIN) and statement.endswith(web_export.END)
+    json.loads(statement[len(web_export.BEGIN) : -len(web_export.END)])  # nothing but data
+
+
+def test_it_is_small_enough_for_a_page():
+    assert COMMITTED.stat().st_size < 1.2e6
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_what_is_written_can_be_read(name, tmp_path):
+    model, card = zoo.load(name, "cpu")
+    again, settings = web_export.read(export_of(name, tmp_path))
+    assert settings["name"] == name and settings["sha256"] == card.sha256
+    assert again.parameterization == model.parameterization and again.var_mix == model.var_mix
+    assert torch.equal(again.process.alpha_bar, model.process.alpha_bar)
+    assert again.net.config == model.net.config and not again.training
+    theirs = again.state_dict()
+    for key, ours in model.state_dict().items():
+        scale = ours.flatten(1).abs().amax(1) / 127 if ours.ndim > 1 else torch.zeros(len(ours))
+        off = (ours - theirs[key]).abs().reshape(len(ours), -1).amax(1)
+        assert bool((off <= 0.5001 * scale).all()), key
+
+
+def test_rounding_changes_samples_little():
+    model, _ = zoo.load("mnist", "cpu")
+    again, _ = web_export.read(COMMITTED)
+    x = torch.randn(10, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    y, times = torch.arange(10), samplers.uniform_times(model.process.T, 5)
+    ours, theirs = (
+        samplers.draw(one, model.process, x, times, eta=0, y=y) for one in (model, again)
+    )
+    assert 0 < float((ours - theirs).square().mean().sqrt()) < 0.05  # images span 2
+
+
+# ---- rounding --------------------------------------------------------------------------------
+
+
+def test_levels_reach_their_ends_and_zero_rows_stay_zero():
+    matrix = torch.tensor([[127.0, -127.0, 3.4], [0, 0, 0], [-1e-30, 5e-31, 0]])
+    scale, levels = web_export.rounded(matrix)
+    assert levels.dtype == torch.int8
+    assert levels.tolist()[0] == [127, -127, 3] and levels.tolist()[1] == [0, 0, 0]
+    assert float(scale[0]) == 1 and float(scale[1]) == 0
+    assert levels.tolist()[2][:2] == [-127, 64]
+
+
+def test_rounding_is_the_nearest_level():
+    matrix = torch.randn(20, 3, 5, 5, generator=torch.Generator().manual_seed(1))
+    scale, levels = web_export.rounded(matrix)
+    off = (matrix - scale[:, None, None, None] * levels).abs().flatten(1).amax(1)
+    assert levels.shape == matrix.shape and bool((off <= scale * 0.50001).all())
+
+
+# ---- what goes wrong -------------------------------------------------------------------------
+
+
+def test_a_classifier_cannot_draw(tmp_path, capsys):
+    words = ["export-web", "mnist-classifier", "--out", str(tmp_path / "weights.js")]
+    assert "mnist-classifier is a classifier" in error(capsys, words)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="is a classifier: only a denoiser can draw"):
+        web_export.export(*zoo.load("mnist-classifier", "cpu"))
+
+
+def test_a_layer_that_the_pages_cannot_run_is_named():
+    model, card = zoo.load("digits", "cpu")
+    model.net.mid[0].norm1 = nn.InstanceNorm2d(32)
+    with pytest.raises(ValueError, match=r"digits has a layer mid\.0\.norm1 of kind Instance"):
+        web_export.export(model, card)
+
+
+def test_another_network_is_named():
+    class Wider(UNet):
+        pass
+
+    model, card = zoo.load("digits", "cpu")
+    model.net = Wider(UNetConfig())
+    with pytest.raises(ValueError, match="digits is a Wider: the pages can run a UNet only"):
+        web_export.export(model, card)
+
+
+@pytest.mark.parametrize("name", ["weights.json", "weights", "."])
+def test_the_file_must_be_a_script(name, tmp_path, capsys):
+    said = error(capsys, ["export-web", "digits", "--out", str(tmp_path / name)])
+    assert "--out names the script to write, for example weights.js" in said
+
+
+def test_an_unknown_model_is_said(capsys):
+    assert "no checkpoint 'mnits'" in error(capsys, ["export-web", "mnits"])
+
+
+@pytest.mark.parametrize("text", ["", "var x = 1;", web_export.BEGIN + '{"config": {}};\n'])
+def test_reading_something_else_is_an_error(text, tmp_path):
+    path = tmp_path / "weights.js"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="is not a script that `ddpmlib export-web` wrote"):
+        web_export.read(path)
+
+
+def test_a_cut_file_is_an_error(tmp_path):
+    path = tmp_path / "weights.js"
+    path.write_text(COMMITTED.read_text()[:-20_000])
+    with pytest.raises(ValueError, match="is not a script"):
+        web_export.read(path)
+
+
+def test_every_setting_of_a_recipe_comes_back(tmp_path):
+    """Also those that the shipped checkpoints do not have: a fixed variance, predicted noise."""
+    recipe = recipes.changed(
+        recipes.RECIPES["digits"],
+        {"schedule": "linear", "T": 50, "predicts": "eps", "var_mix": 1.0, "net.num_classes": 0},
+    )
+    _, card = zoo.load("digits", "cpu")
+    card = dataclasses.replace(card, recipe=recipes.to_dict(recipe))
+    model = recipe.build().requires_grad_(False)
+    web_export.write(model, card, tmp_path / "weights.js")
+    again, settings = web_export.read(tmp_path / "weights.js")
+    assert (settings["schedule"], settings["T"], settings["predicts"]) == ("linear", 50, "eps")
+    assert again.var_mix == 1.0 and again.process.T == 50 and again.null_label is None
