@@ -163,9 +163,9 @@ BUGS: dict[str, Bug] = {
     "averaged_buffers": Bug(
         edits=(
             Edit(
-                "training",
-                "get_ema_multi_avg_fn(settings.ema))",
-                "get_ema_multi_avg_fn(settings.ema), use_buffers=True)",
+                "averaging",
+                "mine.copy_(its)",
+                "mine.copy_(mine + (1 - self.decay) * (its - mine))",
             ),
         ),
         caught_by=(

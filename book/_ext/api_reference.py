@@ -98,7 +98,8 @@ class Modules(SphinxDirective):
 
     def _chapters(self, numbers: set[str]) -> str:
         links = []
-        for stem in sorted(number.zfill(2) for number in numbers):
+        stems = (number.zfill(2) if number.isdigit() else number for number in numbers)
+        for stem in sorted(stems):
             path = next(name for name in self.env.found_docs if f"/{stem}_" in name)
             links.append(f"[{stem}](/{path})")
         many = "chapters" if len(links) > 1 else "chapter"
