@@ -9,7 +9,7 @@ WORKERS ?= 2
 PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book test notebooks lint format constraints clean
+.PHONY: help setup book offline pdf test notebooks lint format constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,12 @@ $(STAMP): pyproject.toml constraints.txt scripts/setup_venv.py
 book: $(STAMP) ## build the HTML; a warning is an error
 	$(BIN)/jupyter-book build . --all -W --keep-going
 	@printf '\nThe book is built. Open %s\n' "$(CURDIR)/_build/html/index.html"
+
+offline: book ## pack the built book into dist/, one zip that opens on any machine
+	$(BIN)/python scripts/release.py offline
+
+pdf: book ## print the built book into dist/ as PDF (needs a Chromium, takes minutes)
+	$(BIN)/python scripts/release.py pdf
 
 # One thread per worker: two threads on two busy cores are many times slower than one.
 test: export OMP_NUM_THREADS = 1

@@ -75,8 +75,13 @@ def pack(html: Path, path: Path) -> Path:
 
 
 def contents(root: Path = ROOT) -> list[str]:
-    """The pages in the order of the table of contents."""
-    return re.findall(r"(?:file|root): (\S+)", (root / "_toc.yml").read_text("utf-8"))
+    """The pages to print, in the order of the table of contents.
+
+    The reference of the library and the index are for looking up and following links: they stay on
+    the screen.
+    """
+    listed = re.findall(r"(?:file|root): (\S+)", (root / "_toc.yml").read_text("utf-8"))
+    return [name for name in listed if not name.startswith(("book/api/", "genindex"))]
 
 
 def bound(html: Path, names: Sequence[str]) -> str:
@@ -105,7 +110,10 @@ def _anchor(name: str, fragment: str = "") -> str:
 
 
 def _relocate(tree: Any, name: str, names: Sequence[str]) -> None:
-    """Write the addresses of a page as they read from the folder of the book."""
+    """Write the addresses of a page as they read from the folder of the book.
+
+    A link to a page that is not bound loses its address: on paper it would lead nowhere.
+    """
     folder = posixpath.dirname(name)
     for attribute in ("src", "href"):
         for element in tree.find_all(attrs={attribute: True}):
@@ -116,6 +124,8 @@ def _relocate(tree: Any, name: str, names: Sequence[str]) -> None:
             page = path.removesuffix(".html") if address.path else name
             if page in names:
                 element[attribute] = f"#{_anchor(page, address.fragment)}"
+            elif element.name == "a":
+                del element[attribute]
             elif address.path:
                 element[attribute] = path
 

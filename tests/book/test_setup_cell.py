@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import sysconfig
+import venv
 from pathlib import Path
+
+import pytest
 
 from scripts import notebooks
 
@@ -47,3 +52,46 @@ def test_elsewhere_the_repository_is_cloned_once(tmp_path: Path) -> None:
     fetched = f"git: git clone --quiet --depth=1 {url} {clone}\n"
     assert run(HIDE + FAKE_GIT, tmp_path) == fetched + found
     assert run(HIDE + FAKE_GIT, tmp_path) == found
+
+
+def elsewhere(folder: Path) -> Path:
+    """The Python of an environment with all packages that are installed here, save ours.
+
+    A path that a .pth file names is searched, but the .pth files in it, an editable `ddpmlib` among
+    them, are not read.
+    """
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python3.*/site-packages")
+    (site / "preinstalled.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return folder / "bin" / "python"
+
+
+def installed(folder: Path) -> dict[str, int]:
+    """Every file that Python could import, with its size."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+@pytest.mark.skipif(not (notebooks.ROOT / ".git").exists(), reason="not a clone: nothing to clone")
+@pytest.mark.skipif(os.name == "nt", reason="an environment has other folders there")
+def test_the_first_chapter_runs_where_only_its_notebook_is(tmp_path: Path) -> None:
+    """As in Colab: packages are there, the library and a clone are not; git fetches them."""
+    python, content = elsewhere(tmp_path / "environment"), tmp_path / "content"
+    content.mkdir()
+    cells = notebooks.from_text(notebooks.chapters()[0]).cells
+    chapter = content / "chapter.py"
+    chapter.write_text("\n\n".join(c.source for c in cells if c.cell_type == "code"), "utf-8")
+    before = installed(tmp_path / "environment")
+    url, _ = notebooks.repository()
+    env = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+    env |= {"MPLBACKEND": "Agg", "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_VALUE_0": url}
+    env["GIT_CONFIG_KEY_0"] = f"url.{notebooks.ROOT.as_uri()}.insteadOf"
+    find = [str(python), "-c", "import torch; print(torch.__file__); import ddpmlib"]
+    blind = subprocess.run(find, cwd=content, env=env, capture_output=True, text=True)
+    assert blind.returncode and "No module named 'ddpmlib'" in blind.stderr, blind.stderr
+    command = [str(python), str(chapter)]
+    done = subprocess.run(command, cwd=content, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "✓ 1.5" in done.stdout  # the check of its last exercise
+    assert installed(tmp_path / "environment") == before
+    assert (content / url.split("/")[-1] / "ddpmlib" / "__init__.py").is_file()
