@@ -148,6 +148,8 @@
       element("details", { class: "alive-more" }, element("summary", {}, "More controls"),
         element("div", { class: "alive-knobs" }, ...controls.map((one) => one.root))),
       spoken);
+    panels.x.paint(Diffusion.random(settings.seed).normals(SHAPE[1] * SHAPE[2]));
+    tell("idle", "");
     whenSeen(stage, compute);
   }
 
