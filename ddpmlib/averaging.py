@@ -16,13 +16,13 @@ class Average(nn.Module):
     running statistics of batch normalisation, are averages already and are copied.
 
     Args:
-        model: stays as it is; ``module`` is a copy of it that needs no gradients.
+        model: stays as it is; ``module`` is a copy of it.
         decay: d, in [0, 1).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__()
-        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.module = copy.deepcopy(model)
         self.decay = decay
 
     @torch.no_grad()
