@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddpmlib import exercises
+from ddpmlib import conventions, exercises
 from scripts import notebooks
 from tests.book.rules import skeletons
 
@@ -422,6 +422,32 @@ WRONG["9.3"] = {
     "errors added": verdict(joint="sum"),
     "equal lengths": verdict(joint="equal lengths"),
     "one-sided": verdict(sign=False),
+}
+WRONG["B.1"] = {
+    "sign turned": lambda sigma: -2 * sigma.log(),
+    "one logarithm": lambda sigma: sigma.log(),
+    "other base": lambda sigma: 2 * sigma.log10(),
+}
+WRONG["B.2"] = {
+    "v itself": lambda v, x_t, scale, std: v,
+    "sign turned": lambda v, x_t, scale, std: (scale + std) * v + (scale - std) * x_t,
+    "noise alone": lambda v, x_t, scale, std: std * x_t + scale * v,
+}
+
+
+def circle(label: Callable[..., Any], factor: float) -> tuple[conventions.Convention, float]:
+    """An answer of exercise B.3, with the right cosine and sine."""
+
+    def coefficients(u: Any) -> Any:
+        return torch.cos(math.pi / 2 * u), torch.sin(math.pi / 2 * u)
+
+    return conventions.Convention(coefficients, label), factor
+
+
+WRONG["B.3"] = {
+    "factor forgotten": circle(lambda lam: torch.atan(torch.exp(-lam / 2)) / (math.pi / 2), 1.0),
+    "whole λ": circle(lambda lam: torch.atan(torch.exp(-lam)) / (math.pi / 2), math.pi / 2),
+    "sign of λ": circle(lambda lam: torch.atan(torch.exp(lam / 2)) / (math.pi / 2), math.pi / 2),
 }
 WRONG["10.1"] = {
     "h is ε": (lambda s, e: 2 * s**4 / (2 * s**2 - e), lambda s: 2 * s**2),

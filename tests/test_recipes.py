@@ -151,6 +151,7 @@ def test_build_is_reproducible_and_leaves_the_global_generator_alone(recipe):
 def test_every_recipe_fits_its_data(name):
     recipe = RECIPES[name]
     shapes = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28)}
+    shapes["cifar10"] = (3, 32, 32)
     x = torch.rand(2, *shapes[recipe.data], generator=generator()) * 2 - 1
     model = recipe.build()
     loss = recipe.loss()(model, x, torch.tensor([0, 9]), generator())

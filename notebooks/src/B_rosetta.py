@@ -601,6 +601,7 @@ for name in list(programs)[1:]:
 
 # %%
 answer = ...  # your answer
+# exercises.check("B.1", answer)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -622,6 +623,7 @@ exercises.check("B.1", gamma)
 
 # %%
 answer = ...  # your answer
+# exercises.check("B.2", answer)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -643,6 +645,7 @@ exercises.check("B.2", velocity)
 
 # %%
 answer = ...  # your answer
+# exercises.check("B.3", answer)
 
 # %% tags=["hide-cell", "solution"]
 # Solution of exercise B.3: u = (2/π) arctan e^{−λ/2}, and dz/du = (π/2) v
