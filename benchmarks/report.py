@@ -186,8 +186,8 @@ def number(value: float) -> str:
 
 
 def ratio(spread: dict[str, float]) -> str:
-    """2.31× (2.20–2.45): median and quartiles."""
-    return f"{spread['median']:.2f}× ({spread['low']:.2f}–{spread['high']:.2f})"
+    """2.31× [2.20–2.45]: median and quartiles."""
+    return f"{spread['median']:.2f}× [{spread['low']:.2f}–{spread['high']:.2f}]"
 
 
 # ---- the figure ----------------------------------------------------------------------------------

@@ -224,10 +224,10 @@ def made_up() -> report.Report:
 def test_the_tables_hold_the_numbers_of_the_file() -> None:
     text = report.markdown(made_up())
     assert "| tiny | ddpmlib | 0.193 M | 0.034 G |" in text
-    assert "| Training, bf16 (images/s) | tiny, 8 | 80 | 40 | 2.00× (1.50–2.50) |" in text
+    assert "| Training, bf16 (images/s) | tiny, 8 | 80 | 40 | 2.00× [1.50–2.50] |" in text
     # 80 images/s · 1 GFLOP of 400 GFLOP/s
     assert "| Training, bf16, tiny | ddpmlib | 400 G/s (bf16) | 20 % |" in text
-    assert "| fused | fused AdamW | 8 | 1.25× (1.20–1.30) |" in text
+    assert "| fused | fused AdamW | 8 | 1.25× [1.20–1.30] |" in text
     widths = {line.count("|") for line in text.split("\n\n")[2].split("\n")}
     assert len(widths) == 1
 

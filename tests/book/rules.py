@@ -384,6 +384,7 @@ def checks_belong_to_the_chapter(chapter: Executed) -> Iterator[str]:
 
 
 @rule
+@lesson
 def three_grades(chapter: Executed) -> Iterator[str]:
     """A derivation, some code, a project."""
     grades = {len(re.findall("★", title)) for title, _ in _exercises(chapter)}
