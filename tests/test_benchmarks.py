@@ -201,8 +201,9 @@ def test_the_peak_is_that_of_the_work_and_not_of_before() -> None:
     def work(n: int):
         return lambda: torch.ones(n * megabytes, dtype=torch.uint8)
 
-    work(400)()
-    assert 90 * megabytes < memory.peak(work(100), CPU) < 180 * megabytes
+    work(1200)()
+    # Wide, because what earlier tests left is given back at any time.
+    assert 300 * megabytes < memory.peak(work(500), CPU) < 800 * megabytes
 
 
 # ---- the report --------------------------------------------------------------------------------
