@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from pathlib import Path
 
@@ -11,9 +12,14 @@ from torch import Tensor
 
 def write_safetensors(path: Path | str, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
     """Write tensors and a string header, replacing ``path`` in one go."""
+    write_atomically(path, to_safetensors(tensors, header))
+
+
+def to_safetensors(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
+    """The content of a safetensors file."""
     from safetensors.torch import save
 
-    write_atomically(path, save(tensors, metadata=header))
+    return save(tensors, metadata=header)
 
 
 def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -23,17 +29,30 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a whole safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    return from_safetensors(Path(path).read_bytes(), path)
+
+
+def from_safetensors(content: bytes, path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The way back from :func:`to_safetensors`.
+
+    Args:
+        content: of a file, or of its parts joined.
+        path: what a message calls it.
+
+    Raises:
+        ValueError: if it is not the content of a whole safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
     try:
-        with safe_open(str(path), framework="pt", device="cpu") as file:
-            # Copies, because a tensor would otherwise stay a window onto the file on disk.
-            tensors = {k: file.get_tensor(k).clone() for k in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
+        tensors = load(content)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
+    length = int.from_bytes(content[:8], "little")  # of the JSON before the numbers
+    return tensors, json.loads(content[8 : 8 + length]).get("__metadata__", {})
 
 
 def write_atomically(path: Path | str, content: bytes) -> None:

@@ -21,7 +21,7 @@ from ddpmlib import data, parallel, recipes
 from ddpmlib.files import write_atomically
 from ddpmlib.recipes import ClassifierRecipe, DiffusionRecipe, Recipe
 from ddpmlib.training import Trainer, fit
-from ddpmlib.zoo import LOG, MODEL, PACKAGE, STATE, Card, start_from, verified, write_model
+from ddpmlib.zoo import LOG, MODEL, PACKAGE, STATE, Card, read, start_from, write_model
 
 
 def train(
@@ -88,7 +88,7 @@ def train(
     if parallel.is_main():
         _export(recipe, trainer, images, folder, log, switches)
     parallel.wait()
-    return verified(folder / MODEL)
+    return read(folder / MODEL)[0]
 
 
 def _check_fits(recipe: Recipe, images: data.Images) -> None:
@@ -127,7 +127,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
 def _finished(folder: Path) -> Card | None:
     """The card of a run that was exported as a whole: with its measurements, so it is kept."""
     try:
-        return verified(folder / MODEL)
+        return read(folder / MODEL)[0]
     except (OSError, ValueError):
         return None
 

@@ -1,14 +1,15 @@
 """The zoo: checkpoints with their cards, loaded ready to use, shipped from finished runs.
 
 A checkpoint is a file of weights, a card (JSON) with its SHA-256 beside it, and the log of the run
-that made it. The shipped ones lie in ``data/checkpoints``. Nothing is ever unpickled.
+that made it. The shipped ones lie in ``data/checkpoints``; weights that are too large for one file
+there lie in parts, which are joined when they are read. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from ddpmlib import recipes
-from ddpmlib.files import read_safetensors, write_atomically, write_safetensors
+from ddpmlib.files import from_safetensors, to_safetensors, write_atomically
 from ddpmlib.training import default_device
 
 STATE, LOG, MODEL = "training.safetensors", "log.jsonl", "model.safetensors"
 PACKAGE = Path(__file__).resolve().parent
 CARD_TYPES = {"name": str, "recipe": dict, "sha256": str, "training": dict, "metrics": list}
+CARD_TYPES |= {"parts": int}
+LARGEST = 8_000_000  # bytes of a file that ships
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Card:
     Attributes:
         name: the checkpoint.
         recipe: how it was made, see :func:`ddpmlib.recipes.to_dict`.
-        sha256: of the weights' file.
+        sha256: of the weights' file, or of its parts joined.
         parameters: number of weights.
         dtype: of the weights in the file; models are loaded as float32.
         image_shape: (C, H, W).
@@ -40,6 +43,7 @@ class Card:
         training: command, commit, hardware, torch version, seconds, images seen.
         loss: pairs (step, mean loss since the last pair).
         metrics: measurements, each with its sample size.
+        parts: number of files that the weights lie in, see :func:`weights_files`.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Card:
     training: dict[str, Any]
     loss: list[tuple[int, float]] = field(default_factory=list)
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    parts: int = 1
 
     def write(self, path: Path) -> None:
         """Write as JSON, in one go."""
@@ -74,6 +79,8 @@ class Card:
         for name, kind in CARD_TYPES.items():
             if not isinstance(getattr(card, name), kind):
                 raise ValueError(f"{path} is not a checkpoint card ({name} is no {kind.__name__})")
+        if card.parts < 1:
+            raise ValueError(f"{path} is not a checkpoint card (parts = {card.parts})")
         return card
 
 
@@ -110,16 +117,15 @@ def load(name: str | Path, device: torch.device | str | None = None) -> tuple[An
         weights, and its :class:`Card`.
 
     Raises:
-        FileNotFoundError: if there is no such checkpoint.
+        FileNotFoundError: if there is no such checkpoint, or a part of it is missing.
         ValueError: if the file is damaged: its SHA-256 is not the card's.
     """
     path = find(name)
-    card = verified(path)
+    card, tensors = read(path)
     try:
         model = recipes.from_dict(card.recipe).build()
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"the recipe in the card of {path} builds nothing ({error})") from error
-    tensors, _ = read_safetensors(path)
     floats = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
     try:
         model.load_state_dict(floats)
@@ -142,7 +148,7 @@ def start_from(model: nn.Module, name: str | Path) -> str:
         ValueError: if it is damaged, or belongs to another network.
     """
     path = find(name)
-    card, (tensors, _) = verified(path), read_safetensors(path)
+    card, tensors = read(path)
     ours = model.state_dict()
     fits = ours.keys() == tensors.keys()
     for key, value in ours.items() if fits else ():
@@ -157,24 +163,52 @@ def start_from(model: nn.Module, name: str | Path) -> str:
     return card.sha256
 
 
-def verified(path: Path) -> Card:
-    """The card of a weights' file whose SHA-256 is the card's."""
+def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
+    """The card and the weights behind a path that :func:`find` found, joined and verified.
+
+    Raises:
+        FileNotFoundError: if the card or a part is missing.
+        ValueError: if the SHA-256 of the weights is not the card's.
+    """
     card = Card.read(path.with_suffix(".json"))
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    content = b"".join(map(_content, weights_files(path, card)))
+    found = hashlib.sha256(content).hexdigest()
     if found != card.sha256:
+        what = f"{path} is damaged"
+        if card.parts > 1:
+            what = f"one of the {card.parts} parts of {what}, or belongs to other weights"
         raise ValueError(
-            f"{path} is damaged: its SHA-256 is {found[:12]}..., the card says "
+            f"{what}: its SHA-256 is {found[:12]}..., the card says "
             f"{card.sha256[:12]}...; fetch it again, or train it again"
         )
-    return card
+    return card, from_safetensors(content, path)[0]
+
+
+def weights_files(path: Path, card: Card) -> list[Path]:
+    """The files that hold the weights: ``path`` itself, or its parts in order.
+
+    A part's name tells whose it is: ``mnist.safetensors.0123456789ab.part1of2`` belongs to the
+    weights whose SHA-256 begins like that. So new parts never replace old ones, and the card, which
+    is replaced in one go, decides which are meant.
+    """
+    if card.parts == 1:
+        return [path]
+    stem, n = f"{path.name}.{card.sha256[:12]}", card.parts
+    return [path.with_name(f"{stem}.part{i}of{n}") for i in range(1, n + 1)]
+
+
+def _content(path: Path) -> bytes:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: fetch it again, or train the model again")
+    return path.read_bytes()
 
 
 def find(name: str | Path) -> Path:
-    """The weights' file behind a shipped name, a run's folder or a path."""
+    """The weights' file behind a shipped name, a run's folder or a path; it may lie in parts."""
     path = Path(name)
     candidates = [shipped() / f"{name}.safetensors", path / MODEL, path]
     for candidate in candidates:
-        if candidate.is_file() and candidate.suffix == ".safetensors":
+        if candidate.suffix == ".safetensors" and (candidate.is_file() or _in_parts(candidate)):
             return candidate
     if (path / STATE).is_file():
         raise FileNotFoundError(
@@ -186,16 +220,27 @@ def find(name: str | Path) -> Path:
     )
 
 
-def ship(run: Path | str, name: str | None = None, dtype: str = "float16") -> Path:
-    """Copy a finished run into the folder of shipped checkpoints.
+def _in_parts(path: Path) -> bool:
+    card = path.with_suffix(".json")
+    return card.is_file() and Card.read(card).parts > 1
+
+
+def ship(
+    run: Path | str,
+    name: str | None = None,
+    dtype: str = "float16",
+    folder: Path | None = None,
+) -> Path:
+    """Copy a finished run into the folder of shipped checkpoints, in files below :data:`LARGEST`.
 
     Args:
         run: the run's folder.
         name: of the checkpoint, by default the recipe's.
         dtype: "float16" or "float32" for the weights on disk.
+        folder: another one than :func:`shipped`.
 
     Returns:
-        the weights' file.
+        the weights' file, whose name :func:`load` takes, also if it lies in parts.
 
     Raises:
         FileNotFoundError: if the run is not finished.
@@ -208,13 +253,13 @@ def ship(run: Path | str, name: str | None = None, dtype: str = "float16") -> Pa
         raise ValueError(f"a checkpoint's name is a plain file name, got {name!r}")
     run = Path(run)
     source = run / MODEL if (run / MODEL).is_file() else find(run)
-    card, (tensors, _) = verified(source), read_safetensors(source)
+    card, tensors = read(source)
     small = {k: _converted(k, v, getattr(torch, dtype)) for k, v in tensors.items()}
-    target = shipped() / f"{name or card.name}.safetensors"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source.parent / LOG, target.with_suffix(".jsonl"))
+    target = (folder or shipped()) / f"{name or card.name}.safetensors"
+    write_atomically(target.with_suffix(".jsonl"), (source.parent / LOG).read_bytes())
     # Metrics belong to the exact weights they were measured on, so they do not travel.
-    write_model(small, replace(card, name=target.stem, dtype=dtype, metrics=[]), target)
+    card = replace(card, name=target.stem, dtype=dtype, metrics=[])
+    write_model(small, card, target, LARGEST)
     return target
 
 
@@ -227,10 +272,33 @@ def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return small
 
 
-def write_model(tensors: dict[str, Tensor], card: Card, path: Path) -> Card:
-    """Write weights to ``path`` and the card, with their SHA-256, beside them; returns the card."""
+def write_model(
+    tensors: dict[str, Tensor], card: Card, path: Path, largest: int | None = None
+) -> Card:
+    """Write weights to ``path`` and the card, with their SHA-256, beside them; returns the card.
+
+    Args:
+        tensors: the weights.
+        card: what is known of them.
+        path: a .safetensors file.
+        largest: bytes; a larger file is cut into equal parts, and those of an older checkpoint of
+            this name go once the new one is whole.
+    """
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    write_safetensors(path, tensors, {"name": card.name})
-    card = replace(card, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    content = to_safetensors(tensors, {"name": card.name})
+    parts = -(-len(content) // largest) if largest else 1
+    card = replace(card, sha256=hashlib.sha256(content).hexdigest(), parts=parts)
+    files, size = weights_files(path, card), -(-len(content) // parts)
+    for i, file in enumerate(files):
+        write_atomically(file, content[i * size : (i + 1) * size])
     card.write(path.with_suffix(".json"))
+    for old in _weights_of_name(path):
+        if old not in files:
+            old.unlink()
     return card
+
+
+def _weights_of_name(path: Path) -> list[Path]:
+    """All files of a checkpoint's name, older parts and what a killed write left among them."""
+    pattern = re.compile(rf"\.?{re.escape(path.name)}(\.[0-9a-f]{{12}}\.part\d+of\d+)?(\.part)?")
+    return [p for p in path.parent.iterdir() if pattern.fullmatch(p.name)]

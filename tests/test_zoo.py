@@ -178,14 +178,14 @@ def test_the_log_goes_on_where_the_saved_state_stands(tmp_path, monkeypatch):
 def test_training_further_starts_from_the_weights_of_a_checkpoint(finished, tmp_path):
     model = TINY.build()
     sha256 = zoo.start_from(model, finished)
-    assert sha256 == zoo.verified(finished / zoo.MODEL).sha256
+    assert sha256 == zoo.read(finished / zoo.MODEL)[0].sha256
     assert same(model.state_dict(), weights(finished / zoo.MODEL))
     further = replace(TINY, settings=replace(TINY.settings, steps=1, lr=1e-30, ema=0.0))
     card = runs.train(further, tmp_path / "further", device="cpu", init=finished)
     assert sha256 in card.training["init"]
     found, start = weights(tmp_path / "further" / zoo.MODEL), weights(finished / zoo.MODEL)
     assert all(torch.allclose(found[k], start[k]) for k in start)
-    assert "init" not in zoo.verified(finished / zoo.MODEL).training
+    assert "init" not in zoo.read(finished / zoo.MODEL)[0].training
 
 
 def test_a_learned_variance_starts_in_the_middle_with_the_old_mean(finished):
@@ -482,6 +482,144 @@ def test_shipped_is_inside_an_installed_package_else_in_the_clone(tmp_path, monk
     assert zoo.shipped() == tmp_path / "ddpmlib" / "checkpoints"
 
 
+# ---- weights in parts --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def in_parts(copied, shipped, monkeypatch):
+    """The tiny run, shipped in five parts; returns the path that stands for them."""
+    whole = (zoo.ship(copied, "whole")).stat().st_size
+    monkeypatch.setattr(zoo, "LARGEST", -(-whole // 5))
+    return zoo.ship(copied)
+
+
+def parts_of(path):
+    return sorted(path.parent.glob(f"{path.name}.*"))
+
+
+def test_large_weights_ship_in_parts_and_load_joined(in_parts, shipped):
+    parts, card = parts_of(in_parts), zoo.Card.read(shipped / "tiny.json")
+    digest = card.sha256[:12]
+    assert [p.name for p in parts] == [f"tiny.safetensors.{digest}.part{i}of5" for i in range(1, 6)]
+    assert card.parts == 5 and not in_parts.exists()
+    assert all(0 < p.stat().st_size <= zoo.LARGEST for p in parts)
+    content = b"".join(p.read_bytes() for p in parts)
+    assert hashlib.sha256(content).hexdigest() == card.sha256
+    whole, _ = zoo.load("whole", "cpu")
+    for name in ("tiny", in_parts, str(in_parts)):
+        model, found = zoo.load(name, "cpu")
+        assert found == card and same(model.state_dict(), whole.state_dict())
+    assert zoo.names() == ["tiny", "whole"]
+
+
+def test_more_than_nine_parts_are_joined_in_order(copied, shipped, monkeypatch):
+    monkeypatch.setattr(zoo, "LARGEST", 700)
+    path = zoo.ship(copied)
+    assert zoo.Card.read(path.with_suffix(".json")).parts > 10
+    zoo.load("tiny", "cpu")
+
+
+def test_small_weights_stay_one_file_without_a_trace_of_parts(copied, shipped):
+    path = zoo.ship(copied)
+    assert path.is_file() and parts_of(path) == []
+    assert zoo.Card.read(path.with_suffix(".json")).parts == 1
+
+
+def test_a_checkpoint_in_parts_is_trained_further_measured_and_shipped_again(
+    in_parts, shipped, monkeypatch
+):
+    model = TINY.build()
+    assert zoo.start_from(model, "tiny") == zoo.Card.read(in_parts.with_suffix(".json")).sha256
+    assert same(model.state_dict(), zoo.load("tiny", "cpu")[0].state_dict())
+    evaluation.evaluate("tiny", metrics=["nll"], n=2, nll_draws=1, device="cpu")
+    assert zoo.load("tiny", "cpu")[1].metrics[0]["metric"] == "nll"
+
+
+@pytest.mark.parametrize("part", [0, 2, 4])
+def test_a_missing_part_is_named(in_parts, part):
+    lost = parts_of(in_parts)[part]
+    lost.unlink()
+    with pytest.raises(FileNotFoundError, match="is missing: fetch it again, or train") as caught:
+        zoo.load("tiny", "cpu")
+    assert str(lost) in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "swapped", "foreign"])
+def test_a_part_that_is_damaged_or_anothers_is_noticed(in_parts, damage):
+    first, second, *_ = parts_of(in_parts)
+    content = second.read_bytes()
+    if damage == "swapped":
+        second.write_bytes(first.read_bytes())
+        first.write_bytes(content)
+    else:
+        flipped, foreign = bytes([content[0] ^ 1]) + content[1:], b"other weights"
+        second.write_bytes({"flipped": flipped, "cut": content[:-1], "foreign": foreign}[damage])
+    match = "one of the 5 parts of .*tiny.safetensors is damaged, or belongs to other weights: its"
+    with pytest.raises(ValueError, match=match):
+        zoo.load("tiny", "cpu")
+
+
+@pytest.mark.parametrize("largest", [700, 4_000, 10**9])
+def test_a_newer_checkpoint_takes_the_older_ones_files_away(
+    in_parts, copied, finished, shipped, monkeypatch, largest
+):
+    """Other weights in fewer parts, in more, or in one file; and back again."""
+    before = parts_of(in_parts)
+    (shipped / ".tiny.safetensors.0123456789ab.part1of2.part").write_bytes(b"of a killed write")
+    neighbour = (shipped / "whole.safetensors").read_bytes()
+    monkeypatch.setattr(zoo, "LARGEST", largest)
+    zoo.ship(copied, "tiny", "float32")
+    card = zoo.Card.read(shipped / "tiny.json")
+    files = zoo.weights_files(in_parts, card)
+    assert sorted(p for p in shipped.iterdir() if "tiny.safetensors" in p.name) == sorted(files)
+    assert not set(before) & set(files)
+    assert same(zoo.load("tiny", "cpu")[0].state_dict(), weights(finished / zoo.MODEL))
+    assert (shipped / "whole.safetensors").read_bytes() == neighbour
+    monkeypatch.setattr(zoo, "LARGEST", 5_000)
+    zoo.ship(copied)
+    assert parts_of(in_parts) and not in_parts.exists()
+
+
+@pytest.mark.parametrize("killed_at", range(8))
+def test_a_ship_killed_at_any_write_leaves_the_old_or_the_new(
+    in_parts, copied, shipped, monkeypatch, killed_at
+):
+    old, _ = zoo.load("tiny", "cpu")
+    writes, real = [], zoo.write_atomically
+
+    def dying(path, content):
+        if len(writes) == killed_at:
+            raise KeyboardInterrupt
+        writes.append(path)
+        real(path, content)
+
+    monkeypatch.setattr(zoo, "LARGEST", 2 * zoo.LARGEST)
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo, "write_atomically", dying)
+        try:
+            zoo.ship(copied, "tiny", "float32")
+        except KeyboardInterrupt:
+            assert same(zoo.load("tiny", "cpu")[0].state_dict(), old.state_dict())
+        else:
+            assert killed_at == len(writes)  # log, five parts, card
+    zoo.ship(copied, "tiny", "float32")
+    assert parts_of(in_parts) == zoo.weights_files(in_parts, zoo.Card.read(shipped / "tiny.json"))
+
+
+@pytest.mark.parametrize("parts", [0, -3, "5"])
+def test_a_card_with_another_number_of_parts_is_refused(in_parts, parts):
+    card = in_parts.with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"parts": parts}))
+    with pytest.raises(ValueError, match="tiny.json is not a checkpoint card .parts"):
+        zoo.load("tiny", "cpu")
+
+
+def test_ship_into_another_folder(copied, shipped, tmp_path):
+    path = zoo.ship(copied, folder=tmp_path / "elsewhere")
+    assert path == tmp_path / "elsewhere" / "tiny.safetensors" and not shipped.exists()
+    assert zoo.load(path, "cpu")[1].name == "tiny"
+
+
 # ---- cards -------------------------------------------------------------------------------------
 
 
@@ -640,26 +778,33 @@ def test_a_classifier_without_a_process_is_not_measured_under_noise():
 
 # ---- what the project ships --------------------------------------------------------------------
 
-CHECKPOINTS = sorted((ROOT / "data" / "checkpoints").glob("*.safetensors"))
+CARDS = sorted((ROOT / "data" / "checkpoints").glob("*.json"))
+CHECKPOINTS = [path.with_suffix(".safetensors") for path in CARDS]
 
 
 def test_every_shipped_file_belongs_to_a_checkpoint():
-    stems = {p.stem for p in CHECKPOINTS}
-    for path in (ROOT / "data" / "checkpoints").glob("*"):
-        assert path.suffix in {".safetensors", ".json", ".jsonl"} and path.stem in stems, path.name
+    known = {path.with_suffix(suffix) for path in CARDS for suffix in (".json", ".jsonl")}
+    for path in CHECKPOINTS:
+        known |= set(zoo.weights_files(path, zoo.Card.read(path.with_suffix(".json"))))
+    assert set((ROOT / "data" / "checkpoints").iterdir()) == known
+
+
+def test_what_ships_fits_the_repository():
+    sizes = {p: p.stat().st_size for p in (ROOT / "data").rglob("*") if p.is_file()}
+    assert max(sizes.values()) <= zoo.LARGEST and sum(sizes.values()) < 60e6
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
 def test_every_shipped_checkpoint_loads_and_its_card_is_truthful(path):
     model, card = zoo.load(path.stem, "cpu")
-    assert card.name == path.stem and path.stat().st_size < 8e6
+    assert card.name == path.stem
     recipe = recipes.from_dict(card.recipe)
     kinds = {DiffusionRecipe: Denoiser, NoisyClassifierRecipe: NoisyClassifier}
     assert isinstance(model, kinds.get(type(recipe), Classifier))
     assert card.parameters == sum(p.numel() for p in model.parameters())
-    floating = {str(v.dtype) for v in weights(path).values() if v.is_floating_point()}
-    assert floating == {f"torch.{card.dtype}"}
-    assert all(bool(v.isfinite().all()) for v in weights(path).values())
+    tensors = zoo.read(path)[1].values()
+    assert {str(v.dtype) for v in tensors if v.is_floating_point()} == {f"torch.{card.dtype}"}
+    assert all(bool(v.isfinite().all()) for v in tensors)
     how, settings = card.training, recipe.settings
     assert how["images_seen"] == settings.steps * settings.batch_size
     assert how["seconds"] > 0 and how["hardware"] and how["torch"]
