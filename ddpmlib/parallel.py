@@ -41,11 +41,31 @@ def joined(device: torch.device | str | None = None) -> Iterator[torch.device | 
     own = _own_device(device)
     # Two backends: tensors on a GPU travel by NCCL, what lies on the CPU by Gloo.
     backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    store, rank, world_size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    dist.init_process_group(
+        backend,
+        store=dist.PrefixStore(_attempt(), store),
+        rank=rank,
+        world_size=world_size,
+        timeout=PATIENCE,
+    )
     try:
         yield own
     finally:
         dist.destroy_process_group()
+
+
+def _attempt() -> str:
+    """A name for this start of the processes, under which they leave each other their addresses.
+
+    The store of ``torchrun`` outlives a restart. Without a new name a process may read the address
+    that a dead one left there, and wait for it for ever.
+    """
+    return f"restart {_restarts()}, {os.environ['WORLD_SIZE']} processes"
+
+
+def _restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _own_device(device: torch.device | str | None) -> torch.device:
@@ -81,7 +101,7 @@ def is_main() -> bool:
 
 def restarted() -> bool:
     """Whether ``torchrun`` started the processes again after one had failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return _restarts() > 0
 
 
 def wait() -> None:

@@ -187,15 +187,22 @@ def steps_logged(folder):
     return [json.loads(line)["step"] for line in lines]
 
 
+def killed(folder, *options):
+    """Exit status of a run whose second process is killed after the first save, and its words."""
+    command = [*TORCHRUN, *options, *TRAIN]
+    with open(folder / "words", "w+") as words:
+        agent = subprocess.Popen(command, cwd=folder, env=environment(), stdout=words, stderr=words)
+        try:
+            _kill_second_process(agent, folder / "run" / "training.safetensors")
+            agent.wait(timeout=240)  # and no process is left behind, waiting
+        finally:
+            agent.kill()
+        words.seek(0)
+        return agent.returncode, words.read()
+
+
 def test_killing_a_process_ends_the_run_and_resume_goes_on(tmp_path):
-    command = [*TORCHRUN, *TRAIN]
-    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    agent = subprocess.Popen(command, cwd=tmp_path, env=environment(), **options)
-    try:
-        _kill_second_process(agent, tmp_path / "run" / "training.safetensors")
-        assert agent.wait(timeout=120) != 0  # and no process is left behind, waiting
-    finally:
-        agent.kill()
+    assert killed(tmp_path)[0] != 0
     assert not (tmp_path / "run" / "model.safetensors").exists()
     again = torchrun(*TRAIN, "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr[-3000:]
@@ -203,6 +210,27 @@ def test_killing_a_process_ends_the_run_and_resume_goes_on(tmp_path):
     assert card["training"]["processes"] == 2
     assert steps_logged(tmp_path / "run")[-1] == 40
     assert again.stdout.count("weights, loss") == 1  # one process speaks
+
+
+def test_torchrun_starts_a_killed_run_again_and_it_goes_on(tmp_path):
+    status, words = killed(tmp_path, "--max-restarts", "1")
+    assert status == 0, words[-3000:]
+    straight = torchrun(*TRAIN[:-1], "straight", cwd=tmp_path)
+    assert straight.returncode == 0, straight.stderr[-3000:]
+    runs = [files.read_safetensors(tmp_path / name / "model.safetensors")[0]
+            for name in ("run", "straight")]  # fmt: skip
+    assert runs[0] and all(torch.equal(runs[0][k], v) for k, v in runs[1].items())
+
+
+def test_processes_that_start_again_meet_under_another_name(monkeypatch):
+    """The store of torchrun outlives a restart, and with it the addresses of the dead."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
+    alone, names = parallel._attempt(), []
+    for count in ("0", "1", "2"):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", count)
+        names.append(parallel._attempt())
+    assert names[0] == alone and len(set(names)) == 3
 
 
 def _kill_second_process(agent, state):
@@ -217,7 +245,7 @@ def _kill_second_process(agent, state):
     os.kill(workers[-1], signal.SIGKILL)
 
 
-def test_a_run_that_torchrun_starts_again_resumes_by_itself(tmp_path, monkeypatch, capsys):
+def test_only_a_run_that_torchrun_started_again_resumes_unasked(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training.Trainer, "update", _failing_at(25))
     assert cli.main(TRAIN[2:]) == 2
