@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import json
+import math
 import os
 import shlex
 import sys
@@ -18,6 +19,7 @@ RUNS = Path("runs")
 EXAMPLES = """examples:
   ddpmlib train digits                    about a minute on one CPU thread, into runs/digits
   ddpmlib train digits --resume           after an interruption
+  ddpmlib train digits --minutes 2        as many steps as fit into two minutes
   torchrun --nproc-per-node 2 -m ddpmlib train digits      in two processes
   ddpmlib sample                          100 samples of the newest run into samples.png
   ddpmlib sample mnist --n 20 --label 7 --steps 20 --eta 1 --out sevens.png
@@ -65,10 +67,13 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _repeatable(words: Sequence[str]) -> list[str]:
-    """The words that decide the result: not where it was put, nor that it was interrupted."""
-    pairs = zip(["", *words], words, strict=False)
-    kept = [w for before, w in pairs if before != "--out" and w not in ("--out", "--resume")]
-    return [w for w in kept if not w.startswith("--out=")]
+    """The words that decide the result: not where it was put, nor that it was interrupted.
+
+    Nor how long it might take: how many steps that were is added when it is known.
+    """
+    pairs, dropped = zip(["", *words], words, strict=False), ("--out", "--minutes")
+    kept = [w for before, w in pairs if before not in dropped and w not in (*dropped, "--resume")]
+    return [w for w in kept if not w.startswith(("--out=", "--minutes="))]
 
 
 def _settle(args: argparse.Namespace) -> None:
@@ -100,7 +105,12 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
     train.add_argument("--resume", action="store_true", help="go on from the last saved state")
     train.add_argument("--init", help="checkpoint whose weights to start from")
-    for name, kind in (("steps", int), ("batch-size", int), ("lr", float), ("seed", _seed)):
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, help="instead of the recipe's steps")
+    length.add_argument(
+        "--minutes", type=_time, help="as many steps as fit into this time, judged by the first"
+    )
+    for name, kind in (("batch-size", int), ("lr", float), ("seed", _seed)):
         train.add_argument(f"--{name}", type=kind, help=f"instead of the recipe's {name}")
     train.add_argument(
         "--set", nargs="+", default=[], metavar="FIELD=VALUE", dest="changes",
@@ -252,6 +262,16 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _time(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = math.nan
+    if not 0 < minutes < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number of minutes, got {text!r}")
+    return minutes
+
+
 def _train(args: argparse.Namespace) -> None:
     from ddpmlib import recipes, runs, zoo
 
@@ -270,6 +290,7 @@ def _train(args: argparse.Namespace) -> None:
         recipe,
         folder,
         resume=args.resume,
+        minutes=args.minutes,
         init=args.init,
         device=args.device,
         bf16=args.bf16,

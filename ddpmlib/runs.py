@@ -12,15 +12,16 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ddpmlib import data, parallel, recipes
-from ddpmlib.files import write_atomically
+from ddpmlib.files import read_safetensors, write_atomically
 from ddpmlib.recipes import ClassifierRecipe, DiffusionRecipe, Recipe
-from ddpmlib.training import Trainer, fit
+from ddpmlib.training import Trainer, fit, updates_within
 from ddpmlib.zoo import LOG, MODEL, PACKAGE, STATE, Card, read, start_from, write_model
 
 
@@ -29,6 +30,7 @@ def train(
     folder: Path | str,
     *,
     resume: bool = False,
+    minutes: float | None = None,
     init: str | Path | None = None,
     device: torch.device | str | None = None,
     bf16: bool | None = None,
@@ -46,11 +48,13 @@ def train(
         folder: where the run lives; created if needed.
         resume: go on from the last saved state, if there is one; also done without a word where
             ``torchrun`` started the processes again.
+        minutes: in place of the recipe's steps, as many as fit into this time, see
+            :func:`ddpmlib.training.updates_within`; a resumed run keeps the number that it had.
         init: a checkpoint whose weights to start from instead of random ones; see
             :func:`ddpmlib.zoo.start_from`. The card names it.
         device, bf16, compile, channels_last, accumulate: see :class:`ddpmlib.training.Trainer`.
         save_every, log_every: updates between saves and between lines of the log.
-        command: what the card says to repeat the run.
+        command: what the card says to repeat the run; with ``minutes``, the steps are added.
 
     Returns:
         the card of the exported model.
@@ -68,12 +72,15 @@ def train(
     _check_fits(recipe, images)
     model = recipe.build()
     sha256 = None if init is None else start_from(model, init)
-    decided = recipes.to_dict(recipe) | {"init": sha256}
     trainer = Trainer(
         model, recipe.loss(), images.x_train, images.y_train, recipe.settings,
         device=device, bf16=bf16, compile=compile, channels_last=channels_last,
-        accumulate=accumulate, recipe=decided,
+        accumulate=accumulate,
     )  # fmt: skip
+    if minutes is not None:
+        recipe = _fitted(recipe, trainer, minutes, state, save_every)
+        command += f" --steps {recipe.settings.steps}"
+    trainer.settings, trainer.recipe = recipe.settings, recipes.to_dict(recipe) | {"init": sha256}
     if state.exists():
         trainer.load(state)
     if trainer.step == recipe.settings.steps and (finished := _finished(folder)):
@@ -89,6 +96,27 @@ def train(
         _export(recipe, trainer, images, folder, log, switches)
     parallel.wait()
     return read(folder / MODEL)[0]
+
+
+def _fitted(
+    recipe: Recipe, trainer: Trainer, minutes: float, state: Path, save_every: int
+) -> Recipe:
+    """The recipe with as many steps as fit into the time, or as the saved run was given."""
+    steps = _saved_steps(state) if state.exists() else None
+    if steps is None:
+        scratch = state.with_name("timing.safetensors")
+        steps = updates_within(trainer, 60 * minutes, scratch, save_every)
+        if parallel.is_main():
+            print(f"{recipe.name}: {minutes:g} minutes are {steps:,} updates")
+    return replace(recipe, settings=replace(recipe.settings, steps=steps))
+
+
+def _saved_steps(state: Path) -> int | None:
+    """How many steps a saved run is to have; None if its header is damaged, which loading tells."""
+    try:
+        return int(json.loads(read_safetensors(state)[1]["settings"])["steps"])
+    except (KeyError, ValueError, TypeError):
+        return None
 
 
 def _check_fits(recipe: Recipe, images: data.Images) -> None:

@@ -118,6 +118,17 @@ def test_overrides_reach_the_recipe_and_the_card_says_how_to_repeat_it(cwd):
     )
 
 
+@pytest.mark.parametrize("minutes", [["--minutes", "0.0001"], ["--minutes=0.0001"]])
+def test_minutes_become_the_steps_that_repeat_the_run(cwd, minutes, capsys):
+    words = ["train", "digits-classifier", "--set", "net.width=4"]
+    assert main([*words, *minutes, "--out", "a"]) == 0
+    assert "digits-classifier: 0.0001 minutes are" in capsys.readouterr().out
+    command = zoo.Card.read(Path("a/model.json")).training["command"]
+    assert re.fullmatch(r"ddpmlib train digits-classifier --set net.width=4 --steps \d+", command)
+    assert main([*command.split()[1:], "--out", "b"]) == 0
+    assert Path("a/model.safetensors").read_bytes() == Path("b/model.safetensors").read_bytes()
+
+
 def test_set_reaches_every_field_and_the_card_says_how_to_repeat_it(cwd):
     words = ["train", "digits", "--steps", "2", "--device", "cpu", "--out", "r", "--set"]
     words += ["schedule=linear", "T=30", "var_mix=null", "objective=vlb", "times=importance"]
@@ -298,6 +309,10 @@ def test_threads_are_set(cwd, shipped):
         ("train xyz", "unknown recipe 'xyz': choose one of digits, mnist"),
         ("train digits --steps 0", "steps must be positive and finite, got 0"),
         ("train digits --steps many", "invalid int value: 'many'"),
+        ("train digits --minutes 0", "--minutes: must be a positive number of minutes, got '0'"),
+        ("train digits --minutes soon", "--minutes: must be a positive number of minutes"),
+        ("train digits --minutes nan", "--minutes: must be a positive number of minutes"),
+        ("train digits --minutes 1 --steps 5", "--steps: not allowed with argument --minutes"),
         ("train digits --lr nan", "lr must be positive and finite, got nan"),
         ("train digits --lr=-1", "lr must be positive"),
         ("train digits --batch-size 5000", r"batch_size must lie in 1..1442 .*got 5000"),

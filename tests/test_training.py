@@ -80,6 +80,69 @@ def run(trainer, **options):
     return losses, everything(trainer)
 
 
+# ---- a limit of time ---------------------------------------------------------------------------
+
+
+class Clock:
+    """Tells the time that updates and saves have taken, at a fixed price each."""
+
+    def __init__(self, monkeypatch, first, other, save):
+        self.now, self.updates, self.saves = 0.0, 0, 0
+        update, write = Trainer.update, Trainer.save
+
+        def counted(trainer):
+            self.updates += 1
+            self.now += first if self.updates == 1 else other
+            return update(trainer)
+
+        def saved(trainer, path):
+            self.saves += 1
+            self.now += save
+            write(trainer, path)
+
+        monkeypatch.setattr(Trainer, "update", counted)
+        monkeypatch.setattr(Trainer, "save", saved)
+        monkeypatch.setattr(training.time, "perf_counter", lambda: self.now)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "first", "other", "save", "every"),
+    [(100, 1, 1, 0, 10), (500, 30, 2, 5, 100), (2000, 5, 10, 40, 10), (1000, 10, 10, 5, 1)],
+)
+def test_as_many_updates_as_fit_into_a_time(
+    tmp_path, monkeypatch, seconds, first, other, save, every
+):
+    clock, trainer = Clock(monkeypatch, first, other, save), line_trainer()
+    steps = training.updates_within(trainer, seconds, tmp_path / "scratch", every)
+    trainer.settings = replace(SETTINGS, steps=steps)
+    for _ in fit(trainer, checkpoint=tmp_path / "state", save_every=every):
+        pass
+    assert 0.9 * seconds < clock.now <= seconds
+    assert trainer.step == steps and clock.saves >= 2
+
+
+def test_a_time_in_which_nothing_fits_is_one_update(tmp_path):
+    assert training.updates_within(line_trainer(), 1e-9, tmp_path / "scratch", 100) == 1
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_taking_the_time_leaves_no_trace(tmp_path, resumed):
+    trainer, other = unet_trainer(), unet_trainer()
+    for one in (trainer, other) if resumed else ():
+        one.update()
+    before = everything(trainer)
+    training.updates_within(trainer, 0.1, tmp_path / "scratch", 10)
+    assert same(everything(trainer), before) and list(tmp_path.iterdir()) == []
+    trainer.update(), other.update()
+    assert same(everything(trainer), everything(other))
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_a_limit_of_time_is_positive(tmp_path, seconds):
+    with pytest.raises(ValueError, match="limit of time must be positive and finite"):
+        training.updates_within(line_trainer(), seconds, tmp_path / "scratch", 10)
+
+
 # ---- resume ------------------------------------------------------------------------------------
 
 

@@ -142,6 +142,30 @@ def test_the_log_has_the_mean_loss_of_each_stretch(finished, tmp_path, monkeypat
     assert same(weights(tmp_path / "r" / zoo.MODEL), weights(finished / zoo.MODEL))
 
 
+def test_a_run_of_some_minutes_is_the_run_of_its_steps(finished, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(runs, "updates_within", lambda trainer, seconds, *_: int(seconds))
+    options = {"device": "cpu", "save_every": 4, "log_every": 3, "command": "make tiny"}
+    with monkeypatch.context() as patch:
+        interrupted(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(TINY, tmp_path / "r", minutes=10 / 60, **options)
+    assert "tiny: 0.166667 minutes are 10 updates" in capsys.readouterr().out
+    # A faster machine would now count more of them, and another schedule of the learning rate.
+    card = runs.train(TINY, tmp_path / "r", minutes=20 / 60, resume=True, **options)
+    assert card.recipe["settings"]["steps"] == 10
+    assert card.training["command"] == "make tiny --steps 10"
+    assert same(weights(tmp_path / "r" / zoo.MODEL), weights(finished / zoo.MODEL))
+    before = (tmp_path / "r" / "model.json").read_bytes()
+    runs.train(TINY, tmp_path / "r", minutes=20 / 60, resume=True, **options)
+    assert (tmp_path / "r" / "model.json").read_bytes() == before
+
+
+def test_the_time_is_taken_where_the_run_lies_and_leaves_no_trace(tmp_path, finished):
+    card = runs.train(TINY, tmp_path / "r", minutes=1e-4, device="cpu", save_every=4)
+    assert {p.name for p in (tmp_path / "r").iterdir()} == {p.name for p in finished.iterdir()}
+    assert 1 <= card.recipe["settings"]["steps"] < 100
+
+
 @pytest.mark.parametrize("at", [2, 4, 7, 10])
 def test_an_interrupted_run_resumes_to_the_same_bits(finished, tmp_path, monkeypatch, at):
     folder = tmp_path / "r"
