@@ -21,6 +21,7 @@ from torch import Tensor
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 DOWNLOADS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
 NAMES = ("digits", *DOWNLOADS)
+SIDES = {"mnist": 28, "fashion_mnist": 28, "cifar10": 32}  # pixels
 
 
 class DataNotAvailable(RuntimeError):
@@ -78,6 +79,11 @@ def directory() -> Path:
     return path
 
 
+def archive_path(name: str) -> Path:
+    """Where a data set is kept, or would be."""
+    return directory() / f"{name}.npz"
+
+
 def to_float(x: Tensor) -> Tensor:
     """uint8 0..255 -> float32 in [-1, 1].
 
@@ -124,19 +130,19 @@ def _planes(x: Tensor) -> Tensor:
 
 
 def _cached(name: str) -> tuple[np.ndarray, ...]:
-    archive = directory() / f"{name}.npz"
-    if not archive.exists():
-        archive.parent.mkdir(parents=True, exist_ok=True)  # before minutes of downloading
-        _write_archive(archive, _download(name))
+    path = archive_path(name)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)  # before minutes of downloading
+        _write_archive(path, _download(name))
     try:
-        with np.load(archive, allow_pickle=False) as npz:
+        with np.load(path, allow_pickle=False) as npz:
             arrays = tuple(npz[key] for key in KEYS)
     except Exception as error:
         raise ValueError(
-            f"{archive} is not a readable archive of {', '.join(KEYS)} ({error}); delete it and "
+            f"{path} is not a readable archive of {', '.join(KEYS)} ({error}); delete it and "
             f"load {name!r} again"
         ) from error
-    _check_arrays(archive, arrays)
+    _check_arrays(path, arrays)
     return arrays
 
 
@@ -159,6 +165,49 @@ def _are_images(x: np.ndarray) -> bool:
 def _are_labels(y: np.ndarray, n: int) -> bool:
     whole = y.shape == (n,) and np.issubdtype(y.dtype, np.integer)
     return whole and bool(y.min() >= 0 and y.max() <= 9)
+
+
+def unpack(sheets: Path, name: str) -> Path:
+    """Write the archive of a data set from lossless sheets of its images.
+
+    Args:
+        sheets: a folder with ``NAME/train-00.webp``, ``train-01.webp``, …, each a sheet of images
+            side by side, row after row; their labels in ``NAME/train-labels.npy``; and as many
+            for ``test``.
+        name: a data set that is otherwise downloaded.
+
+    Returns:
+        the archive, in the data directory.
+
+    Raises:
+        DataNotAvailable: if there are no such sheets.
+        ValueError: if there are more or fewer labels than images.
+    """
+    arrays: list[np.ndarray] = []
+    for part in ("train", "test"):
+        labels = sheets / name / f"{part}-labels.npy"
+        if not labels.is_file():
+            raise DataNotAvailable(f"there are no sheets of {name}: {labels} is missing")
+        tiles = [_tiles(path, SIDES[name]) for path in sorted(labels.parent.glob(f"{part}-*.webp"))]
+        y = np.load(labels, allow_pickle=False)
+        if sum(map(len, tiles)) != len(y):
+            raise ValueError(f"{labels} has {len(y)} labels for {sum(map(len, tiles))} images")
+        x = np.concatenate(tiles)
+        arrays += [x if name == "cifar10" else x[..., 0], y]
+    path = archive_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_archive(path, tuple(arrays))
+    return path
+
+
+def _tiles(sheet: Path, side: int) -> np.ndarray:
+    """The images of a sheet, (N, side, side, 3) uint8."""
+    from PIL import Image
+
+    with Image.open(sheet) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    rows, columns = pixels.shape[0] // side, pixels.shape[1] // side
+    return pixels.reshape(rows, side, columns, side, 3).swapaxes(1, 2).reshape(-1, side, side, 3)
 
 
 def _write_archive(archive: Path, arrays: tuple[np.ndarray, ...]) -> None:

@@ -71,8 +71,8 @@ def evaluate(
         n: samples, or test images for "nll".
         steps, eta, seed, spacing, bf16, compile, batch_size: see :func:`generate`; ``spacing``
             names one of :data:`SPACINGS`.
-        judge: whose features: "classifier" is the shipped one of the data set, "inception" is for
-            colour images.
+        judge: whose features: "classifier" is the one of the data set, see :func:`network_of`,
+            "inception" is for colour images.
         draws: redrawn sets for the bootstrap intervals.
         nll_draws: random steps of the chain per test image.
         guidance: of the samples; a bound on the likelihood has none.
@@ -96,7 +96,8 @@ def evaluate(
         setting["guidance"] = guidance.record()
 
     def samples(chosen: Sequence[str]) -> dict[str, Any]:
-        network, sha256 = network_of(judge, images, device)  # before the long part: it may miss
+        # Before the long part: it may be missing.
+        network, sha256 = network_of(judge, images, device, path.parent)
         y = classes_in_turn(card, n)
         x0 = generate(
             guidance.wrap(model, card) if guidance else model, card.image_shape, y, steps,
@@ -158,15 +159,21 @@ def _check_choices(metrics: Sequence[str] | None, spacing: str, judge: str, n: i
 
 
 def network_of(
-    judge: str, images: data.Images, device: torch.device | str | None = None
+    judge: str,
+    images: data.Images,
+    device: torch.device | str | None = None,
+    folder: Path | None = None,
 ) -> tuple[Judge, str]:
     """The network that judges a data set, and the SHA-256 of its file of weights.
 
     Args:
         judge: "classifier" or "inception".
+        folder: of checkpoints; a classifier there comes before the shipped one.
     """
     if judge == "classifier":
-        classifier, card = load(f"{images.name}-classifier", device)
+        name = f"{images.name}-classifier"
+        own = folder is not None and (folder / f"{name}.json").is_file()
+        classifier, card = load(folder / f"{name}.safetensors" if folder and own else name, device)
         return classifier, card.sha256
     if images.image_shape[0] != 3:
         raise ValueError(f"{images.name} is grey, and Inception judges colour images only")

@@ -16,6 +16,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
 PATIENCE = timedelta(minutes=10)  # with a process that does not answer; then torchrun may restart
@@ -41,10 +43,10 @@ def joined(device: torch.device | str | None = None) -> Iterator[torch.device | 
     own = _own_device(device)
     # Two backends: tensors on a GPU travel by NCCL, what lies on the CPU by Gloo.
     backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
-    store, rank, world_size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, rank, world_size = next(rendezvous("env://", timeout=PATIENCE))
     dist.init_process_group(
         backend,
-        store=dist.PrefixStore(_attempt(), store),
+        store=PrefixStore(_attempt(), store),
         rank=rank,
         world_size=world_size,
         timeout=PATIENCE,

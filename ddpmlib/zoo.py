@@ -23,8 +23,9 @@ from ddpmlib.training import default_device
 
 STATE, LOG, MODEL = "training.safetensors", "log.jsonl", "model.safetensors"
 PACKAGE = Path(__file__).resolve().parent
-CARD_TYPES = {"name": str, "recipe": dict, "sha256": str, "training": dict, "metrics": list}
-CARD_TYPES |= {"parts": int}
+CARD_TYPES: dict[str, type] = {
+    "name": str, "recipe": dict, "sha256": str, "training": dict, "metrics": list, "parts": int,
+}  # fmt: skip
 LARGEST = 8_000_000  # bytes of a file that ships
 
 

@@ -34,6 +34,48 @@ def arrays(shape=(28, 28), n=(20, 10)):
     return {"x_train": x[0], "y_train": y[0], "x_test": x[1], "y_test": y[1]}
 
 
+# ---- sheets ----------------------------------------------------------------------------------
+
+
+def write_sheets(folder, found, rows=2, columns=2, name="mnist"):
+    """The sheets of :func:`ddpmlib.data.unpack`, `rows` × `columns` images on each."""
+    image = pytest.importorskip("PIL.Image")
+    (folder / name).mkdir(parents=True)
+    for part in ("train", "test"):
+        x, each = found[f"x_{part}"], rows * columns
+        for number in range(len(x) // each):
+            lines = x[number * each : (number + 1) * each].reshape(rows, columns, *x.shape[1:])
+            sheet = np.concatenate([np.concatenate(list(line), axis=1) for line in lines])
+            path = folder / name / f"{part}-{number:02}.webp"
+            image.fromarray(sheet).save(path, lossless=True)
+        np.save(folder / name / f"{part}-labels.npy", found[f"y_{part}"])
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mnist", (28, 28)), ("cifar10", (32, 32, 3))])
+def test_sheets_become_the_archive_bit_by_bit(cache, tmp_path, name, shape):
+    found = arrays(shape, n=(24, 12))
+    write_sheets(tmp_path / "sheets", found, rows=2, columns=3, name=name)
+    assert data.unpack(tmp_path / "sheets", name) == cache / f"{name}.npz"
+    with np.load(cache / f"{name}.npz") as archive:
+        assert set(archive) == set(found)
+        assert all(np.array_equal(archive[key], value) for key, value in found.items())
+    assert data.load(name).image_shape[1:] == shape[:2]
+
+
+def test_missing_sheets_and_labels_leave_nothing_behind(cache, tmp_path):
+    with pytest.raises(data.DataNotAvailable, match="no sheets of mnist: .*labels.npy is missing"):
+        data.unpack(tmp_path, "mnist")
+    write_sheets(tmp_path, arrays(n=(24, 12)))
+    (tmp_path / "mnist" / "train-03.webp").unlink()
+    with pytest.raises(ValueError, match="train-labels.npy has 24 labels for 20 images"):
+        data.unpack(tmp_path, "mnist")
+    for path in (tmp_path / "mnist").glob("train-*.webp"):
+        path.unlink()
+    with pytest.raises(ValueError, match="24 labels for 0 images"):
+        data.unpack(tmp_path, "mnist")
+    assert list(cache.iterdir()) == []
+
+
 # ---- digits ----------------------------------------------------------------------------------
 
 

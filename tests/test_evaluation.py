@@ -1,6 +1,7 @@
 """`ddpmlib.evaluation`: samples by the seed, every metric on them, and the card that remembers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -110,6 +111,24 @@ def test_one_metric_alone_keeps_what_is_known_of_the_same_samples(tiny, name):
     (whole,) = measured()
     (entry,) = measured(metrics=[name])
     assert entry | {"seconds": 0} == whole | {"seconds": 0} and tiny() == [entry]
+
+
+def test_a_judge_beside_the_checkpoint_comes_before_the_shipped_one(tiny, finished, tmp_path):
+    path = zoo.ship(finished, folder=tmp_path / "own")
+    shipped = zoo.load("digits-classifier", "cpu")[1].sha256[:12]
+    (entry,) = evaluation.evaluate(path, metrics=["fid"], n=20, steps=2, draws=20, device="cpu")
+    assert entry["judge"] == shipped
+    other = replace(JUDGE, settings=replace(JUDGE.settings, seed=1, steps=20))
+    runs.train(other, tmp_path / "other", device="cpu")
+    zoo.ship(tmp_path / "other", folder=tmp_path / "own")
+    (entry,) = evaluation.evaluate(path, metrics=["fid"], n=20, steps=2, draws=20, device="cpu")
+    assert (
+        entry["judge"]
+        == zoo.read(tmp_path / "own" / "digits-classifier.safetensors")[0].sha256[:12]
+    )
+    assert entry["judge"] != shipped
+    (entry,) = evaluation.evaluate("tiny", metrics=["fid"], n=20, steps=2, draws=20, device="cpu")
+    assert entry["judge"] == shipped
 
 
 def test_an_entry_of_another_judge_is_replaced_as_a_whole():

@@ -1,0 +1,191 @@
+"""Train and measure what ships at full strength, in half an hour of one GPU.
+
+    python scripts/full_strength.py --out runs/full                          all, in 30 minutes
+    python scripts/full_strength.py --out runs/full --only cifar10 --minutes 20
+    python scripts/full_strength.py --out runs/full --dry-run --device cpu   a rehearsal
+
+Each recipe of :data:`JOBS` is trained for its share of the time, shipped into ``OUT/checkpoints``
+and measured there. Every step is kept as soon as it is done, so a call that was cut off is called
+again, word for word, and goes on. Data sets are archives in the data directory (``DDPMLIB_DATA``);
+``--sheets`` names a folder of lossless sheets to make them from. Nothing is downloaded that is
+there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddpmlib import data, evaluation, features, recipes, runs, zoo
+from ddpmlib.budget import budget
+from ddpmlib.guidance_options import GuidanceOptions
+from ddpmlib.recipes import RECIPES, ClassifierRecipe, Recipe
+from ddpmlib.training import default_device
+
+TRAINING = 0.8  # of the time; the rest measures
+SAVE_EVERY = 250  # updates
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe, its share of the time for training, and what is changed in it.
+
+    The changes suit a fast device: larger batches and, as these make fewer updates, larger steps.
+    """
+
+    recipe: str
+    share: float
+    changes: dict[str, Any] = field(default_factory=dict)
+
+
+LARGE = {"settings.batch_size": 512, "settings.warmup": 500, "settings.ema": 0.9995}
+JOBS = (  # judges first
+    Job("mnist-classifier", 1),
+    Job("fashion_mnist-classifier", 1),
+    Job("cifar10-classifier", 3),
+    Job("mnist", 6, LARGE | {"settings.lr": 3e-3}),
+    Job("fashion_mnist", 6, LARGE | {"settings.lr": 3e-3}),
+    Job("cifar10-small", 8, LARGE | {"settings.lr": 2e-3}),
+    Job("cifar10", 25),
+)
+MEASUREMENTS: list[dict[str, Any]] = [
+    *({"n": 5000, "steps": k, "eta": 0.0} for k in (10, 20, 50, 100)),
+    *({"n": 5000, "steps": k, "eta": 1.0} for k in (20, 50, 100)),
+    *(
+        {"n": 5000, "steps": 50, "eta": 1.0, "guidance": GuidanceOptions(w=w)}
+        for w in (0.25, 0.5, 1.0, 2.0)
+    ),
+    {"metrics": ("nll",), "n": 2000},
+]
+TOY_RUN = {"settings.steps": 2, "settings.batch_size": 16}
+TOY: list[dict[str, Any]] = [
+    {"n": 16, "steps": 2, "draws": 20},
+    {"metrics": ("nll",), "n": 16, "nll_draws": 2},
+]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of everything")
+    parser.add_argument("--minutes", type=float, default=30.0, help="in all (default 30)")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", choices=[job.recipe for job in JOBS],
+        help="these recipes share the time",
+    )  # fmt: skip
+    parser.add_argument("--sheets", type=Path, help="folder of sheets to make missing archives of")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="two updates and 16 samples of each, in OUT/dry-run"
+    )
+    args = parser.parse_args()
+    out, status = args.out / "dry-run" if args.dry_run else args.out, 0
+    for job, minutes in _shared(args.only, args.minutes):
+        try:
+            _carry_out(job, minutes, out, args)
+        except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
+            # The others still have their time.
+            print(f"{job.recipe}: {str(error).splitlines()[0]}", file=sys.stderr)
+            status = 2
+    return status
+
+
+def _shared(only: list[str] | None, minutes: float) -> Iterator[tuple[Job, float]]:
+    """The jobs that are wanted and known, with the minutes of training that each may take."""
+    wanted = [job for job in JOBS if only is None or job.recipe in only]
+    for job in wanted:
+        if job.recipe not in RECIPES:
+            print(f"{job.recipe}: skipped, this version of the library knows no such recipe")
+    known = [job for job in wanted if job.recipe in RECIPES]
+    total = sum(job.share for job in known)
+    return ((job, TRAINING * minutes * job.share / total) for job in known)
+
+
+def _carry_out(job: Job, minutes: float, out: Path, args: argparse.Namespace) -> None:
+    recipe = recipes.changed(RECIPES[job.recipe], job.changes | (TOY_RUN if args.dry_run else {}))
+    images = _images(recipe.data, args.sheets)
+    _print_plan(recipe, images, minutes)
+    device = torch.device(args.device or default_device())
+    fast = device.type == "cuda"
+    runs.train(
+        recipe, out / recipe.name, resume=True, minutes=None if args.dry_run else minutes,
+        device=device, compile=fast, channels_last=fast, save_every=SAVE_EVERY,
+        command=_command(job, fast),
+    )  # fmt: skip
+    path = _shipped(out / recipe.name, recipe.name, out / "checkpoints")
+    if isinstance(recipe, ClassifierRecipe):
+        _judge(path, images, out / "statistics", device)
+    else:
+        for how in TOY if args.dry_run else MEASUREMENTS:
+            _measure(path, how, device)
+
+
+def _images(name: str, sheets: Path | None) -> data.Images:
+    if sheets is not None and name in data.SIDES and not data.archive_path(name).exists():
+        print(f"{data.unpack(sheets, name)}: made of the sheets in {sheets}")
+    return data.load(name)
+
+
+def _command(job: Job, fast: bool) -> str:
+    """What trains the same model; the number of steps is added when it is known."""
+    words = ["ddpmlib", "train", job.recipe, *(["--compile", "--channels-last"] if fast else [])]
+    changes = [f"{name}={json.dumps(value)}" for name, value in job.changes.items()]
+    return shlex.join([*words, *(["--set", *changes] if changes else [])])
+
+
+def _print_plan(recipe: Recipe, images: data.Images, minutes: float) -> None:
+    cost, batch = budget(recipe, images), recipe.settings.batch_size
+    held = {"weights": cost.weights, "gradients": cost.weights, "average": cost.average}
+    held |= {"optimiser": cost.optimiser, "images": cost.images}
+    parts = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in held.items())
+    print(
+        f"{recipe.name}: {cost.parameters / 1e6:.2f} M weights; {cost.flops / 1e9:.2f} GFLOP an "
+        f"image, {cost.flops * batch / 1e12:.3f} TFLOP an update of {batch}; on the device "
+        f"{cost.resident / 1e6:.1f} MB ({parts}) and the activations; {minutes:.1f} minutes"
+    )
+
+
+def _shipped(run: Path, name: str, folder: Path) -> Path:
+    """The checkpoint of a finished run, in half precision; one that is whole stays."""
+    path = folder / f"{name}.safetensors"
+    try:
+        whole = zoo.read(path)[0].training == zoo.Card.read(run / "model.json").training
+    except (OSError, ValueError):
+        whole = False
+    return path if whole else zoo.ship(run, folder=folder)
+
+
+def _judge(path: Path, images: data.Images, folder: Path, device: torch.device) -> None:
+    """How often a classifier is right, and what its data set looks like to it."""
+    if zoo.Card.read(path.with_suffix(".json")).metrics:
+        return
+    network, sha256 = evaluation.network_of("classifier", images, device, path.parent)
+    found = features.compute_statistics(network, images)
+    features.write_statistics(found, folder / f"{images.name}.safetensors", sha256)
+    print(evaluation.evaluate(path, device=device))
+
+
+def _measure(path: Path, how: dict[str, Any], device: torch.device) -> None:
+    """One measurement of a denoiser, if the card does not hold it yet."""
+    guidance, likelihood = how.get("guidance"), "metrics" in how
+    cell: dict[str, Any] = {key: how[key] for key in how.keys() & {"n", "steps", "eta"}}
+    cell["guidance"] = guidance.record() if guidance else None
+    for entry in zoo.Card.read(path.with_suffix(".json")).metrics:
+        same_cell = all(entry.get(key) == value for key, value in cell.items())
+        if same_cell and (entry["metric"] == "nll") == likelihood:
+            return
+    fast = device.type == "cuda" and not likelihood  # a bound wants all digits, and is cheap
+    print(evaluation.evaluate(path, device=device, bf16=fast, compile=fast, **how))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""`scripts/full_strength.py` at toy length: every step is done once, however often it is cut off."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddpmlib import data, recipes, zoo
+from ddpmlib.recipes import RECIPES
+from scripts import full_strength
+
+ROOT = Path(__file__).resolve().parent.parent
+ONLY = ["mnist-classifier", "mnist"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder, and a data directory with a little of a set of the shape of MNIST."""
+    rng = np.random.default_rng(0)
+    found = {f"x_{part}": rng.integers(0, 256, (n, 28, 28), np.uint8)
+             for part, n in (("train", 60), ("test", 30))}  # fmt: skip
+    found |= {f"y_{k[2:]}": np.arange(len(x), dtype=np.uint8) % 10 for k, x in found.items()}
+    np.savez(tmp_path / "mnist.npz", **found)
+    monkeypatch.setenv("DDPMLIB_DATA", str(tmp_path))
+    return tmp_path
+
+
+def rehearse(monkeypatch, folder, *words, status=0):
+    out = folder / "out"
+    words = ["full_strength.py", "--out", str(out), "--dry-run", "--device", "cpu", *words]
+    monkeypatch.setattr(sys, "argv", words)
+    assert full_strength.main() == status
+    return out / "dry-run"
+
+
+def contents(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_rehearsal_trains_ships_and_measures_and_a_second_changes_nothing(
+    folder, monkeypatch, capsys
+):
+    out = rehearse(monkeypatch, folder, "--only", *ONLY)
+    plan = capsys.readouterr().out
+    assert "mnist-classifier: 0.03 M weights" in plan and "mnist: 0.77 M weights" in plan
+    assert "GFLOP an image" in plan and "optimiser" in plan
+    assert {p.name for p in out.iterdir()} == {*ONLY, "checkpoints", "statistics"}
+    card = zoo.load(out / "checkpoints" / "mnist.safetensors", "cpu")[1]
+    judge = zoo.read(out / "checkpoints" / "mnist-classifier.safetensors")[0]
+    samples, nll = card.metrics
+    assert (samples["n"], samples["steps"], samples["judge"]) == (16, 2, judge.sha256[:12])
+    assert nll["metric"] == "nll" and judge.metrics[0]["n"] == 30
+    statistics = json.loads((out / "statistics" / "mnist.json").read_text())
+    assert statistics["classifier"] == judge.sha256 and statistics["train"] == 60
+    before = contents(out)
+    rehearse(monkeypatch, folder, "--only", *ONLY)
+    assert contents(out) == before
+
+
+def test_a_kill_at_any_stage_is_made_good_by_the_same_command(folder, monkeypatch):
+    command = [sys.executable, "scripts/full_strength.py", "--out", str(folder / "out")]
+    command += ["--dry-run", "--device", "cpu", "--only", *ONLY]
+    out = folder / "out" / "dry-run"
+    for path in ("mnist-classifier/training.safetensors", "checkpoints/mnist.json"):
+        child = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            _kill_when_it_has_written(child, out / path)
+        finally:
+            child.kill()
+            child.wait()
+        assert child.returncode == -signal.SIGKILL
+    rehearse(monkeypatch, folder, "--only", *ONLY)
+    cards = [zoo.Card.read(path) for path in sorted((out / "checkpoints").glob("*.json"))]
+    assert [len(card.metrics) for card in cards] == [1, 2]
+    assert not [p for p in out.rglob("*") if p.suffix == ".part"]
+
+
+def _kill_when_it_has_written(child, path):
+    deadline = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.002)
+    assert path.exists(), "it was not written"
+    child.send_signal(signal.SIGKILL)
+
+
+def test_time_is_shared_out_among_the_jobs_that_are_wanted():
+    jobs = list(full_strength._shared(["mnist", "fashion_mnist"], 30))
+    assert [job.recipe for job, _ in jobs] == ["mnist", "fashion_mnist"]
+    assert [minutes for _, minutes in jobs] == [12, 12]  # the rest is for measuring
+    everything = list(full_strength._shared(None, 30))
+    assert sum(minutes for _, minutes in everything) == pytest.approx(24)
+    assert list(full_strength._shared([], 30)) == []
+
+
+def test_a_recipe_that_is_not_there_yet_is_skipped(monkeypatch, capsys):
+    monkeypatch.delitem(RECIPES, "mnist")
+    jobs = [job.recipe for job, _ in full_strength._shared(ONLY, 30)]
+    assert jobs == ["mnist-classifier"]
+    assert capsys.readouterr().out.startswith("mnist: skipped, this version")
+
+
+def test_every_change_of_the_table_fits_its_recipe_and_its_command():
+    for job in full_strength.JOBS:
+        if job.recipe in RECIPES:
+            recipe = recipes.changed(RECIPES[job.recipe], job.changes)
+            assert recipe.name == job.recipe and job.share > 0
+    command = full_strength._command(full_strength.Job("mnist", 1, {"settings.lr": 0.002}), True)
+    assert command == "ddpmlib train mnist --compile --channels-last --set settings.lr=0.002"
+
+
+def test_what_fails_is_one_sentence_and_the_others_have_their_time(folder, monkeypatch, capsys):
+    monkeypatch.setattr(data, "_download", lambda name: pytest.fail("must not download"))
+    (folder / "fashion_mnist.npz").write_bytes(b"rubbish")
+    words = ["--only", "fashion_mnist-classifier", "mnist-classifier"]
+    out = rehearse(monkeypatch, folder, *words, status=2)
+    failed = capsys.readouterr().err
+    assert "fashion_mnist-classifier: " in failed and "not a readable archive" in failed
+    assert [p.name for p in (out / "checkpoints").glob("*.json")] == ["mnist-classifier.json"]
