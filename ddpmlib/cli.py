@@ -138,7 +138,10 @@ def _parser() -> argparse.ArgumentParser:
         help="name of a run in runs/ or of a shipped checkpoint, a run's folder, or a weights' "
         "file (default: newest run)",
     )
-    sample.add_argument("--n", type=_positive, default=100, help="samples (default 100)")
+    # Two names, as torchrun takes --n for an abbreviation of options of its own.
+    sample.add_argument(
+        "--n", "--samples", dest="n", type=_positive, default=100, help="samples (default 100)"
+    )
     sample.add_argument("--label", type=int, help="one class only (default: every class in turn)")
     sample.add_argument("--out", type=Path, default=Path("samples.png"), help="default samples.png")
     _sampling(sample)
@@ -152,8 +155,9 @@ def _parser() -> argparse.ArgumentParser:
         "said of the samples); default: all but nll",
     )  # fmt: skip
     evaluate.add_argument(
-        "--n", type=_positive, default=2000, help="samples, test images for nll (default 2000)"
-    )
+        "--n", "--samples", dest="n", type=_positive, default=2000,
+        help="samples, test images for nll (default 2000)",
+    )  # fmt: skip
     evaluate.add_argument(
         "--judge", default="classifier", choices=("classifier", "inception"),
         help="whose features: the shipped classifier of the data set (default), or Inception, for "

@@ -1,4 +1,4 @@
-"""`scripts/full_strength.py` at toy length: every step is done once, however often it is cut off."""
+"""`scripts/full_strength.py` at toy length: each step is done once, however often it is cut off."""
 
 import json
 import os
