@@ -335,7 +335,7 @@ def test_threads_are_set(cwd, shipped):
         ("tarin digits", "invalid choice: 'tarin'"),
         ("sample", r"no finished run in runs/: run `ddpmlib train digits` first"),
         ("sample nothing", "no checkpoint 'nothing': give a folder of a finished run"),
-        ("sample --n 0", "--n: must be a whole number 1..2"),
+        ("sample --n 0", "--n/--samples: must be a whole number 1..2"),
         ("sample --seed 99999999999999999999", "--seed: must be a whole number"),
         ("sample --out grid.jpg", "--out names the PNG to write, .* got grid.jpg"),
         ("sample --out grid", "--out names the PNG to write"),
