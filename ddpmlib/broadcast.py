@@ -1,5 +1,6 @@
-"""Numbers per sample against tensors of any rank: the only two places that know about shapes."""
+"""Numbers per sample against tensors of any rank: the only places that know about shapes."""
 
+import torch
 from torch import Tensor
 
 
@@ -26,3 +27,14 @@ def expand(v: Tensor, x: Tensor) -> Tensor:
 def flat_mean(x: Tensor) -> Tensor:
     """Mean over everything but the batch: (B, ...) -> (B,)."""
     return x.flatten(1).mean(1) if x.ndim > 1 else x
+
+
+def weighted_sum(a: float | Tensor, x: Tensor, b: float | Tensor, y: Tensor) -> Tensor:
+    """a·x + b·y, with one pass over the data less than it is written with.
+
+    Args:
+        a, b: numbers, or tensors of ``x``'s rank that broadcast.
+        x, y: the same shape.
+    """
+    x = x if isinstance(a, int) and a == 1 else a * x
+    return torch.addcmul(x, b, y) if isinstance(b, Tensor) else torch.add(x, y, alpha=b)

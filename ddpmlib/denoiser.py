@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ddpmlib.broadcast import weighted_sum
 from ddpmlib.equations import equation
 from ddpmlib.process import DDPM, Coefficient, Time
 
@@ -60,7 +61,7 @@ class Parameterization:
 def _split_eps(
     eps: Tensor, x_t: Tensor, scale: Coefficient, std: Coefficient
 ) -> tuple[Tensor, Tensor]:
-    return (x_t - std * eps) / scale, eps
+    return weighted_sum(1, x_t, -std, eps) / scale, eps
 
 
 def _split_x0(
@@ -71,7 +72,7 @@ def _split_x0(
 
 @equation("3.6")
 def _split_v(v: Tensor, x_t: Tensor, scale: Coefficient, std: Coefficient) -> tuple[Tensor, Tensor]:
-    return scale * x_t - std * v, std * x_t + scale * v
+    return weighted_sum(scale, x_t, -std, v), weighted_sum(scale, v, std, x_t)
 
 
 EPS = Parameterization("eps", lambda x0, eps, scale, std: eps, _split_eps)

@@ -110,17 +110,17 @@ def _vlb(
 # ---- how much each time counts ---------------------------------------------------------------
 
 
-def _at(table: Tensor, t: Tensor) -> Tensor:
+def _at(process: DDPM, name: str, t: Tensor) -> Tensor:
     # Looking into a GPU tensor would make the CPU wait, so only CPU times are ranged.
-    if t.device.type == "cpu" and t.numel() and not 1 <= int(t.min()) <= int(t.max()) < len(table):
+    if t.device.type == "cpu" and t.numel() and not 1 <= int(t.min()) <= int(t.max()) <= process.T:
         raise ValueError(
-            f"weights belong to times in 1..{len(table) - 1}, got {int(t.min())}..{int(t.max())}"
+            f"weights belong to times in 1..{process.T}, got {int(t.min())}..{int(t.max())}"
         )
-    return table.to(t.device)[t]
+    return process.table(name, t.device)[t]
 
 
 def _snr(process: DDPM, t: Tensor) -> Tensor:
-    alpha_bar = _at(process.alpha_bar, t)
+    alpha_bar = _at(process, "alpha_bar", t)
     return alpha_bar / (1 - alpha_bar)
 
 
@@ -137,8 +137,7 @@ def vlb(process: DDPM, t: Tensor) -> Tensor:
     t = 1, where the bound has a decoder instead, it is infinite.
     """
     beta, alpha, alpha_bar, beta_tilde = (
-        _at(table, t)
-        for table in (process.beta, process.alpha, process.alpha_bar, process.beta_tilde)
+        _at(process, name, t) for name in ("beta", "alpha", "alpha_bar", "beta_tilde")
     )
     return beta**2 / (2 * beta_tilde * alpha * (1 - alpha_bar))
 
@@ -194,7 +193,7 @@ def weighted(
     own: dict[str, Weighting] = {
         "eps": simple,
         "x0": _snr,
-        "v": lambda process, t: _at(process.alpha_bar, t),
+        "v": lambda process, t: _at(process, "alpha_bar", t),
     }
     process = denoiser.process
     weight = weighting(process, t) * own[denoiser.parameterization.name](process, t)

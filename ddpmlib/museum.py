@@ -113,8 +113,8 @@ BUGS: dict[str, Bug] = {
         edits=(
             Edit(
                 "process",
-                "self.posterior_std(t, s, prediction.var_mix) * noise",
-                "self.posterior_std(t, s, prediction.var_mix) ** 2 * noise",
+                "eta * self.posterior_std(t, s, prediction.var_mix)",
+                "eta * self.posterior_std(t, s, prediction.var_mix) ** 2",
             ),
         ),
         caught_by=(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ddpmlib.broadcast import expand
+from ddpmlib.broadcast import expand, weighted_sum
 from ddpmlib.equations import equation
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ class DDPM:
         before = torch.cat([self.alpha_bar[:1], self.alpha_bar[:-1]])
         self.beta_tilde = torch.zeros_like(self.beta)
         self.beta_tilde[1:] = ((1 - before) / (1 - self.alpha_bar) * self.beta)[1:]
-        self._on_device: dict[torch.device, Tensor] = {}
+        self._alpha_bars: list[float] = (
+            self.alpha_bar.tolist()
+        )  # for single times, without a tensor
+        self._on_device: dict[tuple[str, torch.device], Tensor] = {}
 
     def __repr__(self) -> str:
         return f"DDPM(T={self.T}, alpha_bar_T={float(self.alpha_bar[-1]):.3g})"
@@ -197,11 +200,11 @@ class DDPM:
         self._check_pair(t, s)
         _check_same_shape(x_t, prediction.x0, "prediction.x0")
         check_eta(eta)
-        a_t, a_s = float(self.alpha_bar[t]), float(self.alpha_bar[s])
+        a_t, a_s = self._alpha_bars[t], self._alpha_bars[s]
         left = 1 - a_s - eta**2 * self._beta_tilde(a_t, a_s)
         # 1 − ᾱ_s − β̃ is never negative, but its rounding error may be.
         on_x_t = (max(left, 0.0) / (1 - a_t)) ** 0.5
-        mean = (a_s**0.5 - on_x_t * a_t**0.5) * prediction.x0 + on_x_t * x_t
+        mean = weighted_sum(a_s**0.5 - on_x_t * a_t**0.5, prediction.x0, on_x_t, x_t)
         if s == 0 or eta == 0:
             return mean
         if noise is None:
@@ -209,7 +212,8 @@ class DDPM:
         _check_same_shape(x_t, noise, "noise")
         if isinstance(prediction.var_mix, Tensor):
             _check_same_shape(x_t, prediction.var_mix, "prediction.var_mix")
-        return mean + eta * self.posterior_std(t, s, prediction.var_mix) * noise
+        std = eta * self.posterior_std(t, s, prediction.var_mix)
+        return weighted_sum(1, mean, std, noise)
 
     @equation("3.5")
     def eps_from_x0(self, x_t: Tensor, x0: Tensor, t: Time) -> Tensor:
@@ -242,15 +246,21 @@ class DDPM:
     def _alpha_bar(self, t: Time, x: Tensor) -> Coefficient:
         self._check_time(t)
         if isinstance(t, Tensor):
-            return expand(self._table(t.device)[t], x)
-        return float(self.alpha_bar[t])
+            return expand(self.table("alpha_bar", t.device)[t], x)
+        return self._alpha_bars[t]
 
-    def _table(self, device: torch.device) -> Tensor:
-        if device not in self._on_device:
+    def table(self, name: str, device: torch.device) -> Tensor:
+        """One of the tables, (T+1,), on a device to which it travels only once.
+
+        Args:
+            name: "beta", "alpha", "alpha_bar", "beta_tilde", "scale" or "std".
+            device: where it is looked up.
+        """
+        if (name, device) not in self._on_device:
             # Apple's GPU has no float64; everywhere else coefficients are formed in it.
             dtype = torch.float32 if device.type == "mps" else torch.float64
-            self._on_device[device] = self.alpha_bar.to(device=device, dtype=dtype)
-        return self._on_device[device]
+            self._on_device[name, device] = getattr(self, name).to(device=device, dtype=dtype)
+        return self._on_device[name, device]
 
     @staticmethod
     def _beta_tilde(a_t: Coefficient, a_s: Coefficient) -> Coefficient:
@@ -277,8 +287,9 @@ class DDPM:
     def _check_pair(self, t: Time, s: Time) -> None:
         self._check_time(t)
         self._check_time(s)
-        on_cpu = all(not isinstance(u, Tensor) or u.device.type == "cpu" for u in (t, s))
-        if on_cpu and not bool(torch.as_tensor(s < t).all()):
+        below = s < t
+        on_gpu = isinstance(below, Tensor) and below.device.type != "cpu"
+        if not on_gpu and not (below.all() if isinstance(below, Tensor) else below):
             raise ValueError(f"a reverse step goes down in time, s < t, but got t = {t}, s = {s}")
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddpmlib.broadcast import expand, flat_mean
+from ddpmlib.broadcast import expand, flat_mean, weighted_sum
 
 SHAPES = [(3,), (3, 2), (3, 5, 3), (3, 1, 4, 4), (3, 2, 4, 5, 5)]
 
@@ -39,3 +39,10 @@ def test_flat_mean_averages_everything_but_the_batch(shape: tuple[int, ...]) -> 
     by_hand = [sum(row.reshape(-1).tolist()) / row.numel() for row in x]
     assert flat_mean(x).shape == (3,)
     assert flat_mean(x).tolist() == pytest.approx(by_hand, abs=1e-14)
+
+
+@pytest.mark.parametrize("a", [1, 0.3, torch.tensor([[2.0], [-1.0], [0.5]])])
+@pytest.mark.parametrize("b", [-0.7, torch.tensor([[0.1], [3.0], [0.0]])])
+def test_weighted_sum_is_what_it_says(a: float | torch.Tensor, b: float | torch.Tensor) -> None:
+    x, y = torch.randn(3, 4), torch.randn(3, 4)
+    torch.testing.assert_close(weighted_sum(a, x, b, y), a * x + b * y)

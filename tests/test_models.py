@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from ddpmlib import schedules
 from ddpmlib.denoiser import EPS, Denoiser
@@ -17,11 +18,13 @@ from ddpmlib.models import (
     NoisyClassifierConfig,
     UNet,
     UNetConfig,
+    unet,
 )
 from ddpmlib.models.embedding import Embedding, sinusoidal
 from ddpmlib.models.noisy_classifier import AttentionPool
-from ddpmlib.models.unet import AdaGN, Block, Downsample, SelfAttention, Upsample
+from ddpmlib.models.unet import AdaGN, AdditiveGN, Block, Downsample, SelfAttention, Upsample
 from ddpmlib.process import DDPM
+from ddpmlib.recipes import RECIPES
 
 F64 = torch.float64
 SMALL = UNetConfig(width=8, mults=(1, 2), attention=(False, True), heads=2, groups=4)
@@ -36,6 +39,9 @@ CONFIGS = {
     ),
     "patches": UNetConfig(
         width=8, mults=(1, 2), attention=(False, True), heads=2, groups=4, patch=2, num_classes=3
+    ),
+    "added time": UNetConfig(
+        width=8, mults=(1, 2), attention=(False, True), heads=1, num_classes=3, conditioning="add"
     ),
     "dropout": UNetConfig(
         width=8, mults=(2, 1), attention=(False, False), heads=2, groups=4, dropout=0.2
@@ -203,6 +209,15 @@ def test_adagn_without_a_message_is_group_norm() -> None:
     torch.testing.assert_close(layer(h, torch.zeros(3, 5)), nn.functional.group_norm(h, 2))
 
 
+def test_an_added_message_is_normalised_with_the_features() -> None:
+    layer = randomise(AdditiveGN(groups=2, features=6, emb=5)).double()
+    h, emb = torch.randn(3, 6, 4, 4, dtype=F64), torch.randn(3, 5, dtype=F64)
+    shift = emb @ layer.shift.weight.T + layer.shift.bias
+    told = torch.stack([h[b] + shift[b].reshape(6, 1, 1) for b in range(3)])
+    expected = group_norm_by_hand(told, 2, layer.norm.weight, layer.norm.bias)
+    torch.testing.assert_close(layer(h, emb), expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.equation("3.12")
 @pytest.mark.parametrize("heads", [1, 2, 4])
 def test_attention_is_the_loop_over_heads_and_pixels(heads: int) -> None:
@@ -360,11 +375,61 @@ def test_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
         ({"width": 12}, "must be even and a multiple of groups = 8 and of heads = 4"),
         ({"width": 40, "heads": 3}, "multiple of groups = 8 and of heads = 3"),
         ({"width": 3, "groups": 1, "heads": 1}, "width = 3 must be even"),
+        ({"conditioning": "film"}, "conditioning must be 'adagn' or 'add', got 'film'"),
     ],
 )
 def test_shapes_that_cannot_be_built_are_refused(options: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         UNetConfig(**options)
+
+
+def test_the_nets_of_the_papers_have_the_papers_weights() -> None:
+    """Ho et al. (2020, section 4) count 35.7 million, Nichol & Dhariwal (2021, table 1) 52.5."""
+    counts = {}
+    for name in ("cifar10-ddpm", "cifar10"):
+        recipe = RECIPES[name]
+        with torch.device("meta"):
+            net = UNet(recipe.net, outputs=2 if recipe.var_mix is None else 1)
+        counts[name] = sum(p.numel() for p in net.parameters())
+    assert counts == {"cifar10-ddpm": 35_746_307, "cifar10": 52_748_678}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_layout_inside_is_chosen_by_the_processor_and_changes_nothing(
+    dtype: torch.dtype, gradients: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = randomise(UNet(CONFIGS["colour, three levels"]))
+    x, t = images(net.config).requires_grad_(gradients), torch.tensor([1, 5, 9])
+    layouts = []
+    net.mid[0].register_forward_hook(
+        lambda module, args, out: layouts.append(
+            args[0].is_contiguous(memory_format=torch.channels_last)
+        )
+    )
+
+    def answer() -> tuple[Tensor, Tensor | None]:
+        with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+            out = net(x, t)
+        slope = torch.autograd.grad(out.float().square().sum(), x)[0] if gradients else None
+        return out.float(), slope
+
+    with torch.set_grad_enabled(gradients):
+        chosen = answer()
+        monkeypatch.setattr(unet, "_plain_is_faster", lambda h: True)
+        plain = answer()
+    assert layouts == [not (dtype == torch.bfloat16 and gradients), False]
+    for ours, theirs in zip(chosen, plain, strict=True):
+        if theirs is not None and dtype == torch.float32:
+            assert (ours - theirs).abs().max() < 2e-5 * theirs.abs().max()
+
+
+def test_attention_reaches_the_fused_kernel() -> None:
+    layer, x = randomise(SelfAttention(8, 2, groups=4)), torch.randn(2, 8, 4, 4)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        with profile(activities=[ProfilerActivity.CPU]) as seen, torch.no_grad():
+            layer(x.contiguous(memory_format=layout))
+        assert any("flash_attention" in event.key for event in seen.key_averages())
 
 
 def test_dropout_acts_in_training_only() -> None:

@@ -37,12 +37,13 @@ class Embedding(nn.Module):
         dim: length of the vector.
         num_classes: 0 for none. Label ``num_classes`` is the null label ∅ that label dropout uses;
             calling with ``y=None`` means ∅ for the whole batch.
+        sinusoids: sines and cosines that tell the time, an even number; by default ``dim``.
     """
 
-    def __init__(self, dim: int, num_classes: int = 0) -> None:
+    def __init__(self, dim: int, num_classes: int = 0, sinusoids: int | None = None) -> None:
         super().__init__()
-        self.dim, self.num_classes = dim, num_classes
-        self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.dim, self.num_classes, self.sinusoids = dim, num_classes, sinusoids or dim
+        self.time = nn.Sequential(nn.Linear(self.sinusoids, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.label = nn.Embedding(num_classes + 1, dim) if num_classes else None
 
     @property
@@ -56,7 +57,7 @@ class Embedding(nn.Module):
         Raises:
             ValueError: if labels come to a network without classes, or not one per time.
         """
-        h = self.time(sinusoidal(t, self.dim).to(next(self.time.parameters()).dtype))
+        h = self.time(sinusoidal(t, self.sinusoids).to(next(self.time.parameters()).dtype))
         if self.label is None:
             if y is not None:
                 raise ValueError(

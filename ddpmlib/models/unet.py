@@ -1,7 +1,8 @@
 """The U-Net that predicts noise: residual blocks, skips, time by AdaGN, attention where cheap.
 
 After Ho et al. (2020, appendix B) with the adaptive group normalisation of Nichol & Dhariwal (2021)
-and, optionally, 2×2 or 4×4 pixel patches at the door, which is what makes it quick on a CPU.
+and, optionally, 2×2 or 4×4 pixel patches at the door, which is what makes it quick on a CPU. With
+``conditioning="add"`` it is the net of Ho et al. to the last weight.
 """
 
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ class UNetConfig:
         num_classes: 0 for an unconditional network.
         dropout: rate inside residual blocks.
         groups: groups of the normalisation.
+        conditioning: how a block is told the time and the class: "adagn" scales and shifts its
+            normalisation (Nichol & Dhariwal 2021); "add" adds them to its features, from ``width``
+            sinusoids (Ho et al. 2020).
     """
 
     channels: int = 1
@@ -41,6 +45,7 @@ class UNetConfig:
     num_classes: int = 0
     dropout: float = 0.0
     groups: int = 8
+    conditioning: str = "adagn"
 
     def __post_init__(self) -> None:
         if len(self.mults) != len(self.attention) or not self.mults:
@@ -61,6 +66,9 @@ class UNetConfig:
                 f"and of heads = {self.heads}"
             )
 
+        if self.conditioning not in ("adagn", "add"):
+            raise ValueError(f"conditioning must be 'adagn' or 'add', got {self.conditioning!r}")
+
     @property
     def side_divisor(self) -> int:
         """Image sides must be a multiple of this."""
@@ -80,7 +88,8 @@ class UNet(nn.Module):
         self.config = config
         features = [config.width * m for m in config.mults]
         pixels = config.channels * config.patch**2
-        self.embed = Embedding(4 * config.width, config.num_classes)
+        sinusoids = config.width if config.conditioning == "add" else None
+        self.embed = Embedding(4 * config.width, config.num_classes, sinusoids)
         self.inp = nn.Conv2d(pixels, features[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips, now = [features[0]], features[0]
@@ -115,6 +124,8 @@ class UNet(nn.Module):
         self._check(x)
         emb = F.silu(self.embed(t, y))
         h = self.inp(F.pixel_unshuffle(x, self.config.patch))
+        if h.device.type == "cpu" and not _plain_is_faster(h):
+            h = h.contiguous(memory_format=torch.channels_last)
         skips = [h]
         for layer in self.down:
             h = layer(h, emb)
@@ -135,13 +146,14 @@ class UNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Residual block told the time by AdaGN, then self-attention where the level asks for it."""
+    """Residual block that is told the time, then self-attention where the level asks for it."""
 
     def __init__(self, config: UNetConfig, inp: int, out: int, attention: bool) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(config.groups, inp)
         self.conv1 = nn.Conv2d(inp, out, 3, padding=1)
-        self.norm2 = AdaGN(config.groups, out, 4 * config.width)
+        norm2 = AdaGN if config.conditioning == "adagn" else AdditiveGN
+        self.norm2 = norm2(config.groups, out, 4 * config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.conv2 = _zero(nn.Conv2d(out, out, 3, padding=1))
         self.skip = nn.Conv2d(inp, out, 1) if inp != out else nn.Identity()
@@ -170,6 +182,19 @@ class AdaGN(nn.Module):
         return torch.addcmul(shift, self.norm(h), 1 + scale)
 
 
+class AdditiveGN(nn.Module):
+    """Group normalisation of features to which the embedding is added (Ho et al. 2020, app. B)."""
+
+    def __init__(self, groups: int, features: int, emb: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, features)
+        self.shift = nn.Linear(emb, features)
+
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        """(B, F, H, W), (B, emb) -> (B, F, H, W): GroupNorm(h + shift)."""
+        return self.norm(h + self.shift(emb)[:, :, None, None])
+
+
 class SelfAttention(nn.Module):
     """Every pixel looks at every pixel (Vaswani et al. 2017, eq. 1), as a residual."""
 
@@ -184,10 +209,13 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, F, H, W) -> same; inside, q, k and v are (B, heads, H·W, F/heads)."""
         b, f, height, width = x.shape
-        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, f // self.heads, height * width)
-        q, k, v = qkv.transpose(-1, -2).unbind(1)
+        qkv = self.qkv(self.norm(x)).flatten(2).transpose(1, 2)
+        if not _plain_is_faster(qkv):
+            qkv = qkv.contiguous()  # a copy, or none (channels_last): the fused kernels ask for it
+        qkv = qkv.reshape(b, height * width, 3, self.heads, f // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
         h = F.scaled_dot_product_attention(q, k, v)  # softmax(q kᵀ / √(F/heads)) v
-        return x + self.out(h.transpose(-1, -2).reshape(b, f, height, width))
+        return x + self.out(h.permute(0, 1, 3, 2).reshape(b, f, height, width))
 
 
 class Downsample(nn.Module):
@@ -210,6 +238,15 @@ class Upsample(nn.Module):
 
     def forward(self, h: Tensor, emb: Tensor) -> Tensor:
         return self.conv(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+
+
+def _plain_is_faster(h: Tensor) -> bool:
+    """Whether PyTorch's kernels for other layouts are bad: in bfloat16 with gradients on a CPU.
+
+    There the backward passes of fused attention and of a channels_last GroupNorm take about six
+    times as long as the plain ones; everywhere else the dense layouts win, see `benchmarks`.
+    """
+    return h.device.type == "cpu" and h.dtype == torch.bfloat16 and torch.is_grad_enabled()
 
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
