@@ -12,8 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from ddpmlib import cli, files, zoo
+from ddpmlib.models import UNet
+from ddpmlib.recipes import RECIPES
 from scripts import full_strength
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +57,16 @@ def test_the_estimate_is_what_its_code_prints():
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(code, {})
     assert len(printed.getvalue().splitlines()) == 5 and printed.getvalue() in PAGE
+
+
+def test_the_estimate_counts_the_network_that_it_names():
+    (code,) = blocks("python")
+    known = {}
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(code, known)
+    with torch.device("meta"):
+        parameters = list(UNet(RECIPES["cifar10-ddpm"].net).parameters())
+    assert known["GRADIENTS"] == pytest.approx(4 * sum(p.numel() for p in parameters), rel=0.005)
 
 
 # ---- the Slurm script ----------------------------------------------------------------------------
