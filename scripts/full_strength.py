@@ -1,8 +1,8 @@
 """Train and measure what ships at full strength, in half an hour of one GPU.
 
-    python scripts/full_strength.py --out runs/full                          all, in 30 minutes
-    python scripts/full_strength.py --out runs/full --only cifar10 --minutes 20
-    python scripts/full_strength.py --out runs/full --dry-run --device cpu   a rehearsal
+    python -m scripts.full_strength --out runs/full                          all, in 30 minutes
+    python -m scripts.full_strength --out runs/full --only cifar10 --minutes 20
+    python -m scripts.full_strength --out runs/full --dry-run --device cpu   a rehearsal
 
 Each recipe of :data:`JOBS` is trained for its share of the time, shipped into ``OUT/checkpoints``
 and measured there. Every step is kept as soon as it is done, so a call that was cut off is called

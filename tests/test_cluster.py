@@ -39,8 +39,8 @@ COMMANDS = [
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_parses(words, monkeypatch):
     if words[0] == "python":
-        assert words[1] == "scripts/full_strength.py"
-        monkeypatch.setattr(sys, "argv", words[1:])
+        assert words[1:3] == ["-m", "scripts.full_strength"]
+        monkeypatch.setattr(sys, "argv", words[2:])
         monkeypatch.setattr(full_strength, "_carry_out", lambda *_: None)
         assert full_strength.main() == 0
         return

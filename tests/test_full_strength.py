@@ -64,12 +64,12 @@ def test_a_rehearsal_trains_ships_and_measures_and_a_second_changes_nothing(
 
 
 def test_a_kill_at_any_stage_is_made_good_by_the_same_command(folder, monkeypatch):
-    command = [sys.executable, "scripts/full_strength.py", "--out", str(folder / "out")]
+    command = [sys.executable, "-m", "scripts.full_strength", "--out", str(folder / "out")]
     command += ["--dry-run", "--device", "cpu", "--only", *ONLY]
     out = folder / "out" / "dry-run"
     for path in ("mnist-classifier/training.safetensors", "checkpoints/mnist.json"):
         child = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+            command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
