@@ -59,12 +59,21 @@ images = draw(
 )
 seconds = time.perf_counter() - start
 
+
+
+def headed(images, words, ax=None):
+    """A grid with a word over each column."""
+    ax = plots.grid(images, ncol=len(words), ax=ax)
+    for column, word in enumerate(words):
+        ax.text(33 * column + 17, -2, word, ha="center", va="bottom", fontsize=8)
+    return ax
+
+
 fig, ax = plt.subplots(figsize=(8, 3.6))
-plots.grid(images, ncol=10, ax=ax)
-_ = ax.set_title("  ".join(CLASSES), fontsize=9)
+_ = headed(images, CLASSES, ax)
 
 # %% [markdown]
-# *What to see:* one class a column, forty images, 20 DDIM steps with guidance $w=1$. Sky over aeroplanes and ships, meadows under deer and horses, the red of lorries: colours, layout and texture are there. Few objects hold together. That is what a small net learns first, and the rest of this page measures it rather than picking the best of many: nothing here is selected.
+# *What to see:* one class a column, forty images, 20 DDIM steps with guidance $w=1$. Ships float, some cars and horses could be taken for photographs out of focus, deer stand in green; of cats and dogs there is fur, and no face. Colours, layout and texture are there, objects seldom hold together. Nothing here is selected; the rest of this page measures it.
 
 # %% tags=["nbval-ignore-output"]
 print(f"{len(labels)} images, {steps} steps, two calls of the network a step: {seconds:.0f} s")
@@ -73,7 +82,7 @@ assert seconds < 60
 # %% [markdown]
 # ## From noise to image
 #
-# The belief $\hat x_0$ along four of these chains, from the first call to the last.
+# The belief $\hat x_0$ along four chains that start from the same noise, from the first calls to the last. Each column names the state that the belief led to.
 
 # %% mystnb={"image": {"alt": "Four rows, eight columns: the guessed clean image at falling times. Left, a blur of mean colours; towards the right, an outline, then texture, then detail."}} tags=["hide-input"]
 some = torch.tensor([0, 4, 8, 9])
@@ -89,11 +98,10 @@ states = list(
 )
 shown = states[3::3]
 beliefs = torch.stack([state.x0 for state in shown], 1).flatten(0, 1)
-ax = plots.grid(beliefs, ncol=len(shown))
-_ = ax.set_title("  ".join(f"t → {state.t}" for state in shown), fontsize=9)
+_ = headed(beliefs, [f"$x_{{{state.t}}}$" for state in shown])
 
 # %% [markdown]
-# *What to see:* the order of learning is the order of drawing. While $t$ is large the belief is a blur, the mean of all images that are still possible; layout and colours are decided in the first half of the chain, outlines after it, texture last. A net that is short of training has learned the ends of this order, which reward it most, and not the middle, where a patch of brown has to become a horse.
+# *What to see:* the order of learning is the order of drawing. While $t$ is large the belief is a blur, the mean of all images that are still possible; layout and colours are decided in the first half of the chain, outlines after it, texture last.
 #
 # ## What it costs
 #
@@ -147,7 +155,7 @@ for name in ("cifar10-ddpm", "cifar10"):
 # %% [markdown]
 # The paper's net has exactly the paper's 35,746,307 weights (Ho et al. 2020 say 35.7 million {cite}`ho2020denoising`); `cifar10` is the class-conditional net with a learned variance of Nichol & Dhariwal {cite}`nichol2021improved`. The last column is an estimate: 100 TFLOP/s is what a good GPU sustains in bf16 when it is well fed, a fraction of the number on its data sheet.
 #
-# Where does the small net save? Its patches of $2\times2$ pixels become channels at the door, so every convolution sees a quarter of the positions, and its width is 48 instead of 128: a convolution costs the square of it. Both savings are in $F$. The other factor is $N$: eleven epochs against two thousand.
+# Where does the small net save? Its patches of $2\times2$ pixels become channels at the door, so every convolution sees a quarter of the positions, and its width is 48 instead of 128: a convolution costs the square of it. Both savings are in $F$. The other factor is $N$: eleven epochs against one or two thousand.
 #
 # ## What it is worth
 #
