@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.libraries import Ours
 from benchmarks.sizes import Size
 from benchmarks.timing import Call, Spread, interleaved, ratios, spread
+from ddpmlib.averaging import Average
 from ddpmlib.data import Batches, to_float
 
 DECAY = 0.9999
@@ -38,7 +40,7 @@ WHAT = {
     "bf16": "bfloat16 by autocast",
     "compile": "the network through `torch.compile`",
     "fused": "fused AdamW",
-    "foreach": "averaged weights by foreach",
+    "foreach": "averaged weights by `ddpmlib.averaging`, in place of PyTorch's",
     "resident": "uint8 images indexed on the device, in place of a DataLoader",
     "threads": "all processor cores",
 }
@@ -86,11 +88,7 @@ def update(size: Size, images: Tensor, device: torch.device, s: Switches) -> Cal
     if s.compile:
         model.net.compile()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=s.fused, foreach=False)
-    average = (
-        {"multi_avg_fn": get_ema_multi_avg_fn(DECAY)} if s.foreach
-        else {"avg_fn": get_ema_avg_fn(DECAY)}
-    )  # fmt: skip
-    ema = AveragedModel(model, **average)
+    average = _average(model, s.foreach)
     generator, batches = torch.Generator(device).manual_seed(0), _stream(size, images, device, s)
 
     def one() -> None:
@@ -103,7 +101,7 @@ def update(size: Size, images: Tensor, device: torch.device, s: Switches) -> Cal
         mean.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        ema.update_parameters(model)
+        average(model)
 
     return _with_threads(one, s.threads) if device.type == "cpu" else one
 
@@ -114,6 +112,12 @@ def _stream(size: Size, images: Tensor, device: torch.device, s: Switches) -> An
         return (x[order[k].to(device)] for k in itertools.count())
     loader = DataLoader(TensorDataset(images), size.batch, shuffle=True, drop_last=True)
     return (x.to(device) for _ in itertools.count() for (x,) in loader)
+
+
+def _average(model: nn.Module, foreach: bool) -> Callable[[nn.Module], None]:
+    if foreach:
+        return Average(model, DECAY).update
+    return AveragedModel(model, avg_fn=get_ema_avg_fn(DECAY)).update_parameters
 
 
 def _with_threads(call: Call, threads: int) -> Call:

@@ -1,0 +1,269 @@
+# %% [markdown]
+# # CIFAR-10: colour on a laptop
+#
+# [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/C_cifar10.ipynb)
+#
+# Digits forgive. Fifty thousand photographs of $32\times32$ pixels do not: they are the data set on which the papers of this book are compared. Here is what a net that one CPU thread trained in two hours draws of them, what its samples are worth, and what separates it from the papers' nets: in weights, in operations, in hours.
+
+# %% tags=["setup", "hide-input"]
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+if find_spec("ddpmlib") is None:
+    around = [
+        p
+        for p in [Path.cwd(), *Path.cwd().parents]
+        if (p / "ddpmlib/__init__.py").exists()
+    ]
+    clone = around[0] if around else Path("ddpm-book").resolve()
+    if not clone.exists():
+        url = "https://github.com/ddpm-book/ddpm-book"
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth=1", url, str(clone)],
+            check=True,
+        )
+    sys.path.insert(0, str(clone))
+
+from ddpmlib import plots
+
+plots.style()
+
+# %% mystnb={"image": {"alt": "Forty small colour images in ten columns, one class a column, from aeroplane to lorry: backgrounds, colours and outlines fit the class, objects are blurred or broken."}} tags=["hide-input"]
+import time
+
+import matplotlib.pyplot as plt
+import torch
+from ddpmlib import plots, zoo
+from ddpmlib.guidance import ClassifierFree
+from ddpmlib.samplers import draw, sample, uniform_times
+
+denoiser, card = zoo.load("cifar10-small", device="cpu")
+process, T = denoiser.process, denoiser.process.T
+CLASSES = "aeroplane car bird cat deer dog frog horse ship lorry".split()
+
+start = time.perf_counter()
+rows, steps = 4, 20
+labels = torch.arange(10).repeat(rows)
+generator = torch.Generator().manual_seed(4)
+x_T = torch.randn(len(labels), *card.image_shape, generator=generator)
+images = draw(
+    ClassifierFree(denoiser, 1.0),
+    process,
+    x_T,
+    uniform_times(T, steps),
+    eta=0.0,
+    y=labels,
+)
+seconds = time.perf_counter() - start
+
+
+
+def headed(images, words, ax=None):
+    """A grid with a word over each column."""
+    ax = plots.grid(images, ncol=len(words), ax=ax)
+    for column, word in enumerate(words):
+        ax.text(33 * column + 17, -2, word, ha="center", va="bottom", fontsize=8)
+    return ax
+
+
+fig, ax = plt.subplots(figsize=(8, 3.6))
+_ = headed(images, CLASSES, ax)
+
+# %% [markdown]
+# *What to see:* one class a column, forty images, 20 DDIM steps with guidance $w=1$. Ships float, some cars and horses could be taken for photographs out of focus, deer stand in green; of cats and dogs there is fur, and no face. Colours, layout and texture are there, objects seldom hold together. Nothing here is selected; the rest of this page measures it.
+
+# %% tags=["nbval-ignore-output"]
+print(f"{len(labels)} images, {steps} steps, two calls of the network a step: {seconds:.0f} s")
+assert seconds < 60
+
+# %% [markdown]
+# ## From noise to image
+#
+# The belief $\hat x_0$ along four chains that start from the same noise, from the first calls to the last. Each column names the state that the belief led to.
+
+# %% mystnb={"image": {"alt": "Four rows, eight columns: the guessed clean image at falling times. Left, a blur of mean colours; towards the right, an outline, then texture, then detail."}} tags=["hide-input"]
+some = torch.tensor([0, 4, 8, 9])
+states = list(
+    sample(
+        ClassifierFree(denoiser, 1.0),
+        process,
+        x_T[some],
+        uniform_times(T, 24),
+        eta=0.0,
+        y=labels[some],
+    )
+)
+shown = states[3::3]
+beliefs = torch.stack([state.x0 for state in shown], 1).flatten(0, 1)
+_ = headed(beliefs, [f"$x_{{{state.t}}}$" for state in shown])
+
+# %% [markdown]
+# *What to see:* the order of learning is the order of drawing. While $t$ is large the belief is a blur, the mean of all images that are still possible; layout and colours are decided in the first half of the chain, outlines after it, texture last.
+#
+# ## What it costs
+#
+# Three recipes of the library share this data set. A training step takes about three forward passes (one forward, two backward: one for the gradient of each layer's input, one for that of its weights), so a run costs
+#
+# $$C \approx 3\,F\,N,$$
+#
+# with $F$ operations of one forward pass for one image and $N$ images seen. $F$ is counted, not guessed: the network runs on the meta device, where tensors have shapes and no numbers.
+
+# %%
+from ddpmlib.models import UNet
+from ddpmlib.recipes import RECIPES
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def operations(recipe):
+    """Weights, and operations of one forward pass for one image."""
+    with torch.device("meta"):
+        net = UNet(recipe.net, outputs=2 if recipe.var_mix is None else 1).eval()
+        x, t = torch.zeros(1, 3, 32, 32), torch.ones(1, dtype=torch.int64)
+    # The counter knows attention by its products, not by the fused kernel.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        net(x, t)
+    return sum(p.numel() for p in net.parameters()), counter.get_total_flops()
+
+
+cost = {}
+for name in ("cifar10-small", "cifar10-ddpm", "cifar10"):
+    recipe = RECIPES[name]
+    weights, forward = operations(recipe)
+    settings = recipe.settings
+    seen = settings.steps * settings.batch_size
+    if name == "cifar10-small":  # the run that was made, not the one that is planned
+        seen = card.training["images_seen"]
+    cost[name] = 3 * forward * seen
+    print(
+        f"{name:14} {weights / 1e6:6.2f} M weights, {forward / 1e9:6.3f} GFLOP an image, "
+        f"{seen / 50_000:6.1f} epochs, {cost[name] / 1e18:8.3f} EFLOP"
+    )
+assert operations(RECIPES["cifar10-ddpm"])[0] == 35_746_307
+
+# %%
+speed = cost["cifar10-small"] / card.training["seconds"]
+print(f"measured: {speed / 1e9:.0f} GFLOP/s, {card.training['hardware']}, bf16")
+for name in ("cifar10-ddpm", "cifar10"):
+    ratio = cost[name] / cost["cifar10-small"]
+    hours = cost[name] / 100e12 / 3600
+    print(f"{name:14} {ratio:8.0f} times the small run; {hours:6.1f} h at 100 TFLOP/s (estimate)")
+
+# %% [markdown]
+# The paper's net has exactly the paper's 35,746,307 weights (Ho et al. 2020 say 35.7 million {cite}`ho2020denoising`); `cifar10` is the class-conditional net with a learned variance of Nichol & Dhariwal {cite}`nichol2021improved`. The last column is an estimate: 100 TFLOP/s is what a good GPU sustains in bf16 when it is well fed, a fraction of the number on its data sheet.
+#
+# Where does the small net save? Its patches of $2\times2$ pixels become channels at the door, so every convolution sees a quarter of the positions, and its width is 48 instead of 128: a convolution costs the square of it. Both savings are in $F$. The other factor is $N$: eleven epochs against one or two thousand.
+#
+# ## What it is worth
+#
+# Distance, agreement and diversity are those of [chapter 8](08_metrics.ipynb), with our own CIFAR-10 classifier as the judge; the *floor* is the distance of as many real images to the same statistics. Numbers of different judges do not compare: these are not the FIDs of papers, which look through Inception's eyes.
+
+# %%
+from IPython.display import Markdown
+
+judge_card = zoo.load("cifar10-classifier", device="cpu")[1]
+accuracy = next(m for m in judge_card.metrics if m["metric"] == "test accuracy")
+found = [m for m in card.metrics if m["metric"] == "samples"]
+
+
+def line(m):
+    low, high = m["frechet_interval"]
+    return [
+        f"{m['steps']} steps, w = {m.get('guidance', {}).get('w', 0):g}",
+        f"{m['frechet']:.2f} [{low:.2f}, {high:.2f}]",
+        f"{100 * m['class_agreement']:.1f} %",
+        f"{m['inception_score']:.2f}",
+        f"{m['precision']:.2f}",
+        f"{m['recall']:.2f}",
+    ]
+
+
+from ddpmlib import results
+
+header = ["DDIM", "Fréchet distance", "agreement", "IS", "precision", "recall"]
+order = sorted(found, key=lambda m: (m.get("guidance", {}).get("w", 0), m["steps"]))
+Markdown(results.markdown(header, [line(m) for m in order]))
+
+# %%
+floor = found[0]
+print(f"{found[0]['n']} samples a row; the judge is right on {100 * accuracy['value']:.1f} % of test images")
+print(
+    f"real images: distance {floor['frechet_floor']:.2f}, IS {floor['inception_score_floor']:.2f}, "
+    f"precision {floor['precision_floor']:.2f}, recall {floor['recall_floor']:.2f}"
+)
+
+# %% mystnb={"image": {"alt": "Two panels of the Fréchet distance with error bars. Left, against the number of DDIM steps: it falls from ten steps to a hundred. Right, against the guidance weight at twenty steps. A dotted line marks real images."}} tags=["hide-input"]
+plain = [m for m in order if "guidance" not in m]
+guided = [m for m in order if m["steps"] == 20]
+fig, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True)
+for ax, part, key in (
+    (axes[0], plain, lambda m: m["steps"]),
+    (axes[1], guided, lambda m: m.get("guidance", {}).get("w", 0)),
+):
+    middle = [m["frechet"] for m in part]
+    reach = [
+        [m["frechet"] - m["frechet_interval"][0] for m in part],
+        [m["frechet_interval"][1] - m["frechet"] for m in part],
+    ]
+    ax.errorbar([key(m) for m in part], middle, reach, fmt="o-", capsize=3)
+    ax.axhline(floor["frechet_floor"], linestyle=":", color="grey")
+axes[0].set(xlabel="DDIM steps, w = 0", ylabel="Fréchet distance", xscale="log")
+axes[0].set_xticks([m["steps"] for m in plain], [str(m["steps"]) for m in plain])
+axes[0].minorticks_off()
+_ = axes[1].set(xlabel="guidance weight w, 20 steps")
+
+# %% [markdown]
+# @READING@
+#
+# ## Bits per dimension, and which bits
+#
+# The other number of the papers is the bound on the likelihood, in bits per dimension. Two conventions hide in it. **Discrete:** the last step of the chain is a *decoder* that gives each of the 256 levels of a pixel its probability (the Gaussian's mass on that level's bin, [chapter 4](04_elbo.ipynb)), and the bound is on the probability of an image, which is a number between 0 and 1. **Dequantised:** uniform noise of one level's width is added to the data and a *density* $p(x)$ on $[-1,1]^D$ is reported, converted to levels by the volume $(2/256)^D$ of a cell,
+#
+# $$\text{bits per dimension} = -\frac{\log p(x)}{D\log 2} + \log_2\frac{256}{2}.$$
+#
+# By Jensen's inequality the mean of the second is never below the bits of the discrete model $P(\text{level})=\int_{\text{cell}}p$, so the two compare, with the second at a disadvantage: $-\mathbb E_u\log\big(p(x+u)\,\Delta\big)\ge-\log\mathbb E_u\,p(x+u)\,\Delta$. A check with a Gaussian density over the levels of one pixel:
+
+# %%
+from torch.distributions import Normal
+
+width = 2 / 256
+level = -1 + width * (torch.arange(256, dtype=torch.float64) + 0.5)
+for std in (0.01, 0.1, 0.5):
+    density = Normal(torch.tensor(0.1, dtype=torch.float64), std)
+    mass = density.cdf(level + width / 2) - density.cdf(level - width / 2)
+    data = mass / mass.sum()  # images drawn from the model itself
+    discrete = -(data * mass.log2()).sum()
+    u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000 - 0.5
+    log_p = density.log_prob(level[:, None] + width * u).mean(1)
+    dequantised = (data * (-log_p / torch.log(torch.tensor(2.0)) + 7)).sum()
+    print(f"std {std:4}: discrete {discrete:.4f} bits, dequantised {dequantised:.4f}")
+    assert dequantised >= discrete
+
+# %% [markdown]
+# Ours is the discrete one, without dequantisation, over all $T$ steps, on test images the net never saw:
+
+# %%
+bound = next(m for m in card.metrics if m["metric"] == "nll")
+print(f"{bound['bits_per_dim']:.2f} ± {bound['standard_error']:.2f} bits per dimension")
+print(f"{bound['n']} test images, {bound['draws']} of {bound['steps']} steps drawn for each")
+
+# %% [markdown]
+# Ho et al. report at most 3.75, Nichol & Dhariwal 2.94 with this schedule and a learned variance, both discrete; eight bits is what a pixel costs without any model. @BITS@
+#
+# ## With a GPU
+#
+# Nothing here is out of reach, only out of a laptop's. One command trains what the minutes allow, and goes on where it was cut off ([from laptop to cluster](../book/cluster.md)):
+#
+# ```bash
+# python scripts/full_strength.py --out runs/full --minutes 30
+# ```
+#
+# A single recipe, on one GPU or on several:
+#
+# ```bash
+# python -m ddpmlib train cifar10-ddpm --compile --channels-last
+# torchrun --nproc-per-node 8 -m ddpmlib train cifar10 --compile --channels-last
+# ```
