@@ -82,7 +82,7 @@ assert seconds < 60
 # %% [markdown]
 # ## From noise to image
 #
-# The belief $\hat x_0$ along four chains that start from the same noise, from the first calls to the last. Each column names the state that the belief led to.
+# The belief $\hat x_0$ along four chains, from the noise of four images of the first row, from the first calls to the last. Each column names the state that the belief led to.
 
 # %% mystnb={"image": {"alt": "Four rows, eight columns: the guessed clean image at falling times. Left, a blur of mean colours; towards the right, an outline, then texture, then detail."}} tags=["hide-input"]
 some = torch.tensor([0, 4, 8, 9])
@@ -227,6 +227,8 @@ _ = axes[1].set(xlabel="guidance weight w, 20 steps")
 # By Jensen's inequality the mean of the second is never below the bits of the discrete model $P(\text{level})=\int_{\text{cell}}p$, so the two compare, with the second at a disadvantage: $-\mathbb E_u\log\big(p(x+u)\,\Delta\big)\ge-\log\mathbb E_u\,p(x+u)\,\Delta$. A check with a Gaussian density over the levels of one pixel:
 
 # %%
+import math
+
 from torch.distributions import Normal
 
 width = 2 / 256
@@ -234,11 +236,11 @@ level = -1 + width * (torch.arange(256, dtype=torch.float64) + 0.5)
 for std in (0.01, 0.1, 0.5):
     density = Normal(torch.tensor(0.1, dtype=torch.float64), std)
     mass = density.cdf(level + width / 2) - density.cdf(level - width / 2)
-    data = mass / mass.sum()  # images drawn from the model itself
-    discrete = -(data * mass.log2()).sum()
+    data = mass / mass.sum()  # levels drawn from the model itself
+    discrete = -torch.special.xlogy(data, mass).sum() / math.log(2)
     u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000 - 0.5
     log_p = density.log_prob(level[:, None] + width * u).mean(1)
-    dequantised = (data * (-log_p / torch.log(torch.tensor(2.0)) + 7)).sum()
+    dequantised = (data * (-log_p / math.log(2) + 7)).sum()
     print(f"std {std:4}: discrete {discrete:.4f} bits, dequantised {dequantised:.4f}")
     assert dequantised >= discrete
 
