@@ -42,7 +42,18 @@ from ddpmlib.samplers import draw, sample, uniform_times
 
 denoiser, card = zoo.load("cifar10-small", device="cpu")
 process, T = denoiser.process, denoiser.process.T
-CLASSES = "aeroplane car bird cat deer dog frog horse ship lorry".split()
+CLASSES = [
+    "aeroplane",
+    "car",
+    "bird",
+    "cat",
+    "deer",
+    "dog",
+    "frog",
+    "horse",
+    "ship",
+    "lorry",
+]
 
 start = time.perf_counter()
 rows, steps = 4, 20
@@ -60,12 +71,13 @@ images = draw(
 seconds = time.perf_counter() - start
 
 
-
 def headed(images, words, ax=None):
     """A grid with a word over each column."""
     ax = plots.grid(images, ncol=len(words), ax=ax)
     for column, word in enumerate(words):
-        ax.text(33 * column + 17, -2, word, ha="center", va="bottom", fontsize=8)
+        ax.text(
+            33 * column + 17, -2, word, ha="center", va="bottom", fontsize=8
+        )
     return ax
 
 
@@ -76,7 +88,9 @@ _ = headed(images, CLASSES, ax)
 # *What to see:* one class a column, forty images, 20 DDIM steps with guidance $w=1$. Ships float, some cars and horses could be taken for photographs out of focus, deer stand in green; of cats and dogs there is fur, and no face. Colours, layout and texture are there, objects seldom hold together. Nothing here is selected; the rest of this page measures it.
 
 # %% tags=["nbval-ignore-output"]
-print(f"{len(labels)} images, {steps} steps, two calls of the network a step: {seconds:.0f} s")
+print(
+    f"{len(labels)} images, {steps} steps, two calls of the network a step: {seconds:.0f} s"
+)
 assert seconds < 60
 
 # %% [markdown]
@@ -121,10 +135,16 @@ from torch.utils.flop_counter import FlopCounterMode
 def operations(recipe):
     """Weights, and operations of one forward pass for one image."""
     with torch.device("meta"):
-        net = UNet(recipe.net, outputs=2 if recipe.var_mix is None else 1).eval()
+        net = UNet(
+            recipe.net, outputs=2 if recipe.var_mix is None else 1
+        ).eval()
         x, t = torch.zeros(1, 3, 32, 32), torch.ones(1, dtype=torch.int64)
     # The counter knows attention by its products, not by the fused kernel.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with (
+        torch.no_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
         net(x, t)
     return sum(p.numel() for p in net.parameters()), counter.get_total_flops()
 
@@ -135,7 +155,9 @@ for name in ("cifar10-small", "cifar10-ddpm", "cifar10"):
     weights, forward = operations(recipe)
     settings = recipe.settings
     seen = settings.steps * settings.batch_size
-    if name == "cifar10-small":  # the run that was made, not the one that is planned
+    if (
+        name == "cifar10-small"
+    ):  # the run that was made, not the one that is planned
         seen = card.training["images_seen"]
     cost[name] = 3 * forward * seen
     print(
@@ -150,7 +172,9 @@ print(f"measured: {speed / 1e9:.0f} GFLOP/s, {card.training['hardware']}, bf16")
 for name in ("cifar10-ddpm", "cifar10"):
     ratio = cost[name] / cost["cifar10-small"]
     hours = cost[name] / 100e12 / 3600
-    print(f"{name:14} {ratio:8.0f} times the small run; {hours:6.1f} h at 100 TFLOP/s (estimate)")
+    print(
+        f"{name:14} {ratio:8.0f} times the small run; {hours:6.1f} h at 100 TFLOP/s (estimate)"
+    )
 
 # %% [markdown]
 # The paper's net has exactly the paper's 35,746,307 weights (Ho et al. 2020 say 35.7 million {cite}`ho2020denoising`); `cifar10` is the class-conditional net with a learned variance of Nichol & Dhariwal {cite}`nichol2021improved`. The last column is an estimate: 100 TFLOP/s is what a good GPU sustains in bf16 when it is well fed, a fraction of the number on its data sheet.
@@ -184,12 +208,16 @@ def line(m):
 from ddpmlib import results
 
 header = ["DDIM", "Fréchet distance", "agreement", "IS", "precision", "recall"]
-order = sorted(found, key=lambda m: (m.get("guidance", {}).get("w", 0), m["steps"]))
+order = sorted(
+    found, key=lambda m: (m.get("guidance", {}).get("w", 0), m["steps"])
+)
 Markdown(results.markdown(header, [line(m) for m in order]))
 
 # %%
 floor = found[0]
-print(f"{found[0]['n']} samples a row; the judge is right on {100 * accuracy['value']:.1f} % of test images")
+print(
+    f"{found[0]['n']} samples a row; the judge is right on {100 * accuracy['value']:.1f} % of test images"
+)
 print(
     f"real images: distance {floor['frechet_floor']:.2f}, IS {floor['inception_score_floor']:.2f}, "
     f"precision {floor['precision_floor']:.2f}, recall {floor['recall_floor']:.2f}"
@@ -211,7 +239,9 @@ for ax, part, key in (
     ax.errorbar([key(m) for m in part], middle, reach, fmt="o-", capsize=3)
     ax.axhline(floor["frechet_floor"], linestyle=":", color="grey")
 axes[0].set(xlabel="DDIM steps, w = 0", ylabel="Fréchet distance", xscale="log")
-axes[0].set_xticks([m["steps"] for m in plain], [str(m["steps"]) for m in plain])
+axes[0].set_xticks(
+    [m["steps"] for m in plain], [str(m["steps"]) for m in plain]
+)
 axes[0].minorticks_off()
 _ = axes[1].set(xlabel="guidance weight w, 20 steps")
 
@@ -241,7 +271,9 @@ for std in (0.01, 0.1, 0.5):
     u = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000 - 0.5
     log_p = density.log_prob(level[:, None] + width * u).mean(1)
     dequantised = (data * (-log_p / math.log(2) + 7)).sum()
-    print(f"std {std:4}: discrete {discrete:.4f} bits, dequantised {dequantised:.4f}")
+    print(
+        f"std {std:4}: discrete {discrete:.4f} bits, dequantised {dequantised:.4f}"
+    )
     assert dequantised >= discrete
 
 # %% [markdown]
@@ -249,8 +281,12 @@ for std in (0.01, 0.1, 0.5):
 
 # %%
 bound = next(m for m in card.metrics if m["metric"] == "nll")
-print(f"{bound['bits_per_dim']:.2f} ± {bound['standard_error']:.2f} bits per dimension")
-print(f"{bound['n']} test images, {bound['draws']} of {bound['steps']} steps drawn for each")
+print(
+    f"{bound['bits_per_dim']:.2f} ± {bound['standard_error']:.2f} bits per dimension"
+)
+print(
+    f"{bound['n']} test images, {bound['draws']} of {bound['steps']} steps drawn for each"
+)
 
 # %% [markdown]
 # Ho et al. report at most 3.75, Nichol & Dhariwal 2.94 with this schedule and a learned variance, both discrete; eight bits is what a pixel costs without any model. Ours stands between. What it lacks are the two factors of the table above, weights and epochs.
@@ -260,7 +296,7 @@ print(f"{bound['n']} test images, {bound['draws']} of {bound['steps']} steps dra
 # Nothing here is out of reach, only out of a laptop's. One command trains what the minutes allow, and goes on where it was cut off ([from laptop to cluster](../book/cluster.md)):
 #
 # ```bash
-# python scripts/full_strength.py --out runs/full --minutes 30
+# python -m scripts.full_strength --out runs/full --minutes 30
 # ```
 #
 # A single recipe, on one GPU or on several:
