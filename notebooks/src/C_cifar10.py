@@ -115,7 +115,7 @@ beliefs = torch.stack([state.x0 for state in shown], 1).flatten(0, 1)
 _ = headed(beliefs, [f"$x_{{{state.t}}}$" for state in shown])
 
 # %% [markdown]
-# *What to see:* the order of learning is the order of drawing. While $t$ is large the belief is a blur, the mean of all images that are still possible; layout and colours are decided in the first half of the chain, outlines after it, texture last.
+# *What to see:* from coarse to fine. While $t$ is large the belief is a blur, the mean of all images that are still possible; layout and colours are decided in the first half of the chain, outlines after it, texture last.
 #
 # ## What it costs
 #
