@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 RUNS = Path("runs")
+MOST_THREADS = 1024
 EXAMPLES = """examples:
   ddpmlib train digits                    about a minute on one CPU thread, into runs/digits
   ddpmlib train digits --resume           after an interruption
@@ -108,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     length = train.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, help="instead of the recipe's steps")
     length.add_argument(
-        "--minutes", type=_time, help="as many steps as fit into this time, judged by the first"
+        "--minutes",
+        type=time_limit,
+        help="as many steps as fit into this time, judged by the first",
     )
     for name, kind in (("batch-size", int), ("lr", float), ("seed", _seed)):
         train.add_argument(f"--{name}", type=kind, help=f"instead of the recipe's {name}")
@@ -204,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
 def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=text, description=text)
     parser.add_argument("--device", help="cpu, cuda or mps (default: a GPU if there is one)")
-    parser.add_argument("--threads", type=_positive, help="CPU threads (one is often fastest)")
+    parser.add_argument("--threads", type=_threads, help="CPU threads (one is often fastest)")
     parser.set_defaults(run=run)
     return parser
 
@@ -260,13 +263,21 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _threads(text: str) -> int:
+    threads = _positive(text)
+    if threads > MOST_THREADS:  # the runtime below ends the process where it cannot start them
+        raise argparse.ArgumentTypeError(f"must be at most {MOST_THREADS}, got {text!r}")
+    return threads
+
+
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"must be a whole number 0..2**32 - 1, got {text!r}")
     return int(text)
 
 
-def _time(text: str) -> float:
+def time_limit(text: str) -> float:
+    """Minutes of a command line: positive and finite."""
     try:
         minutes = float(text)
     except ValueError:

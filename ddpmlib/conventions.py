@@ -9,12 +9,13 @@ then a and b.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd.functional import jvp
+from torch.func import jvp
 from torch.nn.functional import logsigmoid
 
 from ddpmlib.broadcast import expand
@@ -70,7 +71,7 @@ class Convention:
         """
         if not u.is_floating_point():
             raise ValueError("a velocity needs a label that flows, but these labels count steps")
-        da, db = jvp(self.coefficients, u, torch.ones_like(u))[1]
+        da, db = jvp(self.coefficients, (u,), (torch.ones_like(u),))[1]
         return expand(da, x0).to(x0.dtype) * x0 + expand(db, eps).to(eps.dtype) * eps
 
 
@@ -84,7 +85,14 @@ def kernel(log_snr: Tensor) -> Pair:
 
 
 def nearest_time(process: DDPM, log_snr: Tensor) -> Tensor:
-    """The time 0..T whose log-SNR is nearest, int64; 0 for clean data (λ = ∞) alone."""
+    """The time 0..T whose log-SNR is nearest, int64; 0 for clean data (λ = ∞) alone.
+
+    Raises:
+        ValueError: on the CPU, for what is not a number: a negative σ, say, is no noise level.
+    """
+    # Looking into a GPU tensor would make the CPU wait.
+    if log_snr.device.type == "cpu" and bool(log_snr.isnan().any()):
+        raise ValueError("a log-SNR is not a number: did the label leave its range?")
     table = log_snr_of(process.alpha_bar)
     between = (table[:-1] + table[1:]) / 2
     # searchsorted wants a rising table, and λ falls. A last entry of −∞ is between nothing.
@@ -99,6 +107,7 @@ def discrete(process: DDPM) -> Convention:
     """
 
     def coefficients(t: Tensor) -> Pair:
+        process._check_time(t)  # an index of −1 would be the noisiest entry
         return process.scale.to(t.device)[t], process.std.to(t.device)[t]
 
     return Convention(coefficients, lambda lam: nearest_time(process, lam))
@@ -107,7 +116,7 @@ def discrete(process: DDPM) -> Convention:
 def zero_based(process: DDPM) -> Convention:
     """Programs that count 0..T−1, as diffusers does: their index i is our t = i + 1.
 
-    Clean data have no index; the label of λ = ∞ is −1, where Python would read the noisiest entry.
+    Clean data have no index; the label of λ = ∞ is −1, where their tables hold the noisiest entry.
     """
     ours = discrete(process)
     return Convention(lambda i: ours.coefficients(i + 1), lambda lam: ours.label(lam) - 1)
@@ -128,7 +137,8 @@ def beta_from_alpha_bar(alpha_bar: Tensor) -> Tensor:
         ValueError: if the products do not fall from below 1, as they do when β were given.
     """
     table = alpha_bar.double()
-    if table.ndim != 1 or not bool(torch.diff(table, prepend=table.new_ones(1)).lt(0).all()):
+    falls = table.ndim == 1 and bool(torch.diff(table, prepend=table.new_ones(1)).lt(0).all())
+    if not falls or bool((table < 0).any()):
         raise ValueError("running products fall: 1 > alpha_bar_1 > alpha_bar_2 > ...; are these β?")
     before = torch.cat([table.new_ones(1), table[:-1]])
     return torch.cat([table.new_zeros(1), 1 - table / before])
@@ -156,7 +166,7 @@ def vp_sde(beta_min: float = 0.1, beta_max: float = 20.0) -> Convention:
     Raises:
         ValueError: if they are not ordered like that.
     """
-    if not 0 <= beta_min < beta_max:
+    if not 0 <= beta_min < beta_max < math.inf:
         raise ValueError(f"β(u) must rise from 0 or above, got {beta_min:g} to {beta_max:g}")
     slope = beta_max - beta_min
 
@@ -166,7 +176,8 @@ def vp_sde(beta_min: float = 0.1, beta_max: float = 20.0) -> Convention:
 
     def label(lam: Tensor) -> Tensor:
         total = -logsigmoid(lam)  # −log ᾱ
-        return 2 * total / (beta_min + (beta_min**2 + 2 * slope * total).sqrt())
+        u = 2 * total / (beta_min + (beta_min**2 + 2 * slope * total).sqrt())
+        return torch.where(total.isinf(), total, u)  # pure noise: after infinite time
 
     return Convention(coefficients, label)
 
@@ -178,7 +189,7 @@ def ve_sde(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Convention:
     Raises:
         ValueError: unless 0 < sigma_min < sigma_max.
     """
-    if not 0 < sigma_min < sigma_max:
+    if not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(f"σ(u) must rise from above 0, got {sigma_min:g} to {sigma_max:g}")
     low, rise = torch.tensor([sigma_min, sigma_max / sigma_min], dtype=torch.float64).log().tolist()
 
@@ -196,11 +207,15 @@ def flow_matching(sigma_min: float = 0.0) -> Convention:
     Raises:
         ValueError: unless 0 ≤ sigma_min < 1.
     """
-    if not 0 <= sigma_min < 1:
-        raise ValueError(f"sigma_min must lie in [0, 1), got {sigma_min:g}")
+    _check_sigma_min(sigma_min)
     fall = 1 - sigma_min
     # u = r / (1 + (1−σ_min) r) with r = a/b = e^{λ/2}, written so that no r overflows.
     return Convention(lambda u: (u, 1 - fall * u), lambda lam: 1 / (torch.exp(-lam / 2) + fall))
+
+
+def _check_sigma_min(sigma_min: float) -> None:
+    if not 0 <= sigma_min < 1:
+        raise ValueError(f"sigma_min must lie in [0, 1), got {sigma_min:g}")
 
 
 # ---- what a network says -----------------------------------------------------------------
@@ -240,7 +255,12 @@ VELOCITY = linear("velocity", lambda a, b: (-1.0, 1.0))
 
 
 def flow_matching_velocity(sigma_min: float = 0.0) -> Parameterization:
-    """dz/du of :func:`flow_matching`, x_0 − (1−σ_min) ε: from the noise to the data."""
+    """dz/du of :func:`flow_matching`, x_0 − (1−σ_min) ε: from the noise to the data.
+
+    Raises:
+        ValueError: unless 0 ≤ sigma_min < 1.
+    """
+    _check_sigma_min(sigma_min)
     return linear("flow-matching velocity", lambda a, b: (1.0, sigma_min - 1.0))
 
 
@@ -255,7 +275,7 @@ def edm_output(sigma_data: float = 0.5) -> Parameterization:
     Raises:
         ValueError: if it is not positive.
     """
-    if not sigma_data > 0:
+    if not 0 < sigma_data < math.inf:
         raise ValueError(f"sigma_data is a standard deviation, positive, got {sigma_data:g}")
 
     def weights(a: Coefficient, b: Coefficient) -> tuple[Coefficient, Coefficient]:

@@ -27,6 +27,7 @@ CARD_TYPES: dict[str, type] = {
     "name": str, "recipe": dict, "sha256": str, "training": dict, "metrics": list, "parts": int,
 }  # fmt: skip
 LARGEST = 8_000_000  # bytes of a file that ships
+MOST_PARTS = 1000  # of weights; a damaged card may claim any number
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Card:
         for name, kind in CARD_TYPES.items():
             if not isinstance(getattr(card, name), kind):
                 raise ValueError(f"{path} is not a checkpoint card ({name} is no {kind.__name__})")
-        if card.parts < 1:
+        if not 1 <= card.parts <= MOST_PARTS:
             raise ValueError(f"{path} is not a checkpoint card (parts = {card.parts})")
         return card
 

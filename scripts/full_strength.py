@@ -26,6 +26,7 @@ import torch
 
 from ddpmlib import data, evaluation, features, recipes, runs, zoo
 from ddpmlib.budget import budget
+from ddpmlib.cli import time_limit
 from ddpmlib.guidance_options import GuidanceOptions
 from ddpmlib.recipes import RECIPES, ClassifierRecipe, Recipe
 from ddpmlib.training import default_device
@@ -79,7 +80,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of everything")
-    parser.add_argument("--minutes", type=float, default=30.0, help="in all (default 30)")
+    parser.add_argument("--minutes", type=time_limit, default=30.0, help="in all (default 30)")
     parser.add_argument(
         "--only", nargs="+", metavar="NAME", choices=[job.recipe for job in JOBS],
         help="these recipes share the time",
@@ -96,7 +97,8 @@ def main() -> int:
             _carry_out(job, minutes, out, args)
         except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
             # The others still have their time.
-            print(f"{job.recipe}: {str(error).splitlines()[0]}", file=sys.stderr)
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            print(f"{job.recipe}: {lines[0]}", file=sys.stderr)
             status = 2
     return status
 

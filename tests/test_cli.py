@@ -329,6 +329,7 @@ def test_threads_are_set(cwd, shipped):
         ("train digits-classifier --set T=5", "kind 'classifier' has no field 'T' to set"),
         ("train digits --save-every 0", "--save-every: must be a whole number 1.*, got '0'"),
         ("train digits --device tpu", "no device 'tpu' here: try cpu"),
+        ("train digits --threads 99999999", "--threads: must be at most 1024, got '99999999'"),
         ("train digits --threads none", "--threads: must be a whole number 1..2"),
         ("train", "required: recipe"),
         ("", "required: VERB"),

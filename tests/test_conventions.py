@@ -134,6 +134,12 @@ def test_nearest_time_of_a_chain_that_ends_in_pure_noise() -> None:
     assert conventions.nearest_time(process, infinity).tolist() == [0, 3]
 
 
+@each_convention
+def test_pure_noise_and_clean_data_have_labels_or_limits(c: Convention) -> None:
+    ends = torch.tensor([-torch.inf, torch.inf], dtype=F64)
+    assert torch.equal(c.log_snr(c.label(ends)), ends)
+
+
 # ---- tables ------------------------------------------------------------------------------
 
 
@@ -164,6 +170,15 @@ def test_the_chain_is_the_sde_up_to_half_the_sum_of_squares() -> None:
         assert abs(gaps[-1] / half - 1) < 15 / steps
     for coarse, fine in pairwise(gaps):
         assert abs(coarse / fine - 2) < 0.05
+
+
+@pytest.mark.equation("B.9")
+def test_the_chain_lags_behind_the_sde_before_it_overtakes() -> None:
+    process, t = DDPM(schedules.linear(T)), torch.arange(1, T + 1)
+    theirs = -2 * conventions.vp_sde().coefficients(t.double() / T)[0].log()
+    later = -process.alpha_bar[1:].log() > theirs
+    first = int(later.nonzero()[0])
+    assert 0.25 * T < first < 0.35 * T and not later[:first].any() and later[first:].all()
 
 
 @pytest.mark.equation("B.8")
@@ -302,6 +317,15 @@ def test_velocities_that_networks_learn_are_dz_du() -> None:
         conventions.discrete(PROCESS).velocity(torch.tensor([3]), x0[:1], eps[:1])
 
 
+@pytest.mark.equation("B.12")
+def test_a_velocity_is_the_same_in_inference_mode() -> None:
+    c, u = conventions.vp_sde(), torch.tensor([0.3, 0.6], dtype=F64)
+    x0, eps = normal(2, 3), normal(2, 3, seed=1)
+    outside = c.velocity(u, x0, eps)
+    with torch.inference_mode():
+        assert torch.equal(c.velocity(u, x0, eps), outside)
+
+
 @pytest.mark.equation("B.13")
 def test_the_flow_of_an_sde_is_drift_less_half_a_score() -> None:
     """Song et al. 2021, eq. 13, with the score of a mixture from its density by autograd."""
@@ -396,11 +420,25 @@ def test_euler_in_the_time_of_an_sde_is_not_ddim() -> None:
         (lambda: conventions.ve_sde(0.0, 1.0), "must rise from above 0"),
         (lambda: conventions.flow_matching(1.0), r"\[0, 1\)"),
         (lambda: conventions.edm_output(0.0), "positive"),
+        (lambda: conventions.vp_sde(0.1, math.inf), "must rise from 0"),
+        (lambda: conventions.ve_sde(0.1, math.inf), "must rise from above 0"),
+        (lambda: conventions.flow_matching_velocity(1.5), r"\[0, 1\)"),
+        (lambda: conventions.edm_output(math.inf), "positive"),
+        (lambda: conventions.beta_from_alpha_bar(torch.tensor([0.9, 0.5, -0.1])), "are these β"),
     ],
 )
 def test_bad_numbers_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_labels_that_name_no_level_are_refused() -> None:
+    process = DDPM(schedules.linear(T))
+    with pytest.raises(ValueError, match="not a number"):
+        conventions.nearest_time(process, EDM.log_snr(torch.tensor([-1.0])))
+    for c, label in ((conventions.discrete(process), -1), (conventions.zero_based(process), -2)):
+        with pytest.raises(ValueError, match="times must lie in"):
+            c.coefficients(torch.tensor([label]))
 
 
 # ---- diffusers ---------------------------------------------------------------------------

@@ -125,3 +125,20 @@ def test_what_fails_is_one_sentence_and_the_others_have_their_time(folder, monke
     failed = capsys.readouterr().err
     assert "fashion_mnist-classifier: " in failed and "not a readable archive" in failed
     assert [p.name for p in (out / "checkpoints").glob("*.json")] == ["mnist-classifier.json"]
+
+
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "soon"])
+def test_no_time_is_refused_before_anything_is_read_or_written(folder, monkeypatch, minutes):
+    monkeypatch.setattr(data, "load", lambda name: pytest.fail("must not load"))
+    with pytest.raises(SystemExit) as end:
+        rehearse(monkeypatch, folder, "--minutes", minutes)
+    assert end.value.code == 2 and not (folder / "out").exists()
+
+
+def test_an_error_without_words_is_told_by_its_name(folder, monkeypatch, capsys):
+    def out_of_words(*args):
+        raise RuntimeError
+
+    monkeypatch.setattr(full_strength, "_carry_out", out_of_words)
+    rehearse(monkeypatch, folder, "--only", "mnist", status=2)
+    assert capsys.readouterr().err == "mnist: RuntimeError\n"
