@@ -86,3 +86,12 @@ def test_the_table_of_results_says_what_the_cards_say():
             row = (name, f"{card['parameters']:,}", time, sampler, n, *judged)
             known.append((*row, f"{m['frechet_floor']:.2f}"))
     assert shown == known
+
+
+def test_a_model_that_nothing_judges_shows_its_bound():
+    card = json.loads((ROOT / "data" / "checkpoints" / "cifar10-small.json").read_text())
+    training, (bound,) = card["training"], card["metrics"]
+    row = f"| cifar10-small | {card['parameters']:,} | {training['seconds'] / 60:.0f} min |"
+    assert row in README and training["hardware"].split(",")[0] in " ".join(README.split())
+    shown = f"{bound['bits_per_dim']:.2f} ± {bound['standard_error']:.2f} bits per dimension"
+    assert f"{shown} on {bound['n']} test images" in README
