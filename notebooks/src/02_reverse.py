@@ -357,7 +357,7 @@ for k, b, (_, tv) in zip(strides, step_beta, measured, strict=True):
         axes[1].annotate(
             f"{k}", (b, tv), (7, -7), textcoords="offset points", fontsize=9
         )
-axes[1].set_xlim(right=1.6)
+_ = axes[1].set_xlim(right=1.6)
 
 # %% [markdown]
 # The averaged error at $t=600$ over the step size; the labels on the right are strides. On the left, the measured KL leaves the cubic law where $\beta$ is no longer small and becomes much worse. A chain of a thousand steps is in the harmless corner. One leap of 500 has 44 % of its mass in the wrong place: no Gaussian, whatever network computes its mean, can be right there. Few-step samplers must either draw from something richer than a Gaussian {cite}`xiao2022tackling` or not draw at all.
