@@ -443,7 +443,8 @@ def test_boxes_that_scroll_are_within_reach_of_the_keyboard(
         .filter(e => e.scrollWidth > e.clientWidth + 1 && e.offsetParent).map(e => e.tabIndex)"""
     name = f"notebooks/{notebooks.chapters()[0].name}.html"
     with Visit(browser, html / name, width=390) as visit:
-        visit.page.wait_for_selector(".bd-article [data-scrolls]")
+        # the first may lie folded away
+        visit.page.wait_for_selector(".bd-article [data-scrolls]", state="attached")
         stops = visit.page.evaluate(scrolling)
         assert stops and set(stops) == {0}
 
