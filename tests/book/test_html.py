@@ -366,6 +366,15 @@ def test_the_links_of_an_equation_work_by_keyboard(browser: Browser, html: Path)
         assert visit.page.locator("#eq-1-6").is_visible()
 
 
+def test_a_tap_on_a_term_opens_its_entry_in_the_glossary(browser: Browser, html: Path) -> None:
+    """Without a mouse there is no tooltip."""
+    page = html / "notebooks" / "03_ddpm.html"
+    with Visit(browser, page, width=390, has_touch=True, is_mobile=True) as visit:
+        visit.page.locator("a.term").first.tap()
+        visit.page.wait_for_url("**/book/glossary.html#term-*")
+        assert visit.page.locator(":target").is_visible()
+
+
 def test_first_page_is_reached_from_the_index(browser: Browser, html: Path) -> None:
     with Visit(browser, html / "index.html") as visit:
         visit.page.wait_for_url("**/book/intro.html")
