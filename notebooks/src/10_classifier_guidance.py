@@ -1491,6 +1491,7 @@ for n in (5, 10, 25, 100, 400):
     ]
     print(f"{n:5d} {found[0]:10.2f} {found[1]:7.2f}")
 print(f"exercise 10.4 {equivalent_strength(4, 0.25):.2f}")
+# Few long steps pull harder: a strength from 250 steps must fall by more than a third at 10.
 
 # %% [markdown]
 # ## Recap
