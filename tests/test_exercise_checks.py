@@ -107,10 +107,39 @@ WRONG["2.4"] = {
     "no noise": chain(lambda beta, a, t, s: 0.0),
     "generator ignored": unseeded,
 }
+
+
+def ignorance(a: float, h: Any) -> Any:
+    return (1 - a) / a * (1 + (1 - a) * h)
+
+
+def best_variance(on_x0: Callable[..., Any], h: Callable[..., Any]) -> Callable[..., Any]:
+    """A best variance of exercise 2.5 with these ways to weigh and to average."""
+
+    def best(score: Any, a: float, b: float) -> Any:
+        beta = 1 - a / b
+        return (1 - b) / (1 - a) * beta + on_x0(a, b, beta) * ignorance(a, h(score))
+
+    return best
+
+
+def weight(a: float, b: float, beta: float) -> float:
+    return b * beta**2 / (1 - a) ** 2
+
+
+def power(score: Any) -> Any:
+    return -(score**2).mean()
+
+
 WRONG["2.5"] = {
-    "sign": lambda a, h: (1 - a) / a * (1 - (1 - a) * h),
-    "no mean": lambda a, h: (1 - a) ** 2 / a * h,
-    "root": lambda a, h: (1 - a) / a**0.5 * (1 + (1 - a) * h),
+    "sign": (lambda a, h: (1 - a) / a * (1 - (1 - a) * h), best_variance(weight, power)),
+    "no mean": (lambda a, h: (1 - a) ** 2 / a * h, best_variance(weight, power)),
+    "root": (lambda a, h: (1 - a) / a**0.5 * (1 + (1 - a) * h), best_variance(weight, power)),
+    "weight not squared": (ignorance, best_variance(lambda *o: weight(*o) ** 0.5, power)),
+    "curvature turned": (ignorance, best_variance(weight, lambda score: (score**2).mean())),
+    "score not squared": (ignorance, best_variance(weight, lambda score: score.mean())),
+    "beta": (ignorance, lambda score, a, b: 1 - a / b),
+    "beta tilde": (ignorance, lambda score, a, b: (1 - b) / (1 - a) * (1 - a / b)),
 }
 WRONG["3.1"] = {"same": (1.0, 1.0), "root": (1.0, 0.7**0.5), "turned": (0.7, 1.0), "none": (0, 0.7)}
 WRONG["3.2"] = {
@@ -497,10 +526,54 @@ WRONG["10.4"] = {
     "sign": lambda s, c: math.log(s / c - s + 1) / math.log(c),
     "logarithm of s": lambda s, c: math.log(s) / math.log(1 / c) + 1,
 }
+
+
+def doubled(c: float) -> float:
+    return c**2 + c * (1 - c) ** 2 / 3
+
+
+def calibrated(
+    k: Callable[..., float] = lambda s, a, c: 1 - s + s / (a * c + 1 - a),
+    loud: Callable[..., float] = lambda eta, a, b: eta**2 * (1 - b) / (1 - a) * (1 - a / b),
+) -> Callable[..., float]:
+    """An answer to exercise 10.5 with this guided score and this variance of a step's noise."""
+
+    def left(strength: float, c: float, alpha_bar: Any, times: Any, eta: float) -> float:
+        var = 1.0
+        for t, then in pairwise(times):
+            a, b = float(alpha_bar[t]), float(alpha_bar[then])
+            own, noise = k(strength, a, c), loud(eta, a, b)
+            on_x0 = (b / a) ** 0.5 * (1 - (1 - a) * own)
+            gain = on_x0 + max(1 - b - noise, 0) ** 0.5 * (1 - a) ** 0.5 * own
+            var = gain**2 * var + noise
+        return var
+
+    def calibrate(s: float, c: float, alpha_bar: Any, times: Any, eta: float) -> float:
+        low, high = 0.0, float(s)
+        for _ in range(50):
+            middle = (low + high) / 2
+            if left(middle, c, alpha_bar, times, eta) > 1 / (s / c - s + 1):
+                low = middle
+            else:
+                high = middle
+        return low
+
+    return calibrate
+
+
+def test_the_generator_of_answers_to_exercise_10_5_knows_the_right_one() -> None:
+    exercises.check("10.5", (doubled, calibrated()))
+
+
 WRONG["10.5"] = {
-    "DDIM": (lambda c: c**2, 2 / 3),
-    "tilted law": (lambda c: c / (2 - c), 1.0),
-    "share of one": (lambda c: c**2 + c * (1 - c) ** 2 / 3, 1 / 3),
+    "DDIM": (lambda c: c**2, calibrated()),
+    "tilted law": (lambda c: c / (2 - c), calibrated()),
+    "exponent": (doubled, lambda s, *_: s),
+    "fine DDIM": (doubled, lambda s, c, *_: -math.log(s / c - s + 1) / math.log(c)),
+    "clean class": (doubled, calibrated(k=lambda s, a, c: 1 - s + s / c)),
+    "s for s + 1": (doubled, calibrated(k=lambda s, a, c: -s + (s + 1) / (a * c + 1 - a))),
+    "deviation for variance": (doubled, calibrated(loud=lambda eta, a, b: eta * (1 - b))),
+    "beta": (doubled, calibrated(loud=lambda eta, a, b: eta**2 * (1 - a / b) * (b < 1))),
 }
 
 

@@ -24,6 +24,11 @@ REPAIRS = [
     (re.compile(r'<div role="list" class="citation-list">'), '<div class="citation-list">'),
     (re.compile(r'(<div class="citation"[^>]*?) role="doc-biblioentry"'), r"\1"),
     (re.compile(rf"{SIDE_BAR}(?! role)"), f'{SIDE_BAR} role="complementary" aria-label="Book"'),
+    # The arrow that unfolds a part of the navigation is a picture without a name.
+    (
+        re.compile(r'(has-children"><a [^>]*>([^<]*)</a><details[^>]*><summary)>'),
+        r'\1 aria-label="Pages of: \2">',
+    ),
 ]
 
 

@@ -114,14 +114,35 @@ def _draws_a_mixture(sampler: Sampler, process: DDPM) -> None:
 
 @exercise("2.5", hint="Differentiate (2.18); E[x_0|x_t] has the slope √ᾱ/(1−ᾱ) Var(x_0|x_t).")
 def _(answer: Any) -> None:
-    """The uncertainty about x_0 from the curvature of log q(x_t)."""
-    # Gaussian data: everything is known in closed form.
+    """The best variance of a reverse step, from the score alone."""
+    of_x0, best = answer
+    _check_ignorance(of_x0)
+    x = torch.randn(100_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = x / x.square().mean().sqrt()
+    for v in (0.0, 0.5, 1.0, 2.0):  # Gaussian data again
+        for a, b in ((0.1, 0.3), (0.6, 0.95), (0.02, 0.99)):
+            var_t, beta = a * v + 1 - a, 1 - a / b
+            want = (1 - b) / (1 - a) * beta + b * beta**2 * v / (1 - a) / var_t
+            found = float(best(-x / var_t**0.5, a, b))
+            assert abs(found - want) < 1e-9, "The best variance fails on Gaussian data."
+    # Two points at ±1: the error of the denoiser is what it does not know.
+    a, b, sign = 0.4, 0.8, torch.where(torch.arange(len(x)) % 2 == 0, 1.0, -1.0).double()
+    x_t = a**0.5 * sign + (1 - a) ** 0.5 * x
+    x0 = torch.tanh(a**0.5 * x_t / (1 - a))
+    of_points = float((1 - x0**2).mean())
+    want = (1 - b) / (1 - a) * (1 - a / b) + b * (1 - a / b) ** 2 / (1 - a) ** 2 * of_points
+    found = float(best((a**0.5 * x0 - x_t) / (1 - a), a, b))
+    assert abs(found / want - 1) < 0.02, "The best variance fails on two points."
+
+
+def _check_ignorance(answer: Callable[..., Any]) -> None:
+    """Var(x_0|x_t), where it is known in closed form."""
     for v in (0.0, 0.5, 1.0, 2.0):
         for a in (0.1, 0.6, 0.95):
             var_t = a * v + 1 - a
             want = v * (1 - a) / var_t
-            assert abs(answer(a, -1 / var_t) - want) < 1e-9, "It fails on Gaussian data."
+            assert abs(answer(a, -1 / var_t) - want) < 1e-9, "Var(x_0|x_t) fails on Gaussian data."
     # Between two modes the curvature is positive and the ignorance large.
     a = 0.4
     h = a / (1 - a) ** 2 - 1 / (1 - a)  # at x_t = 0, for two points at ±1
-    assert abs(answer(a, h) - 1.0) < 1e-9, "It fails between two modes."
+    assert abs(answer(a, h) - 1.0) < 1e-9, "Var(x_0|x_t) fails between two modes."

@@ -1,15 +1,18 @@
 """Checks of chapter 10: scores, Langevin, and guidance by a classifier."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddpmlib import oracle, schedules
+from ddpmlib.denoiser import Prediction
 from ddpmlib.exercises import exercise
 from ddpmlib.guidance import ClassifierGuidance, Unconditional
 from ddpmlib.process import DDPM
+from ddpmlib.samplers import uniform_times
 
 F64 = torch.float64
 
@@ -109,17 +112,44 @@ def _(answer: Any) -> None:
         )
 
 
-@exercise("10.5", hint="With v = c + u the integrand is a square over v⁴: three powers of v.")
+@exercise(
+    "10.5",
+    hint="Part 1: three powers of v = c + u. Part 2: what gain has a step on x_t, what noise?",
+)
 def _(answer: Any) -> None:
-    """What ancestral sampling leaves at strength two."""
-    variance, share = answer
+    """The strength that leaves the variance which was asked for, for any sampler."""
+    doubled, calibrate = answer
     w = (torch.arange(200_000, dtype=F64) + 0.5) / 200_000
     u = w / (1 - w)  # midpoints: all of 0 < u < ∞, with du = (1 + u)² dw
     for c in (0.05, 0.25, 0.8, 1.0):
         integral = float(((1 + u) ** 4 / (c + u) ** 4).mean())
-        assert math.isclose(float(variance(c)), c**4 * integral, rel_tol=1e-6), (
+        assert math.isclose(float(doubled(c)), c**4 * integral, rel_tol=1e-6), (
             f"For c = {c} the integral has another value."
         )
-    c = 1e-6
-    limit = float(variance(c)) * (2 - c) / c
-    assert math.isclose(float(share), limit, rel_tol=1e-4), "The limit of the share is another one."
+    process = DDPM(schedules.cosine(60))
+    for s, c, steps, eta in (
+        (2, 0.25, 60, 1.0),
+        (4, 0.25, 8, 1.0),
+        (3, 0.4, 8, 0.0),
+        (1, 0.1, 20, 0.5),
+    ):
+        times = uniform_times(60, steps)
+        strength = float(calibrate(s, c, process.alpha_bar, times, eta))
+        left, asked = _variance(process, c, strength, times, eta), 1 / (s / c - (s - 1))
+        assert math.isclose(left, asked, rel_tol=1e-3), (
+            f"With {steps} steps at η = {eta} your strength leaves {left:.4f}, not {asked:.4f}."
+        )
+
+
+def _variance(process: DDPM, c: float, strength: float, times: list[int], eta: float) -> float:
+    """What a chain of the library makes of variance 1: class N(0, c), in data N(0, 1)."""
+    one, zero = torch.ones(1, dtype=F64), torch.zeros(1, dtype=F64)
+    every, own = (oracle.Gaussian(process, zero, v * torch.eye(1, dtype=F64)) for v in (1.0, c))
+    var = 1.0
+    for t, then in pairwise(times):
+        x = one[None]
+        plain = every(x, t).x0
+        guided = Prediction(plain + strength * (own(x, t).x0 - plain))
+        gain = float(process.step(x, guided, t, then, eta, torch.zeros_like(x)))
+        var = gain**2 * var + (eta * float(process.posterior_std(t, then))) ** 2
+    return var

@@ -357,7 +357,7 @@ for k, b, (_, tv) in zip(strides, step_beta, measured, strict=True):
         axes[1].annotate(
             f"{k}", (b, tv), (7, -7), textcoords="offset points", fontsize=9
         )
-axes[1].set_xlim(right=1.6)
+_ = axes[1].set_xlim(right=1.6)
 
 # %% [markdown]
 # The averaged error at $t=600$ over the step size; the labels on the right are strides. On the left, the measured KL leaves the cubic law where $\beta$ is no longer small and becomes much worse. A chain of a thousand steps is in the harmless corner. One leap of 500 has 44 % of its mass in the wrong place: no Gaussian, whatever network computes its mean, can be right there. Few-step samplers must either draw from something richer than a Gaussian {cite}`xiao2022tackling` or not draw at all.
@@ -1098,9 +1098,15 @@ def my_sampler(denoise, process, x, times, generator):
 exercises.check("2.4", my_sampler)
 
 # %% [markdown]
-# ### ★★★ Exercise 2.5: Ignorance from curvature
+# ### ★★★ Exercise 2.5: The variance that nobody has to guess
 #
-# Tweedie's formula gets the mean of $x_0$ from the *first* derivative of $\log q(x_t)$. Differentiate once more and get its variance from the *second*: in one dimension, express $\mathrm{Var}(x_0\mid x_t)$ by $\bar\alpha_t$ and $h=\partial_x^2\log q(x_t)$. (With (2.12) this is the exact variance of every reverse step; Analytic-DPM {cite}`bao2022analytic` samples with its average.)
+# $\tilde\beta$ or $\beta$? Neither: (2.12) has the right variance, and it can be had from a score alone. Analytic-DPM {cite}`bao2022analytic` does this with trained networks; here is the way there.
+#
+# 1. *Derive.* Tweedie's formula gets the mean of $x_0$ from the first derivative of $\log q(x_t)$. Differentiate once more: express $\mathrm{Var}(x_0\mid x_t)$, in one dimension, by $\bar\alpha_t$ and $h=\partial_x^2\log q(x_t)$. This is `variance_of_x0(alpha_bar_t, h)`.
+# 2. *Write.* A sampler wants one number per step: the average of (2.12) over $q(x_t)$. That needs no second derivative, since integrating by parts gives $\mathrm E[h]=-\mathrm E[(\partial_x\log q)^2]$. Write `best_variance(score, alpha_bar_t, alpha_bar_s)`, where the tensor `score` holds $\partial_x\log q(x_t)$ at many draws of $x_t$.
+# 3. *Measure.* Put it into `reverse_chain`: the score is (2.18) solved for it, `mixture.draw(n, t)` draws from $q(x_t)$. (Near $T$ the average is a tiny difference of large numbers; clip it to the two ends of (2.14).) Compare its KS distance with the table above, at $K=4,8,16,32$. How much of the error was the variance, and what is the rest? At which times is the best variance close to $\beta$, and why there?
+#
+# The check takes the two functions of parts 1 and 2.
 #
 # :::{dropdown} Hint
 # Show first that $\frac{d}{dx_t}\mathrm E[x_0\mid x_t]=\frac{\sqrt{\bar\alpha_t}}{1-\bar\alpha_t}\mathrm{Var}(x_0\mid x_t)$: write the expectation as $\int x_0\,q(x_0)\,\mathcal N(x_t;\sqrt{\bar\alpha_t}x_0,1-\bar\alpha_t)\,dx_0$ over the same integral without the $x_0$ in front, and use the quotient rule. Then differentiate (2.18).
@@ -1112,7 +1118,13 @@ def variance_of_x0(alpha_bar_t, h):
     return ...  # your answer
 
 
-# exercises.check("2.5", variance_of_x0)
+def best_variance(score, alpha_bar_t, alpha_bar_s):
+    return ...  # your answer
+
+
+answer = variance_of_x0, best_variance
+
+# exercises.check("2.5", answer)
 
 
 # %% tags=["hide-cell", "solution"]
@@ -1123,7 +1135,52 @@ def variance_of_x0(alpha_bar_t, h):
     return (1 - alpha_bar_t) / alpha_bar_t * (1 + (1 - alpha_bar_t) * h)
 
 
-exercises.check("2.5", variance_of_x0)
+def best_variance(score, alpha_bar_t, alpha_bar_s):
+    beta = 1 - alpha_bar_t / alpha_bar_s
+    on_x0 = alpha_bar_s**0.5 * beta / (1 - alpha_bar_t)
+    of_x0 = variance_of_x0(alpha_bar_t, -(score**2).mean())
+    return (1 - alpha_bar_s) / (1 - alpha_bar_t) * beta + on_x0**2 * of_x0
+
+
+exercises.check("2.5", (variance_of_x0, best_variance))
+
+
+def best_chain(steps):
+    """The chain with the best variance, and the place of each between the ends of (2.14)."""
+    generator, places = torch.Generator().manual_seed(steps), []
+    x = torch.randn(SEEDS * N, generator=generator, **double)
+    times = uniform_times(1000, steps)
+    for t, s in zip(times, times[1:], strict=False):
+        a, b = float(process.alpha_bar[t]), float(process.alpha_bar[s])
+        seen = mixture.draw(SEEDS * N, t, generator)
+        score = (a**0.5 * mixture(seen, t).x0 - seen) / (1 - a)
+        top = 1 - a / b
+        low = (1 - b) / (1 - a) * top
+        var = min(max(float(best_variance(score, a, b)), low), top)
+        x0 = mixture(x, t).x0
+        x = ((a / b) ** 0.5 * (1 - b) * x + b**0.5 * top * x0) / (1 - a)
+        if s > 0:
+            places.append((var - low) / (top - low))
+            x = x + var**0.5 * torch.randn(x.shape, generator=generator)
+    return ks_distance(x.reshape(SEEDS, N)), places
+
+
+print("steps K   beta tilde   beta    best   its place, from 0 to 1, in thirds")
+for i, k in enumerate(counts[:4]):
+    error, places = best_chain(k)
+    low, high = (float(table[mix][i].mean()) for mix in (0.0, 1.0))
+    third = torch.tensor(places).tensor_split(3)
+    print(
+        f"{k:7d} {low:12.3f} {high:6.3f} {float(error.mean()):7.3f}   ",
+        *(f"{float(part.mean()):5.2f}" for part in third),
+    )
+    assert error.mean() < low
+
+# %% [markdown]
+# From sixteen strides on the best variance beats both ends. With four and eight it does not: there
+# the true step is no Gaussian, and the right variance does not make it one. It is close to $\beta$
+# in the noisy two thirds, where $x_t$ says little about these data of variance one (at $T$ itself
+# the clipped estimate is chance).
 
 # %% [markdown]
 # ## Recap

@@ -508,17 +508,17 @@ assert 0.8 < order < 1.2
 #
 # There is nothing to train in this chapter, and that is its point. The network below learned noise prediction, in the form of chapter 03, for a chain of 1,000 steps. We change `times` and `eta`, nothing else.
 #
-# As reference we walk 400 chains of 20 DDIM steps, in four groups of 100. Distances are Fréchet distances between features of our MNIST classifier (`mnist-classifier`, penultimate layer, 64 numbers). We compare with
+# As reference we walk 280 chains of 20 DDIM steps, in four groups of 70. Distances are Fréchet distances between features of our MNIST classifier (`mnist-classifier`, penultimate layer, 64 numbers). We compare with
 # the *model's own* finished samples from other noise, not with real images: so the numbers tell what skipping steps costs, and nothing of how good the network is ([Chapter 08](08_metrics.ipynb) and
-# [chapter 09](09_scoreboard.ipynb) ask that). With a hundred samples such a distance is far from zero even between equals; that value is the *floor* to look at.
+# [chapter 09](09_scoreboard.ipynb) ask that). With seventy samples such a distance is far from zero even between equals; that value is the *floor* to look at.
 
 # %% tags=["nbval-ignore-output"]
 from ddpmlib import features, metrics
 
 judge, _ = zoo.load("mnist-classifier", device="cpu")
-y = torch.arange(10).repeat(10)
+y = torch.arange(10).repeat(7)
 starts = [
-    torch.randn(100, *card.image_shape, generator=seeded(10 + k))
+    torch.randn(len(y), *card.image_shape, generator=seeded(10 + k))
     for k in range(4)
 ]
 chains = [
@@ -535,7 +535,7 @@ floors = torch.tensor(
     ]
 )
 print(
-    f"floor, 100 finished against 300 others: {floors.mean():.1f} ± {floors.std():.1f}"
+    f"floor, {len(y)} finished against {3 * len(y)} others: {floors.mean():.1f} ± {floors.std():.1f}"
 )
 
 # %% [markdown]
@@ -577,7 +577,7 @@ for eta in (0.0, 1.0):
         again = torch.tensor(
             [
                 metrics.frechet_distance(
-                    h[torch.randint(200, (200,), generator=g)], reference
+                    h[torch.randint(len(h), (len(h),), generator=g)], reference
                 )
                 for _ in range(20)
             ]
@@ -614,7 +614,7 @@ for eta, name, colour in (
     axes[1].errorbar(
         n,
         [r[2].mean() for r in rows],
-        [r[2].std() / 200**0.5 for r in rows],
+        [r[2].std() / len(r[2]) ** 0.5 for r in rows],
         marker="o",
         color=colour,
     )
@@ -630,7 +630,7 @@ _ = axes[0].legend()
 #
 # ## Does the last quarter of the chain do most of the work?
 #
-# One deck says so: "the last 250 of 1,000 steps matter most". What could be measured? The belief $\hat x_0(x_t,t)$ at each time is what the chain *knows*. We have kept it for 400 chains. And the state $x_t$, which is what a film of the chain *shows*, goes to the same judge.
+# One deck says so: "the last 250 of 1,000 steps matter most". What could be measured? The belief $\hat x_0(x_t,t)$ at each time is what the chain *knows*. We have kept it for 280 chains. And the state $x_t$, which is what a film of the chain *shows*, goes to the same judge.
 
 # %% tags=["nbval-ignore-output"]
 visited = [s.t for s in chains[0][:-1]]
@@ -736,14 +736,14 @@ assert linear.std[250] > 1.3 * cosine.std[250]
 # $$
 #
 # which takes the noise at the *wrong end* of the step: DDIM will decode with $\hat\varepsilon(x_t,t)$, see (3.9). So the round trip does not close exactly. `ddim_invert` asks for $\hat\varepsilon$ at $(x_s, t)$ (at $t=0$ a network has nothing to say), and with `refine` > 1 it puts the
-# $x_t$ so found back into (3.9), which brings it nearer to the exact inverse. Here are 50 real scans that the network has not been trained on.
+# $x_t$ so found back into (3.9), which brings it nearer to the exact inverse. Here are 30 real scans that the network has not been trained on.
 
 # %% tags=["nbval-ignore-output"]
 from ddpmlib.samplers import ddim_invert
 
 digits, _ = zoo.load("digits", device="cpu")
 images = data.load("digits")
-scans, scan_labels = data.to_float(images.x_test[:50]), images.y_test[:50]
+scans, scan_labels = data.to_float(images.x_test[:30]), images.y_test[:30]
 
 
 def round_trip(n, refine):
@@ -772,7 +772,7 @@ for n in (5, 10, 20, 40):
     print(
         f"{n:3d} steps        ",
         *(
-            f"{wrong[n, r].mean():10.3f} ± {wrong[n, r].std() / 50**0.5:.3f}"
+            f"{wrong[n, r].mean():10.3f} ± {wrong[n, r].std() / len(scans) ** 0.5:.3f}"
             for r in (1, 4)
         ),
         f"     {code.mean():12.2f}, {code.std():.2f}",
@@ -795,7 +795,7 @@ for refine, name in ((1, "plain encoder"), (4, "refine = 4")):
     right.errorbar(
         (5, 10, 20, 40),
         [w.mean() for w in curve],
-        [w.std() / 50**0.5 for w in curve],
+        [w.std() / len(w) ** 0.5 for w in curve],
         marker="o",
         label=name,
     )
@@ -861,7 +861,7 @@ assert abs(torch.stack(spread["lerp"])[:, 4].mean() - 0.5**0.5) < 0.04
 
 # %% [markdown]
 # *What to see:* rows 1 and 3 slerp, rows 2 and 4 lerp, the label held fixed. Both are smooth paths of legible digits: nearby latents are nearby digits, which is more than a random $x_T$ would have promised. Lerp's middle is not garbage, it is *bland*: a latent of too small a norm asks for something more typical than any
-# sample should be. Is that so, or is it two pictures? A hundred pairs, and the spread of the images within their class:
+# sample should be. Is that so, or is it two pictures? Seventy pairs, and the spread of the images within their class:
 
 # %% tags=["nbval-ignore-output"]
 a, b = starts[2], starts[3]
@@ -874,7 +874,7 @@ kinds = {
 
 def variety(x):
     """Mean squared distance of each image to the mean of its class."""
-    by_class = x.reshape(10, 10, -1)  # (repetition, class, pixels)
+    by_class = x.reshape(-1, 10, x[0].numel())  # (repetition, class, pixels)
     return ((by_class - by_class.mean(0)) ** 2).mean((0, 2))
 
 
@@ -894,7 +894,7 @@ assert found["lerp, w = ½"].mean() < 0.85 * found["slerp, w = ½"].mean()
 # ## One knob turned: where to spend few steps
 #
 # With $n$ steps, *which* times? Four spacings are in use: evenly from $T$ ("trailing", our `uniform_times`); from $T$ to 1, both included ("linspace", IDDPM's); the multiples of $T/n$ counted from below ("leading", the DDIM code's first option); quadratic, dense near the data (its second; there it stops at $0.8\,T$). Real digits as reference this time,
-# three seeds of 100 samples, on the features of `digits-classifier`; and the mixture beside it, where no network can be blamed.
+# three seeds of 70 samples, on the features of `digits-classifier`; and the mixture beside it, where no network can be blamed.
 
 # %% tags=["nbval-ignore-output"]
 from ddpmlib.samplers import leading_times, linspace_times, quadratic_times
@@ -912,8 +912,8 @@ counts = (5, 10, 20)
 
 
 def digits_distance(times, seed):
-    labels = torch.arange(10).repeat(10)
-    x = torch.randn(100, 1, 8, 8, generator=seeded(seed))
+    labels = torch.arange(10).repeat(7)
+    x = torch.randn(len(labels), 1, 8, 8, generator=seeded(seed))
     x = draw(digits, digits.process, x, times, eta=0.0, y=labels)
     return metrics.frechet_distance(features.judge(digit_judge, x)[0], real)
 
@@ -947,13 +947,13 @@ for name in spacings:
         *(f"{1000 * c[1].mean():6.1f}±{1000 * c[1].std():3.1f}" for c in cells),
     )
 equals = []
-for seed in range(3):  # 10 of each class, as in the samples
+for seed in range(3):  # 7 of each class, as in the samples
     order = torch.randperm(len(unseen), generator=seeded(seed))
     labels = images.y_test[order]
-    pick = torch.cat([order[labels == k][:10] for k in range(10)])
+    pick = torch.cat([order[labels == k][:7] for k in range(10)])
     equals.append(metrics.frechet_distance(unseen[pick], real))
 equals = torch.tensor(equals)
-print(f"100 unseen scans: {equals.mean():.1f} ± {equals.std():.1f}")
+print(f"{len(pick)} unseen scans: {equals.mean():.1f} ± {equals.std():.1f}")
 assert spaced["leading", 5][0].mean() > 1.5 * spaced["trailing", 5][0].mean()
 
 # %% mystnb={"image": {"alt": "Two panels against 5, 10 and 20 steps, one curve per spacing with error bars. Left, digits: leading lies far above the other three. Right, the mixture: quadratic and linspace are worst at five steps, leading and trailing best."}}
@@ -980,7 +980,7 @@ _ = axes[0].legend()
 #
 # ## What goes wrong
 #
-# Four small edits of one line, six steps, a hundred digits each, seven of them shown. `α for ᾱ` is the paper's formula with DDPM's table of α. `one bar lost` has the right formula but $\sqrt{1-\alpha_s}$ in the direction term. `noise at the end` adds the forward deviation of the last stride, $\sqrt{1-\bar\alpha_t}$, at $s=0$ (what $\sigma^2=\beta$ does if nobody forbids it). `stale ε` clips
+# Four small edits of one line, six steps, seventy digits each, seven of them shown. `α for ᾱ` is the paper's formula with DDPM's table of α. `one bar lost` has the right formula but $\sqrt{1-\alpha_s}$ in the direction term. `noise at the end` adds the forward deviation of the last stride, $\sqrt{1-\bar\alpha_t}$, at $s=0$ (what $\sigma^2=\beta$ does if nobody forbids it). `stale ε` clips
 # $\hat x_0$ to $[-1,1]$ and keeps the $\hat\varepsilon$ from before the clip, so that the two no longer add up to $x_t$.
 
 # %% mystnb={"image": {"alt": "Five rows of seven digits. Correct: varied digits. Alpha for alpha-bar: pure noise. One bar lost: clean but all very ordinary digits. Noise at the end: grainy digits. Stale epsilon: like the correct row."}} tags=["nbval-ignore-output"]

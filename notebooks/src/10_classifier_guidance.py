@@ -1426,14 +1426,21 @@ exercises.check("10.4", equivalent_strength)
 # %% [markdown]
 # ### ★★★ Exercise 10.5
 #
-# Solve (10.13) at $s=2$: the variance that ancestral sampling leaves, as a polynomial in $c$. And which share of the tilted law's variance is that for $c\to0$? Give `(variance, share)`, a function of $c$ and a number.
+# The knob has a scale that "has to be measured" (above). Measure it: find, for *your* sampler, the strength that leaves the variance which a user asked for.
+#
+# 1. *Derive.* A check for what follows: solve (10.13) at $s=2$. What ancestral sampling leaves in fine steps is a polynomial in $c$.
+# 2. *Follow.* On the pair of this section (data $\mathcal N(0,1)$, class $\mathcal N(0,c)$) each step of a guided chain multiplies $x_t$ by a number and adds noise. Follow the variance from 1 at $t=T$ to the end, for any `times` and any $\eta$. With 400 steps and $\eta=1$ you should meet your polynomial, with $\eta=0$ (10.12).
+# 3. *Invert.* Write `calibrate(s, c, alpha_bar, times, eta)`: the constant strength at which this chain ends with the variance of the tilted law of exponent $s\ge1$. For many steps and $\eta=0$ that is exercise 10.4, for few it is not.
+# 4. *Look.* How does the strength depend on the number of steps, and on $\eta$? What would you tell someone who copies $s=4$ from a paper that sampled with 250 steps, and takes 10?
+#
+# The check takes `(doubled, calibrate)`: the polynomial of part 1 and the function of part 3.
 #
 # :::{dropdown} Hint
-# Substitute $v=c+u$, so $1+u=v+(1-c)$, and expand the square: three powers of $v$ to integrate from $c$ to $\infty$. The tilted law has $c/(2-c)$.
+# Part 1: substitute $v=c+u$, so $1+u=v+(1-c)$, and expand the square: three powers of $v$ to integrate from $c$ to $\infty$. Part 2: the guided score is $-k\,x_t$ with $k=(1-s)+s/(\bar\alpha_tc+1-\bar\alpha_t)$; Tweedie's formula makes $\hat x_0$ of it, and (7.2) with $\hat x_0$ the step. Part 3: the variance falls as the strength grows, so halve an interval; between 0 and $s$ lies the answer.
 # :::
 
 # %%
-answer = ...  # (variance, share)
+answer = ...  # (doubled, calibrate)
 
 # exercises.check("10.5", answer)
 
@@ -1444,7 +1451,47 @@ def doubled(c):
     return c**2 + c * (1 - c) ** 2 / 3
 
 
-exercises.check("10.5", (doubled, 2 / 3))
+def left_over(strength, c, alpha_bar, times, eta):
+    """The variance at the end of a guided chain that starts with variance 1."""
+    var = 1.0
+    for t, then in zip(times[:-1], times[1:], strict=True):
+        a, b = float(alpha_bar[t]), float(alpha_bar[then])
+        k = 1 - strength + strength / (a * c + 1 - a)
+        loud = eta**2 * (1 - b) / (1 - a) * (1 - a / b)
+        on_x0 = (b / a) ** 0.5 * (1 - (1 - a) * k)
+        gain = on_x0 + (1 - b - loud) ** 0.5 * (1 - a) ** 0.5 * k
+        var = gain**2 * var + loud
+    return var
+
+
+def calibrate(s, c, alpha_bar, times, eta):
+    low, high = 0.0, float(s)
+    for _ in range(50):
+        middle = (low + high) / 2
+        if left_over(middle, c, alpha_bar, times, eta) > 1 / (s / c - s + 1):
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+exercises.check("10.5", (doubled, calibrate))
+
+fine = uniform_times(400, 400)
+assert (
+    abs(left_over(2, 0.25, chain.alpha_bar, fine, 1) / doubled(0.25) - 1) < 0.06
+)
+assert abs(left_over(2, 0.25, chain.alpha_bar, fine, 0) / 0.25**2 - 1) < 0.06
+print("strength for the tilted law of s = 4, c = 1/4")
+print("steps      η = 0   η = 1")
+for n in (5, 10, 25, 100, 400):
+    found = [
+        calibrate(4, 0.25, chain.alpha_bar, uniform_times(400, n), eta)
+        for eta in (0, 1)
+    ]
+    print(f"{n:5d} {found[0]:10.2f} {found[1]:7.2f}")
+print(f"exercise 10.4 {equivalent_strength(4, 0.25):.2f}")
+# Few long steps pull harder: a strength from 250 steps must fall by more than a third at 10.
 
 # %% [markdown]
 # ## Recap

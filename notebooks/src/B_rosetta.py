@@ -147,7 +147,7 @@ for ax, (name, c) in zip(axes, panels.items(), strict=True):
     ax.set_title(name, fontsize=9)
 axes[0].set(xlabel="$t$ (steps)", ylabel="noisy data")
 axes[1].set(xlabel=r"$\sigma$", xlim=(-0.1, 4), ylim=(-5, 5))
-axes[2].set(xlabel="$u$")
+_ = axes[2].set(xlabel="$u$")
 
 # %% [markdown]
 # *What to see:* at the left edges all panels agree, there is no noise and no scale. Outwards, the middle one becomes a fan of straight lines: its slope is $\hat\varepsilon$, and in

@@ -199,6 +199,14 @@ def no_stderr(chapter: Executed) -> Iterator[str]:
 
 
 @rule
+def no_stray_values(chapter: Executed) -> Iterator[str]:
+    """What the last line of a cell happens to return is no result: print it, or write `_ =`."""
+    for cell, output in chapter.outputs():
+        if output.output_type == "execute_result" and set(output.data) == {"text/plain"}:
+            yield f"shows {output.data['text/plain'][:40]!r} {shown(cell)}"
+
+
+@rule
 def no_object_addresses(chapter: Executed) -> Iterator[str]:
     """They differ from run to run."""
     for cell, text in chapter.texts():

@@ -120,6 +120,7 @@ def counted(first: int | None) -> Executed:
 
 
 ERROR = new_output("error", ename="ValueError", evalue="no", traceback=[])
+STRAY = new_output("execute_result", data={"text/plain": "[None]"}, execution_count=1)
 BAD = [
     ("plain_python", with_last(code("!ls"))),
     ("plain_python", with_last(code("%matplotlib inline"))),
@@ -134,6 +135,7 @@ BAD = [
     ("executed_in_order", counted(2)),
     ("no_errors", with_last(code("fail()", ERROR))),
     ("no_stderr", with_last(code("warn()", said("UserWarning", "stderr")))),
+    ("no_stray_values", with_last(code("ax.set(xlim=1)", STRAY))),
     ("no_object_addresses", with_last(code("x", said("<Net object at 0x7f3a5c0b2d90>")))),
     ("no_object_addresses", with_last(code("x", displayed("text/plain", "at 0x7f3a5c0b2d90")))),
     ("no_machine_paths", with_last(code("x", said("/home/me/book/a.py")))),

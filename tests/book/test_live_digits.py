@@ -21,11 +21,13 @@ from ddpmlib.guidance import ClassifierFree
 from ddpmlib.process import DDPM
 from ddpmlib.samplers import State, uniform_times
 from tests.book.built import Visit
+from tests.book.test_html import PICTURES
 from tests.book.test_images_js import WEIGHTS, js
 
 DIGITS = ("book/intro.html", "notebooks/11_classifier_free.html")
 SCRUBBERS = ("notebooks/03_ddpm.html", "notebooks/07_ddim.html")
 WEIGHT_LIMIT = 1_300_000  # bytes that the network and all widgets add to a page
+USE_LIMIT = 3_000_000  # bytes of the whole page, all pictures, and the network when it is used
 PATIENCE = 240_000  # milliseconds: a call takes 30 on an idle core
 LEVELS = """canvas => Array.from(
     canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data
@@ -348,6 +350,8 @@ def test_it_works_on_every_page_and_a_phone(
         assert any(url.endswith("mnist_weights.js") for url in alive)
         loaded = sum(size_of(url) for url in alive)
         assert loaded < WEIGHT_LIMIT, f"the widgets of {page} load {loaded / 1e6:.2f} MB"
+        assert visit.page.evaluate(PICTURES) == []  # whoever reads on meets them all
+        assert visit.weight() < USE_LIMIT, f"{page} in use loads {visit.weight() / 1e6:.2f} MB"
 
 
 def size_of(url: str) -> int:
