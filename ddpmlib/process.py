@@ -31,8 +31,12 @@ class DDPM:
 
     Attributes:
         T: number of steps.
-        beta, alpha, alpha_bar, beta_tilde, scale, std: float64 tables of shape (T+1,) on the CPU.
-            ``scale`` = √ᾱ_t and ``std`` = √(1−ᾱ_t) belong to the kernel q(x_t|x_0).
+        beta: β_t; like all that follow a float64 table of shape (T+1,) on the CPU.
+        alpha: 1 − β_t.
+        alpha_bar: ᾱ_t, the product of all α up to t.
+        beta_tilde: β̃_t, the variance of q(x_{t−1}|x_t, x_0); 0 at t = 0 and 1.
+        scale: √ᾱ_t, which the kernel q(x_t|x_0) multiplies x_0 with.
+        std: √(1−ᾱ_t), its standard deviation.
 
     Raises:
         ValueError: if ``beta`` is not such a table (0 < β_t < 1; β_T = 1 is allowed).
