@@ -429,7 +429,9 @@ def _zoo(args: argparse.Namespace) -> None:
     from ddpmlib import recipes, zoo
 
     if args.name:
-        print(zoo.find(_own_run_or(args.name)).with_suffix(".json").read_text(), end="")
+        card = zoo.find(_own_run_or(args.name)).with_suffix(".json")
+        zoo.Card.read(card)  # only what is a card is shown
+        print(card.read_text(), end="")
         return
     print("recipes:     " + ", ".join(recipes.RECIPES))
     print("checkpoints: " + (", ".join(zoo.names()) or "none"))

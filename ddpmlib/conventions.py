@@ -71,6 +71,7 @@ class Convention:
         """
         if not u.is_floating_point():
             raise ValueError("a velocity needs a label that flows, but these labels count steps")
+        u = u.contiguous()  # an expanded label has no room for a tangent
         da, db = jvp(self.coefficients, (u,), (torch.ones_like(u),))[1]
         return expand(da, x0).to(x0.dtype) * x0 + expand(db, eps).to(eps.dtype) * eps
 

@@ -201,6 +201,8 @@ class DDPM:
         Raises:
             ValueError: if times, η, shapes are not as above or the noise is missing.
         """
+        if not (isinstance(t, int) and isinstance(s, int)):
+            raise ValueError(f"a step goes from one time to another, both ints, got {t} and {s}")
         self._check_pair(t, s)
         _check_same_shape(x_t, prediction.x0, "prediction.x0")
         check_eta(eta)

@@ -25,6 +25,7 @@ STATE, LOG, MODEL = "training.safetensors", "log.jsonl", "model.safetensors"
 PACKAGE = Path(__file__).resolve().parent
 CARD_TYPES: dict[str, type] = {
     "name": str, "recipe": dict, "sha256": str, "training": dict, "metrics": list, "parts": int,
+    "parameters": int, "dtype": str, "num_classes": int, "loss": list,
 }  # fmt: skip
 LARGEST = 8_000_000  # bytes of a file that ships
 MOST_PARTS = 1000  # of weights; a damaged card may claim any number
@@ -81,6 +82,10 @@ class Card:
         for name, kind in CARD_TYPES.items():
             if not isinstance(getattr(card, name), kind):
                 raise ValueError(f"{path} is not a checkpoint card ({name} is no {kind.__name__})")
+        if not card.image_shape or not all(type(n) is int and n > 0 for n in card.image_shape):
+            raise ValueError(f"{path} is not a checkpoint card (image_shape = {card.image_shape})")
+        if card.num_classes < 0:
+            raise ValueError(f"{path} is not a checkpoint card (num_classes = {card.num_classes})")
         if not 1 <= card.parts <= MOST_PARTS:
             raise ValueError(f"{path} is not a checkpoint card (parts = {card.parts})")
         return card

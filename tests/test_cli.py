@@ -290,6 +290,15 @@ def test_zoo_without_any_checkpoint(cwd, shipped, capsys):
     assert capsys.readouterr().out.endswith("checkpoints: none\n")
 
 
+def test_what_is_no_card_is_not_shown_as_one(cwd, capsys):
+    Path("own.safetensors").write_bytes(b"weights")
+    for text in ("[]", "3", "", '{"name": "own"}'):
+        Path("own.json").write_text(text)
+        assert main(["zoo", "own.safetensors"]) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and "own.json is not a checkpoint card" in said.err
+
+
 def test_threads_are_set(cwd, shipped):
     before = torch.get_num_threads()
     try:

@@ -318,10 +318,13 @@ def test_velocities_that_networks_learn_are_dz_du() -> None:
 
 
 @pytest.mark.equation("B.12")
-def test_a_velocity_is_the_same_in_inference_mode() -> None:
-    c, u = conventions.vp_sde(), torch.tensor([0.3, 0.6], dtype=F64)
+@each_convention
+def test_a_velocity_takes_expanded_labels_and_knows_no_mode(c: Convention) -> None:
+    u = torch.tensor(0.3, dtype=F64).expand(2)
     x0, eps = normal(2, 3), normal(2, 3, seed=1)
     outside = c.velocity(u, x0, eps)
+    a, b = torch.autograd.functional.jacobian(lambda u: torch.stack(c.coefficients(u)), u[0])
+    assert gap(outside, a * x0 + b * eps) < 1e-12
     with torch.inference_mode():
         assert torch.equal(c.velocity(u, x0, eps), outside)
 

@@ -489,3 +489,12 @@ def test_a_number_var_mix_is_a_place_between_the_two(u: float) -> None:
 def test_clean_data_hold_no_noise() -> None:
     with pytest.raises(ValueError, match="clean data"):
         PROCESS.eps_from_x0(torch.zeros(2), torch.zeros(2), 0)
+
+
+@pytest.mark.parametrize("t", [torch.tensor([3, 3]), torch.tensor([3]), torch.tensor(3)])
+def test_a_step_refuses_times_that_are_tensors(t):
+    process, x = DDPM(schedules.linear(50)), torch.zeros(2, 3)
+    with pytest.raises(ValueError, match="both ints"):
+        process.step(x, Prediction(x), t, 1, eta=0.0)
+    with pytest.raises(ValueError, match="both ints"):
+        process.step(x, Prediction(x), 5, t, eta=0.0)

@@ -662,6 +662,21 @@ def test_what_is_not_a_card_is_refused(copied, text):
         zoo.load(copied)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"image_shape": v} for v in ("abc", [1, "a", 8], [1.5, 8, 8], [-1, 8, 8], [])]
+    + [{"num_classes": v} for v in ("x", None, -1)]
+    + [{"parameters": "x"}, {"dtype": 3}, {"loss": 3}],
+)
+def test_a_card_with_values_of_another_kind_is_refused(copied, change):
+    values = json.loads((copied / "model.json").read_text())
+    (copied / "model.json").write_text(json.dumps(values | change))
+    with pytest.raises(
+        ValueError, match=f"model.json is not a checkpoint card .{next(iter(change))}"
+    ):
+        zoo.load(copied)
+
+
 def test_a_card_with_an_unknown_field_or_none_at_all_is_refused(copied):
     values = asdict(zoo.Card.read(copied / "model.json"))
     (copied / "model.json").write_text(json.dumps(values | {"colour": "red"}))

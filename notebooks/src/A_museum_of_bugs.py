@@ -426,7 +426,7 @@ museum.plaque("data_in_0_1")
 #
 # **Seen in** libraries on both sides of the right way: one [averaged](https://github.com/lucidrains/phenaki-pytorch/issues/21) buffers that should have been copied, PyTorch itself once [did not copy them](https://github.com/pytorch/pytorch/issues/84053) at all.
 #
-# **Looks like** training that does not start. The running statistics of a normalisation layer are averages already. Averaged once more they cling to their first values, mean 0 and variance 1, which belong to no data. And a counter is a whole number: $0.995\cdot1+0.005\cdot2$, rounded down, is 1, for ever.
+# **Looks like** training that does not start. The running statistics of a normalisation layer are averages already. Averaged once more they cling to their first values, mean 0 and variance 1, which belong to no data. And a counter is a whole number: $0.995\cdot1+0.005\cdot2$, rounded down, is 1, and the count stands still until the true one is 200 ahead.
 
 
 # %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Accuracy of the averaged classifier over training steps. With copied buffers it climbs from 0.1 to about 0.6; with averaged buffers it stays at 0.1."}}
