@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import jvp
+from torch.autograd.functional import jvp
 from torch.nn.functional import logsigmoid
 
 from ddpmlib.broadcast import expand
@@ -71,8 +71,11 @@ class Convention:
         """
         if not u.is_floating_point():
             raise ValueError("a velocity needs a label that flows, but these labels count steps")
-        u = u.contiguous()  # an expanded label has no room for a tangent
-        da, db = jvp(self.coefficients, (u,), (torch.ones_like(u),))[1]
+        # Forward-mode derivatives (torch.func) warn when they are loaded. These need a tensor that
+        # autograd may record, whatever mode the caller is in.
+        with torch.inference_mode(False):
+            u = u.detach().clone()
+            da, db = jvp(self.coefficients, u, torch.ones_like(u))[1]
         return expand(da, x0).to(x0.dtype) * x0 + expand(db, eps).to(eps.dtype) * eps
 
 
