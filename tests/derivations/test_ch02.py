@@ -507,12 +507,24 @@ def curvature(a: float, h: float) -> float:
     return (1 - a) / a * (1 + (1 - a) * h)
 
 
+def ignorance(a: float, h: Any) -> Any:
+    """Var(x_0|x_t) from the curvature h of log q(x_t)."""
+    return (1 - a) / a * (1 + (1 - a) * h)
+
+
+def best_variance(score: Any, a: float, b: float) -> Any:
+    """(2.12) averaged over q(x_t), whose curvature is on average minus the squared score."""
+    beta = 1 - a / b
+    of_x0 = ignorance(a, -(score**2).mean())
+    return (1 - b) / (1 - a) * beta + b * beta**2 / (1 - a) ** 2 * of_x0
+
+
 RIGHT = {
     "2.1": [0, 1 / 14, 0.169355],
     "2.2": eps_form,
     "2.3": reverse_variance,
     "2.4": sampler,
-    "2.5": curvature,
+    "2.5": (ignorance, best_variance),
 }
 WRONG: list[tuple[str, Any]] = [
     ("2.1", ...),
@@ -532,9 +544,9 @@ WRONG: list[tuple[str, Any]] = [
     ("2.4", lambda *a: sampler(*a, late=1)),
     ("2.4", lambda d, p, x, times, g: sampler(d, p, x, times[:-1], g)),
     ("2.5", lambda *_: ...),
-    ("2.5", lambda a, h: (1 - a) / a * (1 + h)),
-    ("2.5", lambda a, h: (1 - a) / a),
-    ("2.5", lambda a, h: (1 + (1 - a) * h) / a**0.5),
+    ("2.5", (lambda a, h: (1 - a) / a * (1 + h), best_variance)),
+    ("2.5", (lambda a, h: (1 - a) / a, best_variance)),
+    ("2.5", (ignorance, lambda score, a, b: 1 - a / b)),
 ]
 
 

@@ -507,16 +507,6 @@ def test_exercise_4() -> None:
             check("10.4", wrong)
 
 
-def test_exercise_5() -> None:
-    def doubled(c: float) -> float:
-        return c**2 + c * (1 - c) ** 2 / 3
-
-    check("10.5", (doubled, 2 / 3))
-    for wrong in ((lambda c: c**2, 2 / 3), (doubled, 1 / 3), (lambda c: c / (2 - c), 1.0)):
-        with pytest.raises(AssertionError, match="Hint"):
-            check("10.5", wrong)
-
-
 @pytest.mark.parametrize("key", ["10.1", "10.2", "10.3", "10.4", "10.5"])
 def test_the_skeletons_fail(key: str) -> None:
     with pytest.raises(AssertionError, match="No answer yet"):
