@@ -503,10 +503,6 @@ def reverse_variance(v: float, a_t: float, a_s: float) -> float:
     return (a_s * v + 1 - a_s) - (a_t / a_s) * (a_s * v + 1 - a_s) ** 2 / (a_t * v + 1 - a_t)
 
 
-def curvature(a: float, h: float) -> float:
-    return (1 - a) / a * (1 + (1 - a) * h)
-
-
 def ignorance(a: float, h: Any) -> Any:
     """Var(x_0|x_t) from the curvature h of log q(x_t)."""
     return (1 - a) / a * (1 + (1 - a) * h)
