@@ -233,8 +233,9 @@ def _download(name: str) -> tuple[np.ndarray, ...]:
             maker = getattr(torchvision.datasets, DOWNLOADS[name])
             parts = [maker(root, train=train, download=True) for train in (True, False)]
         except (OSError, RuntimeError, ImportError, http.client.HTTPException) as error:
+            why = " ".join(str(error).split())  # it may have several lines, and be the longest part
             raise DataNotAvailable(
-                f"{name} is not in {directory()} and could not be downloaded ({error}). Connect to "
+                f"{name} is not in {directory()} and could not be downloaded ({why}). Connect to "
                 f"the network once, or put {name}.npz ({', '.join(KEYS)}; uint8) there, or set "
                 "DDPMLIB_DATA to the folder that holds it; 'digits' needs no download."
             ) from error

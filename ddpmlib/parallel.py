@@ -8,6 +8,7 @@ processes there are, so neither do the results.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -43,6 +44,8 @@ def joined(device: torch.device | str | None = None) -> Iterator[torch.device | 
     own = _own_device(device)
     # Two backends: tensors on a GPU travel by NCCL, what lies on the CPU by Gloo.
     backend = "cpu:gloo,cuda:nccl" if own.type == "cuda" else "gloo"
+    # Of a 1×1 kernel's strides two are free, and DistributedDataParallel warns when they differ.
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     store, rank, world_size = next(rendezvous("env://", timeout=PATIENCE))
     dist.init_process_group(
         backend,
