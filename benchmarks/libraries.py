@@ -23,10 +23,10 @@ from benchmarks.timing import Call
 from ddpmlib.data import Batches, random_flip, to_float
 from ddpmlib.denoiser import Denoiser
 from ddpmlib.process import DDPM
-from ddpmlib.recipes import DiffusionRecipe
+from ddpmlib.process.schedules import linear
 from ddpmlib.samplers import draw, uniform_times
-from ddpmlib.schedules import linear
 from ddpmlib.training import Settings, Trainer
+from ddpmlib.zoo import DiffusionRecipe
 
 T = 1000
 LR = 1e-4

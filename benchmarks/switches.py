@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.libraries import Ours
 from benchmarks.sizes import Size
 from benchmarks.timing import Call, Spread, interleaved, ratios, spread
-from ddpmlib.averaging import Average
 from ddpmlib.data import Batches, to_float
+from ddpmlib.training import Average
 
 DECAY = 0.9999
 
@@ -40,7 +40,7 @@ WHAT = {
     "bf16": "bfloat16 by autocast",
     "compile": "the network through `torch.compile`",
     "fused": "fused AdamW",
-    "foreach": "averaged weights by `ddpmlib.averaging`, in place of PyTorch's",
+    "foreach": "averaged weights by `ddpmlib.training.averaging`, in place of PyTorch's",
     "resident": "uint8 images indexed on the device, in place of a DataLoader",
     "threads": "all processor cores",
 }

@@ -11,7 +11,8 @@ The modules are the chapters of the book:
 Importing the package needs torch and numpy only; everything heavier is imported where it is used.
 """
 
-from ddpmlib.denoiser import EPS, X0, Denoiser, Prediction, V
+from ddpmlib.denoiser import EPS, X0, Denoiser, V
+from ddpmlib.prediction import Prediction
 from ddpmlib.process import DDPM
 from ddpmlib.samplers import ddim_invert, draw, sample, uniform_times
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from ddpmlib.cli import main
+from ddpmlib.cli.command import main
 
 sys.exit(main())

@@ -1,7 +1,14 @@
 """Numbers per sample against tensors of any rank: the only places that know about shapes."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    pass
 
 
 def expand(v: Tensor, x: Tensor) -> Tensor:
@@ -38,3 +45,18 @@ def weighted_sum(a: float | Tensor, x: Tensor, b: float | Tensor, y: Tensor) -> 
     """
     x = x if isinstance(a, int) and a == 1 else a * x
     return torch.addcmul(x, b, y) if isinstance(b, Tensor) else torch.add(x, y, alpha=b)
+
+
+Time = int | Tensor
+Coefficient = float | Tensor
+
+
+def check_same_shape(x: Tensor, other: Tensor, name: str) -> None:
+    if other.shape != x.shape:
+        raise ValueError(
+            f"{name} must have the shape of the data, {tuple(x.shape)}, got {tuple(other.shape)}"
+        )
+
+
+def cast(c: Coefficient, x: Tensor) -> Coefficient:
+    return c.to(x.dtype) if isinstance(c, Tensor) else c

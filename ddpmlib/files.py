@@ -9,6 +9,18 @@ from pathlib import Path
 
 from torch import Tensor
 
+PACKAGE = Path(__file__).resolve().parent
+
+
+def data_folder(kind: str) -> Path:
+    """Where what the project made lies: inside an installed package, else in the clone's ``data``.
+
+    Args:
+        kind: "checkpoints", "statistics" or "results".
+    """
+    inside = PACKAGE / kind
+    return inside if inside.is_dir() else PACKAGE.parent / "data" / kind
+
 
 def write_safetensors(path: Path | str, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
     """Write tensors and a string header, replacing ``path`` in one go."""

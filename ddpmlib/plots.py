@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpmlib.data import to_uint8
+from ddpmlib.data.scale import to_uint8
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -174,7 +174,7 @@ def curve(
     ax: Axes | None = None,
     label: str = "",
 ) -> Axes:
-    """Loss over steps from a run's log (:func:`ddpmlib.runs.read_log`) or a card's loss pairs."""
+    """Loss over steps from a run's log (:func:`ddpmlib.zoo.log.read_log`) or a card's pairs."""
     import matplotlib.pyplot as plt
 
     if ax is None:

@@ -23,11 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpmlib import data, evaluation, likelihood, results, samplers, zoo
-from ddpmlib.denoiser import Denoise, Denoiser, FixedVariance
-from ddpmlib.losses import ImportanceTimes, l_simple, l_vlb
-from ddpmlib.recipes import diffusion_loss
-from ddpmlib.runs import hardware
+from ddpmlib import data, evaluation, likelihood, samplers, zoo
+from ddpmlib.denoiser import Denoiser, FixedVariance
+from ddpmlib.experiments import results
+from ddpmlib.losses import ImportanceTimes, diffusion_loss, l_simple, l_vlb
+from ddpmlib.prediction import Denoise
+from ddpmlib.training import hardware
 
 RUNS = Path("runs/comparison")
 RECIPE = "mnist-comparison"
@@ -184,7 +185,7 @@ def _with_variance(denoiser: Denoiser, var_mix: float | None) -> Denoiser | Fixe
 
 @cache
 def load(name: str | Path) -> tuple[Denoiser, zoo.Card]:
-    """A checkpoint as by :func:`ddpmlib.zoo.load`, on the CPU, its network compiled."""
+    """A checkpoint as by :func:`ddpmlib.zoo.checkpoints.load`, on the CPU, its network compiled."""
     denoiser, card = zoo.load(name, "cpu")
     denoiser.net = torch.compile(denoiser.net)
     return denoiser, card

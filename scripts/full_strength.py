@@ -24,12 +24,13 @@ from typing import Any
 
 import torch
 
-from ddpmlib import data, evaluation, features, recipes, runs, zoo
-from ddpmlib.budget import budget
+from ddpmlib import data, evaluation, zoo
 from ddpmlib.cli import time_limit
-from ddpmlib.guidance_options import GuidanceOptions
-from ddpmlib.recipes import RECIPES, ClassifierRecipe, Recipe
+from ddpmlib.data import archives
+from ddpmlib.evaluation import GuidanceOptions, statistics
 from ddpmlib.training import default_device
+from ddpmlib.zoo import RECIPES, ClassifierRecipe, Recipe, recipes, runs
+from ddpmlib.zoo.cost import budget
 
 TRAINING = 0.8  # of the time; the rest measures
 SAVE_EVERY = 250  # updates
@@ -134,7 +135,7 @@ def _carry_out(job: Job, minutes: float, out: Path, args: argparse.Namespace) ->
 
 
 def _images(name: str, sheets: Path | None) -> data.Images:
-    if sheets is not None and name in data.SIDES and not data.archive_path(name).exists():
+    if sheets is not None and name in archives.SIDES and not data.archive_path(name).exists():
         print(f"{data.unpack(sheets, name)}: made of the sheets in {sheets}")
     return data.load(name)
 
@@ -173,8 +174,8 @@ def _judge(path: Path, images: data.Images, folder: Path, device: torch.device) 
     if zoo.Card.read(path.with_suffix(".json")).metrics:
         return
     network, sha256 = evaluation.network_of("classifier", images, device, path.parent)
-    found = features.compute_statistics(network, images)
-    features.write_statistics(found, folder / f"{images.name}.safetensors", sha256)
+    found = statistics.compute_statistics(network, images)
+    statistics.write_statistics(found, folder / f"{images.name}.safetensors", sha256)
     print(evaluation.evaluate(path, device=device))
 
 

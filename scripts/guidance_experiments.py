@@ -19,7 +19,7 @@ import torch
 from experiments import RUNS, SEEDS, load, measure, missing, seeded, train
 
 from ddpmlib import zoo
-from ddpmlib.guidance_options import GuidanceOptions
+from ddpmlib.evaluation import GuidanceOptions
 
 DATASETS = ("mnist", "fashion_mnist")
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddpmlib import plots, web_export
+from ddpmlib import plots
 from ddpmlib.denoiser import Denoiser
 from ddpmlib.guidance import ClassifierFree
 from ddpmlib.samplers import draw, sample, uniform_times
+from ddpmlib.teaching import web_export
 
 FOLDER = Path(__file__).resolve().parent.parent / "book" / "_static" / "alive"
 SHAPE = (1, 28, 28)

@@ -267,7 +267,7 @@ def costs(root: Path = ROOT) -> dict[str, dict[str, Any]]:
 
 def keep_cost(chapter: Chapter, cost: Cost) -> None:
     """Note the cost of the text that was just executed; the page of the chapter shows it."""
-    from ddpmlib.runs import processor
+    from ddpmlib.training import processor
 
     known = costs(chapter.root)
     known[chapter.name] = {

@@ -22,10 +22,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ddpmlib import data, oracle, plots, schedules
-from ddpmlib.denoiser import DenoiseWithProcess
+from ddpmlib import data, plots
+from ddpmlib.denoiser import oracle
+from ddpmlib.denoiser.denoiser import DenoiseWithProcess
 from ddpmlib.guidance import ClassifierFree
-from ddpmlib.process import DDPM
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import State, sample, uniform_times
 
 FOLDER = Path(__file__).resolve().parent.parent / "book" / "_static" / "alive"
@@ -56,7 +57,7 @@ def _mixture(title: str, means: Tensor, std: float, labels: Tensor) -> dict[str,
 
 
 def _moons(each: int) -> dict[str, Any]:
-    """Components evenly along both half circles of :func:`ddpmlib.data.moons`."""
+    """Components evenly along both half circles of :func:`ddpmlib.data.toys.moons`."""
     angle = (torch.arange(each, dtype=torch.float64) + 0.5) / each * math.pi
     first = torch.stack([angle.cos(), angle.sin()], 1)
     second = torch.tensor([1.0, 0.5], dtype=torch.float64) - first

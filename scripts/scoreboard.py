@@ -11,7 +11,8 @@ from pathlib import Path
 
 import matplotlib as mpl
 
-from ddpmlib import plots, scoreboard
+from ddpmlib import plots
+from ddpmlib.experiments import scoreboard
 
 TABLES = (
     {

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ddpmlib import museum
+from ddpmlib.teaching import museum
 
 QUIET = ["-q", "--no-header", "-p", "no:cacheprovider"]
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import torch
 
-from ddpmlib import evaluation, features, parallel, recipes
+from ddpmlib import evaluation
 from ddpmlib.denoiser import Denoiser, V
+from ddpmlib.evaluation import features
+from ddpmlib.losses import objectives
 from ddpmlib.models import Classifier, ClassifierConfig, UNet, UNetConfig
 from ddpmlib.process import DDPM
-from ddpmlib.schedules import cosine
-from ddpmlib.training import Settings, Trainer
+from ddpmlib.process.schedules import cosine
+from ddpmlib.training import Settings, Trainer, parallel
 
 SETTINGS = Settings(steps=6, batch_size=8, lr=3e-3, warmup=2, ema=0.8, seed=5)
 
@@ -38,7 +40,7 @@ def denoiser():
 
 
 def loss(model, x, y, generator):
-    return recipes.diffusion_loss(model, x, y, generator, label_dropout=0.3)
+    return objectives.diffusion_loss(model, x, y, generator, label_dropout=0.3)
 
 
 def trainer(accumulate=1):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddpmlib.averaging import Average
+from ddpmlib.training import Average
 
 
 def net():

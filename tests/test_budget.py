@@ -1,13 +1,13 @@
-"""`ddpmlib.budget`: what is counted beforehand is what training then holds and does."""
+"""`ddpmlib.zoo.cost`: what is counted beforehand is what training then holds and does."""
 
 import pytest
 import torch
 from torch import nn
 
-from ddpmlib import data, recipes
-from ddpmlib.budget import budget
-from ddpmlib.recipes import RECIPES
+from ddpmlib import data
 from ddpmlib.training import Trainer
+from ddpmlib.zoo import RECIPES, recipes
+from ddpmlib.zoo.cost import budget
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-classifier", "digits-noisy-classifier"])

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpmlib import cli, data, evaluation, features, files, metrics, recipes, zoo
-from ddpmlib import runs as training_runs
-from ddpmlib.cli import main
+from ddpmlib import data, evaluation, files, zoo
+from ddpmlib.cli import command, main
+from ddpmlib.evaluation import features, generate, metrics, statistics
+from ddpmlib.zoo import checkpoints, recipes
+from ddpmlib.zoo import runs as training_runs
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -34,7 +36,7 @@ def cwd(tmp_path, monkeypatch):
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
     folder = tmp_path / "shipped"
-    monkeypatch.setattr(zoo, "shipped", lambda: folder)
+    monkeypatch.setattr(checkpoints, "shipped", lambda: folder)
     return folder
 
 
@@ -172,10 +174,10 @@ def test_sample_takes_a_name_a_folder_or_a_file(runs, name):
 def test_the_own_finished_run_comes_before_a_shipped_one(runs, shipped):
     (runs / "digits").rename(runs / "other")
     assert main(["ship", "runs/other"]) == 0
-    assert cli._own_run_or("digits") == "digits"  # the shipped one
+    assert command._own_run_or("digits") == "digits"  # the shipped one
     (runs / "digits").mkdir()
-    assert cli._own_run_or("digits") == "digits"  # nothing is finished there
-    assert cli._own_run_or("other") == Path("runs/other")
+    assert command._own_run_or("digits") == "digits"  # nothing is finished there
+    assert command._own_run_or("other") == Path("runs/other")
 
 
 def test_without_a_name_the_newest_finished_denoiser_is_taken(runs):
@@ -187,10 +189,10 @@ def test_without_a_name_the_newest_finished_denoiser_is_taken(runs):
     (runs / "unfinished").mkdir()
     os.utime(runs / "old/model.safetensors", (1, 1))
     os.utime(runs / "newer/model.safetensors", (2, 2))
-    args = cli._parser().parse_args(["sample"])
-    assert cli._model(args) == Path("runs/newer/model.safetensors")
+    args = command._parser().parse_args(["sample"])
+    assert command._model(args) == Path("runs/newer/model.safetensors")
     os.utime(runs / "old/model.safetensors", (3, 3))
-    assert cli._model(args) == Path("runs/old/model.safetensors")
+    assert command._model(args) == Path("runs/old/model.safetensors")
 
 
 def test_seed_eta_and_steps_decide_the_picture(runs):
@@ -240,7 +242,7 @@ def test_a_noisy_classifier_and_its_clean_twin_from_the_command_line(cwd, shippe
 def test_labels_are_passed_on(runs, monkeypatch):
     asked, real = [], evaluation.generate
     monkeypatch.setattr(
-        evaluation, "generate", lambda d, s, y, *a, **k: asked.append(y) or real(d, s, y, *a, **k)
+        generate, "generate", lambda d, s, y, *a, **k: asked.append(y) or real(d, s, y, *a, **k)
     )
     words = ["sample", "digits", "--n", "2", "--steps", "1", "--device", "cpu"]
     for more in (["--label", "0"], ["--label", "9"], ["--n", "12"]):
@@ -275,14 +277,14 @@ def test_ship_evaluate_and_zoo(runs, shipped, capsys):
 
 def test_statistics_are_written_where_evaluate_looks_for_them(runs, shipped, capsys, monkeypatch):
     assert main(["ship", "runs/digits-classifier"]) == 0
-    monkeypatch.setattr(zoo, "PACKAGE", shipped.parent / "package")
+    monkeypatch.setattr(files, "PACKAGE", shipped.parent / "package")
     capsys.readouterr()
     assert main(["statistics", "digits", "--device", "cpu"]) == 0
     path = shipped.parent / "data" / "statistics" / "digits.safetensors"
     expected = f"{path}: 1,442 training and 355 test images\n"
     assert capsys.readouterr().out == expected and path.is_file()
     classifier, _ = zoo.load("digits-classifier", "cpu")
-    assert features.statistics("digits", classifier).train.n == 1442
+    assert statistics.statistics("digits", classifier).train.n == 1442
 
 
 def test_zoo_without_any_checkpoint(cwd, shipped, capsys):
@@ -488,12 +490,12 @@ def test_a_long_message_is_cut_to_its_first_line(cwd, capsys, monkeypatch):
     def fail(*args, **options):
         raise RuntimeError("\nthe reason\n\npages\nof details")
 
-    monkeypatch.setattr("ddpmlib.runs.train", fail)
+    monkeypatch.setattr("ddpmlib.zoo.runs.train", fail)
     assert said(capsys, ["train", "digits"]) == "ddpmlib: the reason"
 
 
 def test_a_bug_keeps_its_traceback(cwd, monkeypatch):
-    monkeypatch.setattr(zoo, "names", lambda: 1 / 0)
+    monkeypatch.setattr(checkpoints, "names", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["zoo"])
 
@@ -503,8 +505,8 @@ def test_interruption(runs, capsys, monkeypatch, words, resumable):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ddpmlib.runs.train", interrupt)
-    monkeypatch.setattr(evaluation, "generate", interrupt)
+    monkeypatch.setattr("ddpmlib.zoo.runs.train", interrupt)
+    monkeypatch.setattr(generate, "generate", interrupt)
     assert main(words.split()) == 130
     err = capsys.readouterr().err
     assert "interrupted" in err and ("--resume" in err) == resumable
@@ -522,7 +524,7 @@ def test_help_has_examples_that_parse(capsys):
     ]
     assert len(lines) >= 5
     for words in lines:
-        cli._parser().parse_args(words[1:])
+        command._parser().parse_args(words[1:])
 
 
 @pytest.mark.parametrize("verb", ["train", "sample", "evaluate", "statistics", "ship", "zoo"])
@@ -530,7 +532,7 @@ def test_help_explains_every_option(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert status([verb, "--help"]) == 0
     assert verb in capsys.readouterr().out
-    verbs = cli._parser()._subparsers._group_actions[0].choices
+    verbs = command._parser()._subparsers._group_actions[0].choices
     unexplained = [a.dest for a in verbs[verb]._actions if not a.help and a.option_strings]
     assert unexplained == []
 

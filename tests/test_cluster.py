@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpmlib import cli, files, zoo
+from ddpmlib import files, zoo
+from ddpmlib.cli import command
 from ddpmlib.models import UNet
-from ddpmlib.recipes import RECIPES
+from ddpmlib.zoo import RECIPES
 from scripts import full_strength
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +50,7 @@ def test_every_command_parses(words, monkeypatch):
         pytest.importorskip("torch.distributed.run").get_args_parser().parse_args(
             [*options, "-m", *words]
         )
-    assert words[0] == "ddpmlib" and cli._parser().parse_args(words[1:]).run
+    assert words[0] == "ddpmlib" and command._parser().parse_args(words[1:]).run
 
 
 def test_the_estimate_is_what_its_code_prints():

@@ -1,4 +1,4 @@
-"""`ddpmlib.conventions`: there and back, against exact Gaussians and mixtures, and diffusers."""
+"""`process.continuous`: there and back, against exact Gaussians and mixtures, and diffusers."""
 
 import math
 from collections.abc import Callable
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import jvp
 
-from ddpmlib import conventions, oracle, schedules
-from ddpmlib.conventions import EDM, RECTIFIED, SCORE, VDM, VELOCITY, Convention
-from ddpmlib.denoiser import EPS, X0, Parameterization, Prediction, V
-from ddpmlib.process import DDPM
+from ddpmlib.denoiser import EPS, SCORE, VELOCITY, X0, Parameterization, V, oracle, parameterization
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, EDM, RECTIFIED, VDM, Convention, indices, schedules
+from ddpmlib.process import continuous as conventions
 
 F64 = torch.float64
 T = 1000
@@ -32,7 +32,7 @@ ANSWERS = {
     "x0": X0,
     "score": SCORE,
     "velocity": VELOCITY,
-    "flow": conventions.flow_matching_velocity(),
+    "flow": parameterization.flow_matching_velocity(),
 }
 each_convention = pytest.mark.parametrize("c", CONTINUOUS.values(), ids=CONTINUOUS)
 
@@ -62,13 +62,13 @@ def test_labels_and_data_make_the_round_trip(c: Convention) -> None:
 
 
 @pytest.mark.equation("B.2")
-@pytest.mark.parametrize("make", [conventions.discrete, conventions.zero_based])
+@pytest.mark.parametrize("make", [indices.discrete, indices.zero_based])
 @pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine])
 def test_steps_make_the_round_trip(
     make: Callable[[DDPM], Convention], schedule: Callable[[int], Tensor]
 ) -> None:
     c, process = make(DDPM(schedule(T))), DDPM(schedule(T))
-    u = torch.arange(1, T + 1) - (1 if make is conventions.zero_based else 0)
+    u = torch.arange(1, T + 1) - (1 if make is indices.zero_based else 0)
     z = normal(T, 3)
     log_snr, x_t = c.to_book(u, z)
     assert gap(x_t, z) < 1e-12  # theirs is variance preserving, too
@@ -86,7 +86,7 @@ def test_the_book_says_the_same_of_the_same_data(c: Convention) -> None:
     a, b = c.coefficients(u)
     log_snr, x_t = c.to_book(u, a[:, None] * x0 + b[:, None] * eps)
     assert gap(x_t, PROCESS.q_sample(x0, t, eps)) < 1e-12
-    assert torch.equal(conventions.nearest_time(PROCESS, log_snr), t)
+    assert torch.equal(indices.nearest_time(PROCESS, log_snr), t)
 
 
 @pytest.mark.equation("B.3")
@@ -123,15 +123,15 @@ def test_nearest_time_is_the_nearest(schedule: Callable[[int], Tensor]) -> None:
     process = DDPM(schedule(50))
     table = schedules.log_snr(process.alpha_bar)
     asked = torch.linspace(-25, 25, 997, dtype=F64)
-    found = conventions.nearest_time(process, asked)
+    found = indices.nearest_time(process, asked)
     assert torch.equal(found, 1 + (table[1:] - asked[:, None]).abs().argmin(1))
-    assert torch.equal(conventions.nearest_time(process, table), torch.arange(51))
+    assert torch.equal(indices.nearest_time(process, table), torch.arange(51))
 
 
 def test_nearest_time_of_a_chain_that_ends_in_pure_noise() -> None:
     process = DDPM(torch.tensor([0.0, 0.2, 0.5, 1.0], dtype=F64))
     infinity = torch.tensor([torch.inf, -torch.inf], dtype=F64)
-    assert conventions.nearest_time(process, infinity).tolist() == [0, 3]
+    assert indices.nearest_time(process, infinity).tolist() == [0, 3]
 
 
 @each_convention
@@ -147,14 +147,14 @@ def test_pure_noise_and_clean_data_have_labels_or_limits(c: Convention) -> None:
 @pytest.mark.parametrize("schedule", [schedules.linear, schedules.cosine, schedules.sigmoid])
 def test_running_products_give_the_betas_back(schedule: Callable[[int], Tensor]) -> None:
     beta = schedule(T)
-    assert gap(conventions.beta_from_alpha_bar(DDPM(beta).alpha_bar[1:]), beta) < 1e-12
+    assert gap(indices.beta_from_alpha_bar(DDPM(beta).alpha_bar[1:]), beta) < 1e-12
 
 
 def test_betas_in_place_of_products_are_refused() -> None:
     with pytest.raises(ValueError, match="are these β"):
-        conventions.beta_from_alpha_bar(schedules.linear(T)[1:])
+        indices.beta_from_alpha_bar(schedules.linear(T)[1:])
     with pytest.raises(ValueError, match="running products"):
-        conventions.beta_from_alpha_bar(DDPM(schedules.linear(T)).alpha_bar)  # begins with 1
+        indices.beta_from_alpha_bar(DDPM(schedules.linear(T)).alpha_bar)  # begins with 1
 
 
 @pytest.mark.equation("B.9")
@@ -210,7 +210,7 @@ def test_answers_make_the_round_trip(c: Convention, p: Parameterization) -> None
 
 @pytest.mark.equation("B.5")
 def test_v_is_one_of_the_linear_answers() -> None:
-    ours = conventions.linear("v", lambda a, b: (-b, a))
+    ours = parameterization.linear("v", lambda a, b: (-b, a))
     x0, eps = normal(7), normal(7, seed=1)
     for t in (1, 300, T):
         a, b = float(PROCESS.scale[t]), float(PROCESS.std[t])
@@ -225,9 +225,9 @@ def test_v_is_one_of_the_linear_answers() -> None:
 def test_edm_output_is_what_the_preconditioning_asks_for(sigma_data: float) -> None:
     x0, eps = normal(6), normal(6, seed=1)
     for sigma in (0.01, 0.3, 1.0, 80.0):
-        c_in, c_skip, c_out = conventions.edm_preconditioning(sigma, sigma_data)
+        c_in, c_skip, c_out = parameterization.edm_preconditioning(sigma, sigma_data)
         z = x0 + sigma * eps
-        p = conventions.edm_output(sigma_data)
+        p = parameterization.edm_output(sigma_data)
         said = p.target(x0, eps, 1.0, sigma)
         assert gap(c_skip * z + c_out * said, x0) < 1e-12 * max(1, sigma)
         assert gap(p.split(said, z, 1.0, sigma)[0], x0) < 1e-12 * max(1, sigma)
@@ -242,7 +242,7 @@ def test_edm_output_with_unit_data_is_minus_v() -> None:
     x0, eps = normal(6), normal(6, seed=1)
     for log_snr in LAMBDAS:
         sigma, (scale, std) = float(EDM.label(log_snr)), conventions.kernel(log_snr)
-        said = conventions.edm_output(1.0).target(x0, eps, 1.0, sigma)
+        said = parameterization.edm_output(1.0).target(x0, eps, 1.0, sigma)
         assert gap(said, -V.target(x0, eps, scale, std)) < 1e-12
 
 
@@ -258,11 +258,11 @@ def test_weights_are_those_of_the_literature() -> None:
             (V, scale, std, snr + 1),  # Salimans & Ho 2022
             (SCORE, 1.0, sigma, sigma**-4),
             # Karras et al. 2022, table 1, λ(σ)
-            (conventions.edm_output(0.5), 1.0, sigma, (sigma**2 + 0.25) / (sigma * 0.5) ** 2),
+            (parameterization.edm_output(0.5), 1.0, sigma, (sigma**2 + 0.25) / (sigma * 0.5) ** 2),
             (VELOCITY, 1 - sigma, sigma, sigma**-2),
         ]
         for p, a, b, expected in known:
-            found = float(conventions.weight(p, a, b))
+            found = float(parameterization.weight(p, a, b))
             assert math.isclose(found, expected, rel_tol=2e-6), p.name
             z = a * x0 + b * normal(200, seed=2)
             error = p.target(guess, (z - a * guess) / b, a, b)
@@ -307,14 +307,14 @@ def test_velocities_that_networks_learn_are_dz_du() -> None:
     x0, eps, u = normal(4, 3), normal(4, 3, seed=1), torch.tensor([0.1, 0.4, 0.6, 0.9], dtype=F64)
     known = [
         (RECTIFIED, VELOCITY),
-        (conventions.flow_matching(), conventions.flow_matching_velocity()),
-        (conventions.flow_matching(0.1), conventions.flow_matching_velocity(0.1)),
+        (conventions.flow_matching(), parameterization.flow_matching_velocity()),
+        (conventions.flow_matching(0.1), parameterization.flow_matching_velocity(0.1)),
         (EDM, EPS),  # dz/dσ = ε, Karras et al. 2022, eqs. 1 and 3
     ]
     for c, p in known:
         assert gap(c.velocity(u, x0, eps), p.target(x0, eps, *c.coefficients(u))) < 1e-14
     with pytest.raises(ValueError, match="labels count steps"):
-        conventions.discrete(PROCESS).velocity(torch.tensor([3]), x0[:1], eps[:1])
+        indices.discrete(PROCESS).velocity(torch.tensor([3]), x0[:1], eps[:1])
 
 
 @pytest.mark.equation("B.12")
@@ -422,12 +422,12 @@ def test_euler_in_the_time_of_an_sde_is_not_ddim() -> None:
         (lambda: conventions.vp_sde(2.0, 1.0), "must rise from 0"),
         (lambda: conventions.ve_sde(0.0, 1.0), "must rise from above 0"),
         (lambda: conventions.flow_matching(1.0), r"\[0, 1\)"),
-        (lambda: conventions.edm_output(0.0), "positive"),
+        (lambda: parameterization.edm_output(0.0), "positive"),
         (lambda: conventions.vp_sde(0.1, math.inf), "must rise from 0"),
         (lambda: conventions.ve_sde(0.1, math.inf), "must rise from above 0"),
-        (lambda: conventions.flow_matching_velocity(1.5), r"\[0, 1\)"),
-        (lambda: conventions.edm_output(math.inf), "positive"),
-        (lambda: conventions.beta_from_alpha_bar(torch.tensor([0.9, 0.5, -0.1])), "are these β"),
+        (lambda: parameterization.flow_matching_velocity(1.5), r"\[0, 1\)"),
+        (lambda: parameterization.edm_output(math.inf), "positive"),
+        (lambda: indices.beta_from_alpha_bar(torch.tensor([0.9, 0.5, -0.1])), "are these β"),
     ],
 )
 def test_bad_numbers_are_refused(make: Callable[[], object], message: str) -> None:
@@ -438,8 +438,8 @@ def test_bad_numbers_are_refused(make: Callable[[], object], message: str) -> No
 def test_labels_that_name_no_level_are_refused() -> None:
     process = DDPM(schedules.linear(T))
     with pytest.raises(ValueError, match="not a number"):
-        conventions.nearest_time(process, EDM.log_snr(torch.tensor([-1.0])))
-    for c, label in ((conventions.discrete(process), -1), (conventions.zero_based(process), -2)):
+        indices.nearest_time(process, EDM.log_snr(torch.tensor([-1.0])))
+    for c, label in ((indices.discrete(process), -1), (indices.zero_based(process), -2)):
         with pytest.raises(ValueError, match="times must lie in"):
             c.coefficients(torch.tensor([label]))
 
@@ -460,9 +460,9 @@ diffusers = pytest.importorskip("diffusers")
 )
 def test_their_table_becomes_ours(name: str, schedule: Callable[[int], Tensor]) -> None:
     theirs = diffusers.DDPMScheduler(num_train_timesteps=T, beta_schedule=name)
-    beta = conventions.beta_from_alpha_bar(theirs.alphas_cumprod)
+    beta = indices.beta_from_alpha_bar(theirs.alphas_cumprod)
     assert gap(beta, schedule(T)) < 2e-4  # theirs is float32, and a difference of near numbers
-    process, c = DDPM(schedule(T)), conventions.zero_based(DDPM(schedule(T)))
+    process, c = DDPM(schedule(T)), indices.zero_based(DDPM(schedule(T)))
     i = torch.arange(T)
     assert gap(c.coefficients(i)[0], theirs.alphas_cumprod.double().sqrt()) < 1e-5
     assert torch.equal(c.label(schedules.log_snr(process.alpha_bar[1:])), i)
@@ -495,10 +495,10 @@ def test_their_euler_scheduler_speaks_edm(kind: str, p: Parameterization) -> Non
 def test_their_edm_scheduler_preconditions_alike(kind: str, sign: float) -> None:
     scheduler = diffusers.EDMEulerScheduler(sigma_data=0.5, prediction_type=kind)
     x0, eps, sigma = normal(2, 4), normal(2, 4, seed=1), 1.7
-    z, p = x0 + sigma * eps, conventions.edm_output(0.5)
+    z, p = x0 + sigma * eps, parameterization.edm_output(0.5)
     said = sign * p.target(x0, eps, 1.0, sigma)
     assert gap(scheduler.precondition_outputs(z, said, sigma), x0) < 1e-12
-    c_in, _, _ = conventions.edm_preconditioning(sigma)
+    c_in, _, _ = parameterization.edm_preconditioning(sigma)
     assert gap(scheduler.precondition_inputs(z, sigma), c_in * z) < 1e-12
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from ddpmlib import data
+from ddpmlib.data import archives
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,7 +24,7 @@ def cache(tmp_path, monkeypatch):
     folder = tmp_path / "my data"
     folder.mkdir()
     monkeypatch.setenv("DDPMLIB_DATA", str(folder))
-    monkeypatch.setattr(data, "_download", lambda name: pytest.fail("must not download"))
+    monkeypatch.setattr(archives, "_download", lambda name: pytest.fail("must not download"))
     return folder
 
 
@@ -38,7 +39,7 @@ def arrays(shape=(28, 28), n=(20, 10)):
 
 
 def write_sheets(folder, found, rows=2, columns=2, name="mnist"):
-    """The sheets of :func:`ddpmlib.data.unpack`, `rows` × `columns` images on each."""
+    """The sheets of :func:`ddpmlib.data.archives.unpack`, `rows` × `columns` images on each."""
     image = pytest.importorskip("PIL.Image")
     (folder / name).mkdir(parents=True)
     for part in ("train", "test"):
@@ -121,7 +122,7 @@ def test_digits_types_range_and_balance():
 
 def test_digits_are_the_same_every_time():
     a, b = data.load("digits"), data.load("digits")
-    for name in data.KEYS:
+    for name in archives.KEYS:
         assert torch.equal(getattr(a, name), getattr(b, name))
 
 
@@ -282,7 +283,7 @@ def test_a_download_is_kept_and_read_back(torchvision_datasets, monkeypatch, nam
     assert [p.name for p in data.directory().iterdir()] == [f"{name}.npz"]
     second = data.load(name)
     assert len(asked) == 2  # the second time nothing is asked for
-    for key in data.KEYS:
+    for key in archives.KEYS:
         assert torch.equal(getattr(first, key), getattr(second, key))
     assert first.y_train.tolist() == content["y_train"].tolist()
     assert first.x_test.flatten().sum() == content["x_test"].sum()
@@ -330,7 +331,7 @@ def test_a_missing_or_broken_torchvision_is_not_a_traceback(torchvision_datasets
 def test_an_unusable_directory_is_noticed_before_the_download(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DDPMLIB_DATA", str(tmp_path / "file"))
-    monkeypatch.setattr(data, "_download", lambda name: pytest.fail("downloaded in vain"))
+    monkeypatch.setattr(archives, "_download", lambda name: pytest.fail("downloaded in vain"))
     with pytest.raises(OSError, match="file"):
         data.load("mnist")
 

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ddpmlib import schedules
 from ddpmlib.denoiser import (
     EPS,
     PARAMETERIZATIONS,
@@ -17,11 +16,11 @@ from ddpmlib.denoiser import (
     Denoiser,
     FixedVariance,
     Parameterization,
-    Prediction,
     V,
     learned_var_mix,
 )
-from ddpmlib.process import DDPM
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 
 T = 100
 PROCESS = DDPM(schedules.cosine(T))

@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddpmlib import data, evaluation, features, likelihood, metrics, runs, samplers, schedules, zoo
+from ddpmlib import data, evaluation, likelihood, samplers, zoo
 from ddpmlib.denoiser import EPS, X0, Denoiser, FixedVariance
+from ddpmlib.evaluation import checkpoint, features, generate, judged, metrics
 from ddpmlib.models import Classifier, ClassifierConfig, UNetConfig
-from ddpmlib.process import DDPM
-from ddpmlib.recipes import ClassifierRecipe, DiffusionRecipe
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.training import Settings
+from ddpmlib.zoo import ClassifierRecipe, DiffusionRecipe, checkpoints, runs
 
 NET = UNetConfig(width=8, mults=(1,), attention=(False,), heads=1, groups=4, num_classes=10)
 TINY = DiffusionRecipe("tiny", "digits", NET, Settings(steps=10, batch_size=8, warmup=2, ema=0.5))
@@ -49,7 +50,7 @@ def judge_run(tmp_path_factory):
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
     folder = tmp_path / "shipped here"
-    monkeypatch.setattr(zoo, "shipped", lambda: folder)
+    monkeypatch.setattr(checkpoints, "shipped", lambda: folder)
     return folder
 
 
@@ -134,11 +135,11 @@ def test_a_judge_beside_the_checkpoint_comes_before_the_shipped_one(tiny, finish
 def test_an_entry_of_another_judge_is_replaced_as_a_whole():
     old = {"metric": "samples", "n": 5, "steps": 2, "eta": 0.0, "seed": 0, "features": "a"}
     new = old | {"spacing": "uniform", "bf16": False, "judge": "beef", "frechet": 1.0}
-    known, entry = evaluation._with_entry([old | {"kid": 7}], new)
+    known, entry = checkpoint._with_entry([old | {"kid": 7}], new)
     assert known == [new] and entry == new  # an older card names no judge
-    known, entry = evaluation._with_entry([new], new | {"judge": "dead"})
+    known, entry = checkpoint._with_entry([new], new | {"judge": "dead"})
     assert known == [entry] and entry["judge"] == "dead"
-    known, _ = evaluation._with_entry([old | {"features": "inception"}], new)
+    known, _ = checkpoint._with_entry([old | {"features": "inception"}], new)
     assert len(known) == 2
 
 
@@ -155,7 +156,7 @@ def test_evaluate_a_classifier(judge_run, shipped, digits):
 
 
 def test_evaluate_knows_before_sampling_what_is_missing(finished, shipped, monkeypatch):
-    monkeypatch.setattr(evaluation, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
+    monkeypatch.setattr(generate, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
     with pytest.raises(FileNotFoundError, match="digits-classifier"):
         evaluation.evaluate(finished, n=20, steps=2, device="cpu")
     for options, match in (
@@ -205,7 +206,7 @@ def test_every_number_is_the_metric_on_the_judges_features(classifier, digits):
 
 def test_the_floor_is_what_test_images_score_in_place_of_samples(classifier, digits):
     """Given the very test images as samples, every number is its floor."""
-    x = digits.x_test[evaluation._some(digits.y_test, 150)]
+    x = digits.x_test[judged.random_places(digits.y_test, 150)]
     found = evaluation.judged(classifier, data.to_float(x), None, digits, draws=20)
     assert "class_agreement" not in found
     for name in ("frechet", "inception_score", "kid", "precision", "recall"):
@@ -214,7 +215,7 @@ def test_the_floor_is_what_test_images_score_in_place_of_samples(classifier, dig
 
 def test_the_floor_has_the_classes_of_the_samples(digits):
     y = torch.tensor([3] * 20 + [7] * 5 + [0])
-    places = evaluation._some(digits.y_test, len(y), y)
+    places = judged.random_places(digits.y_test, len(y), y)
     assert torch.bincount(digits.y_test[places], minlength=10).tolist() == [
         1,
         0,
@@ -228,19 +229,19 @@ def test_the_floor_has_the_classes_of_the_samples(digits):
         0,
     ]
     assert len(places.unique()) == len(y)
-    drawn = evaluation._some(digits.y_test, len(y))
+    drawn = judged.random_places(digits.y_test, len(y))
     assert len(set(digits.y_test[drawn].tolist())) > 3  # without labels all classes are there
-    many = evaluation._some(digits.y_test, 1000, torch.arange(1000) % 10)
+    many = judged.random_places(digits.y_test, 1000, torch.arange(1000) % 10)
     assert sorted(many.tolist()) == list(range(355))  # no more than there are
 
 
 def test_the_reference_takes_the_classes_that_were_asked_for(classifier, digits):
     y = torch.tensor([3] * 20 + [7] * 5 + [0])
     real = evaluation.reference(classifier, digits, len(y), y)
-    places = evaluation._some(digits.y_test, len(y), y)
+    places = judged.random_places(digits.y_test, len(y), y)
     features_there, logits_there = features.judge(classifier, digits.x_test[places])
     assert torch.equal(real.test, features_there) and torch.equal(real.test_logits, logits_there)
-    drawn = evaluation._some(digits.y_train, len(y))
+    drawn = judged.random_places(digits.y_train, len(y))
     assert torch.equal(real.train, features.judge(classifier, digits.x_train[drawn])[0])
     assert drawn.tolist() != list(range(len(y)))  # sorted sets would give one class
 
@@ -281,7 +282,7 @@ def test_more_samples_than_test_images_say_so(classifier, digits):
     x0 = data.to_float(digits.x_train[:400])
     found = evaluation.judged(classifier, x0, None, digits, ["fid", "is"], draws=20)
     assert found["floor_n"] == 355 and list(found) == KEYS["fid"] + KEYS["is"]
-    _, logits = features.judge(classifier, digits.x_test[evaluation._some(digits.y_test, 400)])
+    _, logits = features.judge(classifier, digits.x_test[judged.random_places(digits.y_test, 400)])
     floor = metrics.inception_score(logits, 3)  # of 118 images, as 4 splits of 100 samples
     assert found["splits"] == 4
     assert found["inception_score_floor"] == pytest.approx(floor.mean, abs=1e-4)
@@ -291,7 +292,7 @@ def test_a_reference_at_hand_spares_the_work(classifier, digits, monkeypatch):
     x0 = data.to_float(digits.x_train[:100])
     plain = evaluation.judged(classifier, x0, None, digits, draws=20)
     real = evaluation.reference(classifier, digits, 100)
-    monkeypatch.setattr(evaluation, "reference", lambda *a: pytest.fail("judged again"))
+    monkeypatch.setattr(judged, "reference", lambda *a: pytest.fail("judged again"))
     assert evaluation.judged(classifier, x0, None, digits, draws=20, real=real) == plain
 
 
@@ -325,7 +326,7 @@ def test_nll_estimates_the_full_sum(digits):
     """Against every term of the bound on the same images, within the stated error."""
     denoiser = Denoiser(Known(), DDPM(schedules.cosine(20)), EPS, 1.0)
     found = evaluation.nll(denoiser, digits, 60, draws=40, labels=False, batch_size=25)
-    x0 = data.to_float(digits.x_test[evaluation._some(digits.y_test, 60)])
+    x0 = data.to_float(digits.x_test[judged.random_places(digits.y_test, 60)])
     bound = likelihood.elbo(denoiser, denoiser.process, x0, generator=torch.Generator())
     difference = found["bits_per_dim"] - float(bound.bits_per_dim.mean())
     assert abs(difference) < 4 * found["standard_error"], (difference, found)
@@ -338,7 +339,7 @@ def test_estimates_of_parts_are_pooled_to_that_of_the_whole():
     def estimate(v):
         return likelihood.Estimate(float(v.mean()), float(v.std()) / math.sqrt(len(v)), len(v))
 
-    found = evaluation._pooled([estimate(v) for v in (x[:10], x[10:50] + 3, x[50:])])
+    found = checkpoint._pooled([estimate(v) for v in (x[:10], x[10:50] + 3, x[50:])])
     whole = estimate(torch.cat([x[:10], x[10:50] + 3, x[50:]]))
     assert found.n == whole.n and found.mean == pytest.approx(whole.mean, rel=1e-12)
     assert found.standard_error == pytest.approx(whole.standard_error, rel=1e-12)
@@ -412,7 +413,7 @@ def test_compiling_is_of_a_twin(finished, monkeypatch, wrap):
     denoiser, _ = zoo.load(finished, "cpu")
     net, given = denoiser.net, wrap(denoiser)
     monkeypatch.setattr(torch, "compile", fake_compile)
-    twin = evaluation._compiled(given)
+    twin = generate._compiled(given)
     inner = twin if given is denoiser else twin.denoiser
     assert compiled == [inner.net] and inner.net is not net and twin is not given
     assert denoiser.net is net and net._compiled_call_impl is None
@@ -430,8 +431,8 @@ def test_generate_needs_labels_or_a_number(finished):
 def test_an_entry_that_is_measured_again_stays_where_it_was():
     cell = {"metric": "samples", "n": 10, "eta": 0.0, "seed": 0, "judge": "a"}
     known = [cell | {"steps": k, "frechet": k} for k in (50, 10, 5)]
-    found, entry = evaluation._with_entry(known, cell | {"steps": 10, "frechet": 0.5})
+    found, entry = checkpoint._with_entry(known, cell | {"steps": 10, "frechet": 0.5})
     assert [(m["steps"], m["frechet"]) for m in found] == [(50, 50), (10, 0.5), (5, 5)]
     assert entry is found[1]
-    found, _ = evaluation._with_entry(known, cell | {"steps": 7, "frechet": 7})
+    found, _ = checkpoint._with_entry(known, cell | {"steps": 7, "frechet": 7})
     assert [m["steps"] for m in found] == [50, 10, 5, 7]

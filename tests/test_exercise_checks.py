@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from ddpmlib import conventions, exercises
+from ddpmlib.process import continuous as conventions
+from ddpmlib.teaching import exercises
 from scripts import notebooks
 from tests.book.rules import skeletons
 

@@ -1,4 +1,4 @@
-"""`ddpmlib.exercises`: a right answer is praised, a wrong one gets the hint, never the solution.
+"""`teaching.exercises`: a right answer is praised, a wrong one gets the hint, never the solution.
 
 PYTEST_DONT_REWRITE: the checks below must fail with plain messages, as they do in a notebook.
 """
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from ddpmlib import exercises
-from ddpmlib.exercises import check, exercise
+from ddpmlib.teaching import exercises
+from ddpmlib.teaching.exercises import check, exercise
 
 
 @pytest.fixture(autouse=True)
@@ -100,5 +100,6 @@ def test_registration_is_checked() -> None:
 
 
 def test_a_mention_of_exercises_does_not_import_torch() -> None:
-    code = "import sys, ddpmlib.exercises; sys.exit('ddpmlib.exercises.ch01' in sys.modules)"
+    package = "ddpmlib.teaching.exercises"
+    code = f"import sys, {package}; sys.exit('{package}.ch01' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

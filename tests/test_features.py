@@ -1,4 +1,4 @@
-"""`ddpmlib.features`: images in their range, statistics of one network, Inception by the book."""
+"""`features`: images in their range, statistics of one network, Inception by the book."""
 
 import hashlib
 import json
@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpmlib import data, features, metrics, zoo
+from ddpmlib import data, files, zoo
+from ddpmlib.evaluation import features, metrics, statistics
 from ddpmlib.models import Classifier, ClassifierConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,19 +79,19 @@ def test_another_shape_is_refused(judge):
 def folder(tmp_path, monkeypatch):
     """Where statistics lie in an installed package."""
     (tmp_path / "statistics").mkdir()
-    monkeypatch.setattr(zoo, "PACKAGE", tmp_path)
+    monkeypatch.setattr(files, "PACKAGE", tmp_path)
     return tmp_path / "statistics"
 
 
 @pytest.fixture
 def written(judge, folder):
-    path = features.statistics_path("digits", judge)
-    features.write_statistics(features.compute_statistics(judge, small_set()), path, "abc")
+    path = statistics.statistics_path("digits", judge)
+    statistics.write_statistics(statistics.compute_statistics(judge, small_set()), path, "abc")
     return path
 
 
 def test_statistics_are_the_moments_of_both_sets(judge, written):
-    found = features.statistics("digits", judge)
+    found = statistics.statistics("digits", judge)
     for part, x in (("train", small_set().x_train), ("test", small_set().x_test)):
         h = features.judge(judge, x)[0].double()
         moments = getattr(found, part)
@@ -106,11 +107,11 @@ def test_statistics_are_the_moments_of_both_sets(judge, written):
 def test_statistics_of_another_classifier_are_refused_and_not_used(judge, written):
     with torch.no_grad():
         judge.head[1].bias[0] += 1e-6
-    with pytest.raises(features.OtherWeights, match="made with another classifier"):
-        features.statistics("digits", judge)
+    with pytest.raises(statistics.OtherWeights, match="made with another classifier"):
+        statistics.statistics("digits", judge)
     with torch.no_grad():
         judge.neck[0].bias += 1
-    found = features.train_moments(judge, small_set())
+    found = statistics.train_moments(judge, small_set())
     assert torch.allclose(
         found.mean, features.judge(judge, small_set().x_train)[0].double().mean(0)
     )
@@ -118,13 +119,13 @@ def test_statistics_of_another_classifier_are_refused_and_not_used(judge, writte
 
 def test_shipped_statistics_spare_the_work(judge, written, monkeypatch):
     monkeypatch.setattr(features, "moments", lambda *a: pytest.fail("computed again"))
-    assert features.train_moments(judge, small_set()).n == 30
+    assert statistics.train_moments(judge, small_set()).n == 30
 
 
 def test_without_statistics_they_are_computed(judge, folder):
     with pytest.raises(FileNotFoundError, match="`ddpmlib statistics digits` writes them"):
-        features.statistics("digits", judge)
-    assert features.train_moments(judge, small_set()).n == 30
+        statistics.statistics("digits", judge)
+    assert statistics.train_moments(judge, small_set()).n == 30
 
 
 @pytest.mark.parametrize("damage", ["flipped", "json cut", "json []"])
@@ -136,15 +137,15 @@ def test_damaged_statistics_are_an_error_even_where_they_could_be_computed(judge
     else:
         facts.write_text("[]" if "[]" in damage else facts.read_text()[:-9])
     with pytest.raises(ValueError, match="is damaged|describes no statistics"):
-        features.train_moments(judge, small_set())
+        statistics.train_moments(judge, small_set())
 
 
 def test_a_fingerprint_is_of_the_weights_alone(judge):
-    before = features.fingerprint(judge)
+    before = statistics.fingerprint(judge)
     twin = Classifier(judge.config)
-    assert features.fingerprint(twin) != before
+    assert statistics.fingerprint(twin) != before
     twin.load_state_dict(judge.state_dict())
-    assert features.fingerprint(twin) == before == features.fingerprint(judge.eval())
+    assert statistics.fingerprint(twin) == before == statistics.fingerprint(judge.eval())
 
 
 SHIPPED = sorted((ROOT / "data" / "statistics").glob("*.safetensors"))
@@ -162,7 +163,7 @@ def test_statistics_ship_for_every_classifier():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_statistics_belong_to_the_shipped_classifier(path):
     classifier, card = zoo.load(f"{path.stem}-classifier", "cpu")
-    found = features.statistics(path.stem, classifier)
+    found = statistics.statistics(path.stem, classifier)
     assert json.loads(path.with_suffix(".json").read_text())["classifier"] == card.sha256
     floor = metrics.frechet_distance(found.train, found.test)
     assert 0 < floor < found.train.cov.trace() / 10  # the two sets are alike, and not the same

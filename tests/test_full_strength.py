@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpmlib import data, recipes, zoo
-from ddpmlib.recipes import RECIPES
+from ddpmlib import zoo
+from ddpmlib.data import archives, sets
+from ddpmlib.zoo import RECIPES, recipes
 from scripts import full_strength
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,7 +119,7 @@ def test_every_change_of_the_table_fits_its_recipe_and_its_command():
 
 
 def test_what_fails_is_one_sentence_and_the_others_have_their_time(folder, monkeypatch, capsys):
-    monkeypatch.setattr(data, "_download", lambda name: pytest.fail("must not download"))
+    monkeypatch.setattr(archives, "_download", lambda name: pytest.fail("must not download"))
     (folder / "fashion_mnist.npz").write_bytes(b"rubbish")
     words = ["--only", "fashion_mnist-classifier", "mnist-classifier"]
     out = rehearse(monkeypatch, folder, *words, status=2)
@@ -129,7 +130,7 @@ def test_what_fails_is_one_sentence_and_the_others_have_their_time(folder, monke
 
 @pytest.mark.parametrize("minutes", ["0", "-1", "nan", "soon"])
 def test_no_time_is_refused_before_anything_is_read_or_written(folder, monkeypatch, minutes):
-    monkeypatch.setattr(data, "load", lambda name: pytest.fail("must not load"))
+    monkeypatch.setattr(sets, "load", lambda name: pytest.fail("must not load"))
     with pytest.raises(SystemExit) as end:
         rehearse(monkeypatch, folder, "--minutes", minutes)
     assert end.value.code == 2 and not (folder / "out").exists()

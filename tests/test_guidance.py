@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy import integrate
 from torch import Tensor, nn
 
-from ddpmlib import evaluation, features, guidance, oracle, schedules, zoo
-from ddpmlib.denoiser import EPS, X0, Denoiser, FixedVariance, Prediction, V, score
+from ddpmlib import evaluation, guidance, zoo
+from ddpmlib.denoiser import EPS, X0, Denoiser, FixedVariance, V, oracle, score
+from ddpmlib.evaluation import features
 from ddpmlib.guidance import (
     ClassifierFree,
     ClassifierGuidance,
@@ -23,11 +24,20 @@ from ddpmlib.guidance import (
     Unconditional,
     class_gradient,
     interval,
+    thresholding,
 )
-from ddpmlib.langevin import annealed_langevin, langevin, predictor_corrector
 from ddpmlib.models import MLP, UNet, UNetConfig
-from ddpmlib.process import DDPM
-from ddpmlib.samplers import ddim_invert, draw, sample, uniform_times
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
+from ddpmlib.samplers import (
+    annealed_langevin,
+    ddim_invert,
+    draw,
+    langevin,
+    predictor_corrector,
+    sample,
+    uniform_times,
+)
 
 F64 = torch.float64
 T = 40
@@ -611,7 +621,7 @@ def test_an_image_in_range_is_left_alone_and_its_neighbours_do_not_matter() -> N
 def test_quantiles_are_torchs(share: float, n: int) -> None:
     x = normal(3, n, seed=n)
     expected = torch.quantile(x, share, dim=1)
-    torch.testing.assert_close(guidance._quantile(x, share), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(thresholding._quantile(x, share), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("wrap", [StaticThreshold, DynamicThreshold])

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from ddpmlib import evaluation, metrics, zoo
+from ddpmlib import evaluation, zoo
+from ddpmlib.evaluation import GuidanceOptions, metrics
 from ddpmlib.guidance import (
     ClassifierFree,
     ClassifierGuidance,
@@ -13,7 +14,6 @@ from ddpmlib.guidance import (
     StaticThreshold,
     Unconditional,
 )
-from ddpmlib.guidance_options import GuidanceOptions
 from ddpmlib.samplers import draw, uniform_times
 
 NOISY = "digits-noisy-classifier"

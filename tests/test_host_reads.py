@@ -20,13 +20,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ddpmlib import guidance, samplers, schedules
+from ddpmlib import guidance, samplers
 from ddpmlib.denoiser import EPS, Denoiser, V
 from ddpmlib.losses import UniformTimes
 from ddpmlib.models import UNet, UNetConfig
-from ddpmlib.process import DDPM
-from ddpmlib.recipes import RECIPES, Recipe, changed
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.training import BatchLoss, Trainer
+from ddpmlib.zoo import RECIPES, Recipe
+from ddpmlib.zoo.recipes import changed
 
 NET = UNetConfig(width=8, mults=(1, 2), attention=(False, True), heads=2, num_classes=3)
 

@@ -1,4 +1,4 @@
-"""`ddpmlib.langevin`: the bias that is known, the modes that are missed, what annealing mends."""
+"""`langevin_dynamics`: the bias that is known, the modes that are missed, what annealing mends."""
 
 import math
 
@@ -6,11 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpmlib import oracle, schedules
-from ddpmlib.denoiser import Prediction, score
-from ddpmlib.langevin import annealed_langevin, langevin, predictor_corrector, step_size
-from ddpmlib.process import DDPM
-from ddpmlib.samplers import State, draw, uniform_times
+from ddpmlib.denoiser import oracle, score
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
+from ddpmlib.samplers import (
+    State,
+    annealed_langevin,
+    draw,
+    langevin,
+    predictor_corrector,
+    step_size,
+    uniform_times,
+)
 
 F64 = torch.float64
 T = 40

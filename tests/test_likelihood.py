@@ -15,8 +15,8 @@ from scipy.stats import norm
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from ddpmlib import oracle, schedules
-from ddpmlib.denoiser import Prediction
+from ddpmlib.broadcast import Time
+from ddpmlib.denoiser import oracle
 from ddpmlib.likelihood import (
     bits_per_dim,
     continuous,
@@ -29,7 +29,8 @@ from ddpmlib.likelihood import (
     reverse_step_term,
 )
 from ddpmlib.losses import on_x0, vlb
-from ddpmlib.process import DDPM, Time
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import quadratic_times, uniform_times
 
 F64 = torch.float64

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from ddpmlib import losses, oracle, schedules
-from ddpmlib.denoiser import EPS, X0, Denoiser, Parameterization, V, learned_var_mix
+from ddpmlib import losses
+from ddpmlib.denoiser import EPS, X0, Denoiser, Parameterization, V, learned_var_mix, oracle
 from ddpmlib.likelihood import continuous, elbo, reverse_step_term
 from ddpmlib.losses import ImportanceTimes, UniformTimes, l_hybrid, l_simple, l_vlb, weighted
 from ddpmlib.models import MLP
-from ddpmlib.process import DDPM
+from ddpmlib.process import DDPM, schedules
 
 T = 100
 PROCESS = DDPM(schedules.cosine(T))

@@ -1,4 +1,4 @@
-"""`ddpmlib.metrics`: closed forms, symmetries, what a distance must never do, and three peers."""
+"""`metrics`: closed forms, symmetries, what a distance must never do, and three peers."""
 
 import math
 import time
@@ -9,19 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpmlib import metrics
-from ddpmlib.metrics import (
-    Z95,
-    Interval,
+from ddpmlib.evaluation import (
     Moments,
     bootstrap,
     class_agreement,
     frechet_distance,
     inception_score,
     kid,
+    metrics,
     precision_recall,
     share_interval,
 )
+from ddpmlib.evaluation.intervals import Z95, Interval
 
 F64 = torch.float64
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from ddpmlib import schedules
 from ddpmlib.denoiser import EPS, Denoiser
 from ddpmlib.losses import l_simple
 from ddpmlib.models import (
@@ -23,8 +22,8 @@ from ddpmlib.models import (
 from ddpmlib.models.embedding import Embedding, sinusoidal
 from ddpmlib.models.noisy_classifier import AttentionPool
 from ddpmlib.models.unet import AdaGN, AdditiveGN, Block, Downsample, SelfAttention, Upsample
-from ddpmlib.process import DDPM
-from ddpmlib.recipes import RECIPES
+from ddpmlib.process import DDPM, schedules
+from ddpmlib.zoo import RECIPES
 
 F64 = torch.float64
 SMALL = UNetConfig(width=8, mults=(1, 2), attention=(False, True), heads=2, groups=4)

@@ -1,4 +1,4 @@
-"""`ddpmlib.museum`: each bug is caught by the tests that it names, and by nothing but the bug."""
+"""`teaching.museum`: each bug is caught by the tests that it names, and by nothing but the bug."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import ddpmlib
-from ddpmlib import data, museum
-from ddpmlib.museum import BUGS, Bug, Edit
+from ddpmlib import data
+from ddpmlib.teaching import museum
+from ddpmlib.teaching.museum import BUGS, Bug, Edit
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "notebooks" / "src" / "A_museum_of_bugs.py"
@@ -117,7 +118,7 @@ def test_the_copy_has_the_bug_and_the_library_at_hand_has_not() -> None:
 
 def test_a_copy_without_a_bug_is_a_library_of_its_own() -> None:
     copy = museum.library()
-    process = copy.process.DDPM(copy.schedules.cosine(10))
+    process = copy.process.DDPM(copy.process.schedules.cosine(10))
     assert isinstance(process, copy.DDPM) and not isinstance(process, ddpmlib.DDPM)
 
 

@@ -1,4 +1,4 @@
-"""`ddpmlib.oracle`: the truth itself, checked by quadrature, autograd, scipy and brute force."""
+"""`denoiser.oracle`: the truth itself, checked by quadrature, autograd, scipy and brute force."""
 
 import math
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from ddpmlib import oracle, schedules
-from ddpmlib.process import DDPM
+from ddpmlib.denoiser import oracle
+from ddpmlib.process import DDPM, schedules
 
 F64 = torch.float64
 T = 100

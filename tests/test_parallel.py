@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddpmlib import cli, files, parallel, training
+from ddpmlib import cli, files, training
+from ddpmlib.training import parallel
 from tests import parallel_worker as worker
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,10 +24,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpmlib import schedules
-from ddpmlib.denoiser import EPS, X0, Denoiser, Parameterization, Prediction, V
-from ddpmlib.metrics import frechet_distance
-from ddpmlib.process import DDPM
+from ddpmlib.denoiser import EPS, X0, Denoiser, Parameterization, V
+from ddpmlib.evaluation import frechet_distance
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import ddim_invert, leading_times, linspace_times, uniform_times
 
 diffusers = pytest.importorskip("diffusers")

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddpmlib import schedules
-from ddpmlib.denoiser import Prediction
-from ddpmlib.process import DDPM
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 
 T = 100
 PROCESS = DDPM(schedules.cosine(T))

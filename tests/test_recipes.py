@@ -1,4 +1,4 @@
-"""`ddpmlib.recipes`: a recipe says all, builds the same every time, and travels as JSON."""
+"""`ddpmlib.zoo.recipes`: a recipe says all, builds the same every time, and travels as JSON."""
 
 import json
 import math
@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from ddpmlib import data, evaluation, recipes, runs, training, zoo
+from ddpmlib import data, evaluation, training, zoo
+from ddpmlib.data import augment
 from ddpmlib.denoiser import PARAMETERIZATIONS, Denoiser
 from ddpmlib.files import read_safetensors
-from ddpmlib.losses import UniformTimes
+from ddpmlib.losses import UniformTimes, objectives
 from ddpmlib.models import (
     Classifier,
     ClassifierConfig,
@@ -20,9 +21,16 @@ from ddpmlib.models import (
     UNetConfig,
 )
 from ddpmlib.process import DDPM
-from ddpmlib.recipes import RECIPES, ClassifierRecipe, DiffusionRecipe, NoisyClassifierRecipe
-from ddpmlib.schedules import cosine
+from ddpmlib.process.schedules import cosine
 from ddpmlib.training import Settings
+from ddpmlib.zoo import (
+    RECIPES,
+    ClassifierRecipe,
+    DiffusionRecipe,
+    NoisyClassifierRecipe,
+    recipes,
+    runs,
+)
 
 NET = UNetConfig(
     width=8, mults=(1,), attention=(False,), heads=1, groups=4, num_classes=10, dropout=0.1
@@ -198,7 +206,7 @@ class Spy(nn.Module):
 
 def test_times_are_uniform_over_1_to_T_with_both_ends():
     spy = Spy(T=5)
-    recipes.diffusion_loss(spy, torch.zeros(5000, 1), None, generator())
+    objectives.diffusion_loss(spy, torch.zeros(5000, 1), None, generator())
     ((_, t, y),) = spy.asked
     assert y is None and t.dtype == torch.int64
     counts = torch.bincount(t)
@@ -210,7 +218,7 @@ def test_times_are_uniform_over_1_to_T_with_both_ends():
 def test_label_dropout_takes_its_share(share):
     spy, y = Spy(), torch.arange(4000) % 10
     before = y.clone()
-    recipes.diffusion_loss(spy, torch.zeros(4000, 1), y, generator(), share)
+    objectives.diffusion_loss(spy, torch.zeros(4000, 1), y, generator(), share)
     ((_, _, seen),) = spy.asked
     dropped = seen == 10
     assert float(dropped.float().mean()) == pytest.approx(share, abs=0.025)
@@ -220,7 +228,7 @@ def test_label_dropout_takes_its_share(share):
 def test_diffusion_loss_is_the_mean_square_at_the_drawn_noise():
     spy = Spy()
     x = torch.rand(64, 1, 2, 2, generator=generator(3))
-    loss = recipes.diffusion_loss(spy, x, None, generator(4))
+    loss = objectives.diffusion_loss(spy, x, None, generator(4))
     ((x_t, t, _),) = spy.asked
     scale = spy.process.alpha_bar[t].sqrt().reshape(-1, 1, 1, 1)
     std = (1 - spy.process.alpha_bar[t]).sqrt().reshape(-1, 1, 1, 1)
@@ -245,7 +253,7 @@ def test_a_network_without_classes_ignores_labels():
 @pytest.mark.parametrize("flip", [False, True])
 def test_flips_only_where_the_recipe_says_so(monkeypatch, flip):
     calls = []
-    monkeypatch.setattr(data, "random_flip", lambda x, g: calls.append(len(x)) or x)
+    monkeypatch.setattr(augment, "random_flip", lambda x, g: calls.append(len(x)) or x)
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
     for recipe in (TINY, JUDGE, GUIDE):
         replace(recipe, flip=flip).loss()(recipe.build(), x, y, generator())
@@ -259,7 +267,7 @@ def test_digits_are_never_mirrored():
 def test_a_classifier_learns_from_shifted_images_and_needs_labels(monkeypatch):
     reaches, real = [], data.random_shift
     monkeypatch.setattr(
-        data, "random_shift", lambda x, g, reach: reaches.append(reach) or real(x, g, reach)
+        augment, "random_shift", lambda x, g, reach: reaches.append(reach) or real(x, g, reach)
     )
     recipe = replace(JUDGE, reach=1)
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
@@ -307,7 +315,9 @@ def test_a_noisy_classifier_learns_from_x_t_and_its_twin_from_clean_images(noisy
 def test_a_noisy_classifier_shifts_images_before_the_noise(monkeypatch):
     seen = []
     real = data.random_shift
-    monkeypatch.setattr(data, "random_shift", lambda x, g, r: seen.append((x, r)) or real(x, g, r))
+    monkeypatch.setattr(
+        augment, "random_shift", lambda x, g, r: seen.append((x, r)) or real(x, g, r)
+    )
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
     for reach in (0, 2):
         recipe = replace(GUIDE, reach=reach)
@@ -395,7 +405,7 @@ def test_the_mean_of_a_batch_is_weighted_and_the_plain_losses_are_noted():
             self.noted = t.tolist(), losses.tolist()
 
     times = Two()
-    found = recipes.diffusion_loss(
+    found = objectives.diffusion_loss(
         Spy(5),
         torch.zeros(2, 3),
         None,
@@ -410,7 +420,7 @@ def test_the_mean_of_a_batch_is_weighted_and_the_plain_losses_are_noted():
 def test_times_of_another_chain_are_refused():
     for T in (4, 6):
         with pytest.raises(ValueError, match=rf"times in 1..{T} do not fit a process of T = 5"):
-            recipes.diffusion_loss(
+            objectives.diffusion_loss(
                 Spy(5), torch.zeros(2, 3), None, generator(), times=UniformTimes(T)
             )
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ddpmlib import results
+from ddpmlib.experiments import results
 
 
 @pytest.fixture

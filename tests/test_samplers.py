@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor, nn
 
-from ddpmlib import oracle, schedules
-from ddpmlib.denoiser import EPS, Denoiser, Prediction, V
-from ddpmlib.process import DDPM
+from ddpmlib.denoiser import EPS, Denoiser, V, oracle
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import (
     State,
     ddim_invert,

@@ -1,4 +1,4 @@
-"""`ddpmlib.schedules`: β tables against their formulas, and what every schedule must have."""
+"""`process.schedules`: β tables against their formulas, and what every schedule must have."""
 
 import math
 from collections.abc import Callable
@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ddpmlib import schedules
-from ddpmlib.process import DDPM
+from ddpmlib.process import DDPM, schedules
 
 INSIDE = st.floats(1e-6, 0.99)
 quick = settings(deadline=None, max_examples=40, derandomize=True)

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ddpmlib import results, scoreboard
+from ddpmlib.experiments import results, scoreboard
 
 plt = pytest.importorskip("matplotlib.pyplot")
 SAMPLED = ("ladder", "lengths", "schedules", "variances", "strides")

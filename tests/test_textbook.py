@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ddpmlib import schedules, textbook
-from ddpmlib.denoiser import EPS, X0, Denoiser, Parameterization, Prediction, V
+from ddpmlib import textbook
+from ddpmlib.denoiser import EPS, X0, Denoiser, Parameterization, V
 from ddpmlib.losses import l_simple
-from ddpmlib.process import DDPM
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import draw, uniform_times
 
 SCHEDULES = {

@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from ddpmlib import data, files, recipes, training
+from ddpmlib import data, files, training
 from ddpmlib.denoiser import Denoiser, V
-from ddpmlib.losses import ImportanceTimes, l_vlb
+from ddpmlib.losses import ImportanceTimes, l_vlb, objectives
 from ddpmlib.models import MLP, UNet, UNetConfig
 from ddpmlib.process import DDPM
-from ddpmlib.schedules import cosine
+from ddpmlib.process.schedules import cosine
 from ddpmlib.training import Settings, Trainer, TrainingDiverged, fit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +32,7 @@ def images(n=20):
 
 
 def unet_loss(model, x, y, generator):
-    return recipes.diffusion_loss(model, x, y, generator, label_dropout=0.3)
+    return objectives.diffusion_loss(model, x, y, generator, label_dropout=0.3)
 
 
 def unet_trainer(settings=SETTINGS, width=8, loss=unet_loss, **options):
@@ -755,7 +755,9 @@ def importance_trainer(**options):
             self.times = times
 
         def forward(self, model, x, y, generator):
-            return recipes.diffusion_loss(model, x, y, generator, objective=l_vlb, times=self.times)
+            return objectives.diffusion_loss(
+                model, x, y, generator, objective=l_vlb, times=self.times
+            )
 
     x = torch.randn(30, 2, generator=torch.Generator().manual_seed(2)).clamp(-1, 1)
     model = Denoiser(MLP(2, width=8, depth=1, outputs=2), DDPM(cosine(5)), V, var_mix=None)

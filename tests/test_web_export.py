@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from ddpmlib import recipes, samplers, web_export, zoo
+from ddpmlib import samplers, zoo
 from ddpmlib.cli import main
 from ddpmlib.models import UNet, UNetConfig
+from ddpmlib.teaching import web_export
+from ddpmlib.zoo import recipes
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = ROOT / "book" / "_static" / "alive" / "mnist_weights.js"

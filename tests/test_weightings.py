@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddpmlib import losses, schedules
+from ddpmlib import losses
 from ddpmlib.denoiser import EPS, X0, Denoiser, Parameterization, V
 from ddpmlib.losses import Weighting
-from ddpmlib.process import DDPM
+from ddpmlib.process import DDPM, schedules
 
 T = 60
 SCHEDULES = {

@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ddpmlib import data, evaluation, recipes, runs, training, zoo
+from ddpmlib import data, evaluation, files, training, zoo
 from ddpmlib.denoiser import Denoiser
+from ddpmlib.files import read_safetensors
 from ddpmlib.guidance import ClassifierGuidance
+from ddpmlib.losses import objectives
 from ddpmlib.models import (
     Classifier,
     ClassifierConfig,
@@ -21,9 +23,16 @@ from ddpmlib.models import (
     UNetConfig,
 )
 from ddpmlib.process import DDPM
-from ddpmlib.recipes import ClassifierRecipe, DiffusionRecipe, NoisyClassifierRecipe
-from ddpmlib.schedules import linear
-from ddpmlib.training import Settings, TrainingDiverged, read_safetensors
+from ddpmlib.process.schedules import linear
+from ddpmlib.training import Settings, TrainingDiverged
+from ddpmlib.zoo import (
+    ClassifierRecipe,
+    DiffusionRecipe,
+    NoisyClassifierRecipe,
+    checkpoints,
+    recipes,
+    runs,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 NET = UNetConfig(width=8, mults=(1,), attention=(False,), heads=1, groups=4, num_classes=10)
@@ -67,7 +76,7 @@ def copied(finished, tmp_path):
 @pytest.fixture
 def shipped(tmp_path, monkeypatch):
     folder = tmp_path / "shipped here"
-    monkeypatch.setattr(zoo, "shipped", lambda: folder)
+    monkeypatch.setattr(checkpoints, "shipped", lambda: folder)
     return folder
 
 
@@ -110,7 +119,7 @@ def test_a_run_leaves_four_files_and_a_truthful_card(finished):
     assert how["command"] == "make tiny" and how["images_seen"] == 80 and how["seconds"] >= 0
     assert how["device"] == "cpu" and how["bf16"] is False and how["compile"] is False
     assert how["torch"] == torch.__version__ and "thread" in how["hardware"]
-    log = runs.read_log(finished / zoo.LOG)
+    log = zoo.read_log(finished / zoo.LOG)
     assert card.loss == [[s, round(v, 6)] for s, v in zip(log["step"], log["loss"], strict=True)]
 
 
@@ -133,7 +142,7 @@ def test_the_log_has_the_mean_loss_of_each_stretch(finished, tmp_path, monkeypat
 
     monkeypatch.setattr(runs, "fit", fit)
     runs.train(TINY, tmp_path / "r", device="cpu", log_every=3)
-    log = runs.read_log(tmp_path / "r" / zoo.LOG)
+    log = zoo.read_log(tmp_path / "r" / zoo.LOG)
     assert log["step"] == [3, 6, 9, 10]
     means = [sum(losses[i:j]) / (j - i) for i, j in ((0, 3), (3, 6), (6, 9), (9, 10))]
     assert log["loss"] == pytest.approx(means, rel=1e-5)
@@ -189,12 +198,12 @@ def test_the_log_goes_on_where_the_saved_state_stands(tmp_path, monkeypatch):
     lines = (folder / zoo.LOG).read_text().splitlines(keepends=True)
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8]
     (folder / zoo.LOG).write_text("".join(lines) + '{"step": 9, "lo')  # cut by a kill
-    assert runs.read_log(folder / zoo.LOG)["step"] == [2, 4, 6, 8]
+    assert zoo.read_log(folder / zoo.LOG)["step"] == [2, 4, 6, 8]
     card = runs.train(TINY, folder, resume=True, device="cpu", save_every=5, log_every=2)
     rows = (folder / zoo.LOG).read_text().splitlines(keepends=True)
     assert [json.loads(line)["step"] for line in rows] == [2, 4, 6, 8, 10]
     assert rows[:2] == lines[:2]  # what the saved state knew of is kept, the rest is done again
-    log = runs.read_log(folder / zoo.LOG)
+    log = zoo.read_log(folder / zoo.LOG)
     assert log["seconds"] == sorted(log["seconds"])
     assert [step for step, _ in card.loss] == log["step"]
 
@@ -270,14 +279,14 @@ def test_a_log_of_rubbish_does_not_stop_a_resume(tmp_path, monkeypatch):
             runs.train(TINY, folder, device="cpu", save_every=4)
     (folder / zoo.LOG).write_bytes(b"\0\0\xff\n12\n[]\nnull\n{}\n")
     runs.train(TINY, folder, resume=True, device="cpu")
-    assert runs.read_log(folder / zoo.LOG)["step"] == [10]
+    assert zoo.read_log(folder / zoo.LOG)["step"] == [10]
 
 
 def test_an_empty_and_a_missing_log(tmp_path):
     (tmp_path / "log.jsonl").write_text("")
-    assert runs.read_log(tmp_path / "log.jsonl") == {}
+    assert zoo.read_log(tmp_path / "log.jsonl") == {}
     with pytest.raises(FileNotFoundError, match="no log"):
-        runs.read_log(tmp_path / "other.jsonl")
+        zoo.read_log(tmp_path / "other.jsonl")
 
 
 def test_a_run_is_never_overwritten_by_accident(copied):
@@ -333,7 +342,7 @@ def test_diverging_leaves_the_last_good_state(tmp_path, monkeypatch):
 
     def diverging(model, x, y, generator):
         calls.append(1)
-        loss = recipes.diffusion_loss(model, x, y, generator)
+        loss = objectives.diffusion_loss(model, x, y, generator)
         return loss * float("nan") if len(calls) > 6 else loss
 
     with monkeypatch.context() as patch:
@@ -500,7 +509,7 @@ def test_weights_of_another_recipe_are_refused(copied):
 
 
 def test_shipped_is_inside_an_installed_package_else_in_the_clone(tmp_path, monkeypatch):
-    monkeypatch.setattr(zoo, "PACKAGE", tmp_path / "ddpmlib")
+    monkeypatch.setattr(files, "PACKAGE", tmp_path / "ddpmlib")
     assert zoo.shipped() == tmp_path / "data" / "checkpoints"
     (tmp_path / "ddpmlib" / "checkpoints").mkdir(parents=True)
     assert zoo.shipped() == tmp_path / "ddpmlib" / "checkpoints"
@@ -513,7 +522,7 @@ def test_shipped_is_inside_an_installed_package_else_in_the_clone(tmp_path, monk
 def in_parts(copied, shipped, monkeypatch):
     """The tiny run, shipped in five parts; returns the path that stands for them."""
     whole = (zoo.ship(copied, "whole")).stat().st_size
-    monkeypatch.setattr(zoo, "LARGEST", -(-whole // 5))
+    monkeypatch.setattr(checkpoints, "LARGEST", -(-whole // 5))
     return zoo.ship(copied)
 
 
@@ -526,7 +535,7 @@ def test_large_weights_ship_in_parts_and_load_joined(in_parts, shipped):
     digest = card.sha256[:12]
     assert [p.name for p in parts] == [f"tiny.safetensors.{digest}.part{i}of5" for i in range(1, 6)]
     assert card.parts == 5 and not in_parts.exists()
-    assert all(0 < p.stat().st_size <= zoo.LARGEST for p in parts)
+    assert all(0 < p.stat().st_size <= checkpoints.LARGEST for p in parts)
     content = b"".join(p.read_bytes() for p in parts)
     assert hashlib.sha256(content).hexdigest() == card.sha256
     whole, _ = zoo.load("whole", "cpu")
@@ -537,7 +546,7 @@ def test_large_weights_ship_in_parts_and_load_joined(in_parts, shipped):
 
 
 def test_more_than_nine_parts_are_joined_in_order(copied, shipped, monkeypatch):
-    monkeypatch.setattr(zoo, "LARGEST", 700)
+    monkeypatch.setattr(checkpoints, "LARGEST", 700)
     path = zoo.ship(copied)
     assert zoo.Card.read(path.with_suffix(".json")).parts > 10
     zoo.load("tiny", "cpu")
@@ -591,7 +600,7 @@ def test_a_newer_checkpoint_takes_the_older_ones_files_away(
     before = parts_of(in_parts)
     (shipped / ".tiny.safetensors.0123456789ab.part1of2.part").write_bytes(b"of a killed write")
     neighbour = (shipped / "whole.safetensors").read_bytes()
-    monkeypatch.setattr(zoo, "LARGEST", largest)
+    monkeypatch.setattr(checkpoints, "LARGEST", largest)
     zoo.ship(copied, "tiny", "float32")
     card = zoo.Card.read(shipped / "tiny.json")
     files = zoo.weights_files(in_parts, card)
@@ -599,7 +608,7 @@ def test_a_newer_checkpoint_takes_the_older_ones_files_away(
     assert not set(before) & set(files)
     assert same(zoo.load("tiny", "cpu")[0].state_dict(), weights(finished / zoo.MODEL))
     assert (shipped / "whole.safetensors").read_bytes() == neighbour
-    monkeypatch.setattr(zoo, "LARGEST", 5_000)
+    monkeypatch.setattr(checkpoints, "LARGEST", 5_000)
     zoo.ship(copied)
     assert parts_of(in_parts) and not in_parts.exists()
 
@@ -617,7 +626,7 @@ def test_a_ship_killed_at_any_write_leaves_the_old_or_the_new(
         writes.append(path)
         real(path, content)
 
-    monkeypatch.setattr(zoo, "LARGEST", 2 * zoo.LARGEST)
+    monkeypatch.setattr(checkpoints, "LARGEST", 2 * checkpoints.LARGEST)
     with monkeypatch.context() as patch:
         patch.setattr(zoo, "write_atomically", dying)
         try:
@@ -830,7 +839,7 @@ def test_every_shipped_file_belongs_to_a_checkpoint():
 
 def test_what_ships_fits_the_repository():
     sizes = {p: p.stat().st_size for p in (ROOT / "data").rglob("*") if p.is_file()}
-    assert max(sizes.values()) <= zoo.LARGEST and sum(sizes.values()) < 60e6
+    assert max(sizes.values()) <= checkpoints.LARGEST and sum(sizes.values()) < 60e6
 
 
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
@@ -854,7 +863,7 @@ def test_every_shipped_checkpoint_loads_and_its_card_is_truthful(path):
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
 def test_every_shipped_checkpoint_has_its_log_and_measurements(path):
     card = zoo.Card.read(path.with_suffix(".json"))
-    log = runs.read_log(path.with_suffix(".jsonl"))
+    log = zoo.read_log(path.with_suffix(".jsonl"))
     assert log["step"] == sorted(set(log["step"])) and log["step"][-1] == card.loss[-1][0]
     assert card.metrics, "measure it: ddpmlib evaluate NAME"
     assert all(m["n"] >= 2 and m["hardware"] for m in card.metrics)

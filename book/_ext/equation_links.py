@@ -3,8 +3,9 @@
 What stands where is read from the sources by `ddpmlib.equations`. Behind a displayed formula with
 a number come small links: to the function in the API reference, to its source and to the tests on
 the repository. In running text "(1.4)" becomes a link to the formula, and a name such as
-`ddpmlib.process.DDPM` or a test's id, where it stands as code, a link to what it names. A number
-twice, without a function and a test, or one that does not exist, is a warning: the build fails.
+`ddpmlib.process.ddpm.DDPM` or a test's id, where it stands as code, a link to what it names. A
+number twice, without a function and a test, or one that does not exist, is a warning: the build
+fails.
 """
 
 from __future__ import annotations
@@ -207,7 +208,7 @@ class Page:
 
 
 def _short(name: str) -> str:
-    """``DDPM.q_sample`` of ``ddpmlib.process.DDPM.q_sample``: what a reader would call it."""
+    """``DDPM.q_sample`` of ``ddpmlib.process.ddpm.DDPM.q_sample``: what a reader would call it."""
     *rest, last = [part for part in name.split(".") if part not in ("forward", "__call__")]
     return f"{rest[-1]}.{last}" if rest[-1][:1].isupper() else last
 

@@ -13,7 +13,7 @@ from ddpmlib.models.embedding import Embedding
 from ddpmlib.models.unet import Block, Downsample, UNetConfig
 
 if TYPE_CHECKING:
-    from ddpmlib.process import DDPM
+    from ddpmlib.process.ddpm import DDPM
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import sympy as sp
 import torch
-from ddpmlib import data, equations, exercises, oracle, schedules
-from ddpmlib.process import DDPM
+from ddpmlib import data, equations
+from ddpmlib.denoiser import oracle
+from ddpmlib.process import DDPM, schedules
+from ddpmlib.teaching import exercises
 from IPython.display import Markdown
 from scipy import stats
 

@@ -38,10 +38,12 @@ import math
 
 import matplotlib.pyplot as plt
 import torch
-from ddpmlib import data, equations, exercises, oracle, schedules
-from ddpmlib.denoiser import Prediction
-from ddpmlib.process import DDPM
+from ddpmlib import data, equations
+from ddpmlib.denoiser import oracle
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import draw, sample, uniform_times
+from ddpmlib.teaching import exercises
 
 process = DDPM(schedules.cosine(1000))
 

@@ -73,11 +73,10 @@ _ = plots.grid(mnist_samples, ncol=10)
 
 # %% mystnb={"image": {"alt": "Three scatter plots of a ring of six Gaussian clusters: the data, samples of a small trained network, samples of the exact denoiser. All three show the same six clusters; the network leaves a few stray points between them."}}
 import matplotlib.pyplot as plt
-from ddpmlib import oracle, schedules
-from ddpmlib.denoiser import EPS, X0, Denoiser, V
+from ddpmlib.denoiser import EPS, X0, Denoiser, V, oracle
+from ddpmlib.losses import diffusion_loss
 from ddpmlib.models import MLP
-from ddpmlib.process import DDPM
-from ddpmlib.recipes import diffusion_loss
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.training import Settings, Trainer, fit
 
 _ = torch.manual_seed(0)
@@ -436,7 +435,7 @@ print("the same loss and the same samples, up to float32 rounding")
 from ddpmlib.models import UNet
 from ddpmlib.models.embedding import sinusoidal
 from ddpmlib.models.unet import SelfAttention
-from ddpmlib.recipes import RECIPES
+from ddpmlib.zoo import RECIPES
 
 _ = torch.manual_seed(0)
 layer = SelfAttention(features=32, heads=2, groups=8)
@@ -582,7 +581,7 @@ plots.film(
 # unseen scans is on its card) read 300 new samples and compare with what we asked for.
 
 # %% tags=["nbval-ignore-output"]
-from ddpmlib import features, metrics
+from ddpmlib.evaluation import features, metrics
 
 judge, judge_card = zoo.load("digits-classifier", device="cpu")
 y = torch.arange(10).repeat(30)
@@ -790,7 +789,7 @@ assert share["correct"] > 0.9 and share["rand for randn"] < 0.5
 # :::
 
 # %%
-from ddpmlib import exercises
+from ddpmlib.teaching import exercises
 
 answer = ...  # (loss of the ε-network, loss of the x₀-network)
 

@@ -97,10 +97,10 @@ assert share > 0.8 and last_ten > 0.5 and total.mean() < 8
 # Here for three little Gaussians on a line, where the truth is known; every step uses the exact denoiser.
 
 # %% mystnb={"image": {"alt": "Minus log density of a three-component mixture over x, and the variational bound for chains of 5, 20 and 100 steps. Five steps give a nearly flat line, 20 steps three shallow valleys, 100 steps nearly the true curve."}}
-from ddpmlib import oracle, schedules
-from ddpmlib.denoiser import EPS, Denoiser, Prediction
+from ddpmlib.denoiser import EPS, Denoiser, oracle
 from ddpmlib.likelihood import continuous
-from ddpmlib.process import DDPM
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 
 F64 = torch.float64
 centres = torch.tensor([-0.8, 0.1, 0.9], dtype=F64)
@@ -895,7 +895,7 @@ assert sure.mean() > right.mean()
 # :::
 
 # %%
-from ddpmlib import exercises
+from ddpmlib.teaching import exercises
 
 answer = ...  # (bits per dimension, nats per image)
 

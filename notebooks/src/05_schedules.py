@@ -39,22 +39,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import sympy as sp
 import torch
-from ddpmlib import (
-    data,
-    equations,
-    exercises,
-    features,
-    losses,
-    metrics,
-    oracle,
-    schedules,
-    zoo,
-)
-from ddpmlib.denoiser import Denoiser, V
+from ddpmlib import data, equations, losses, zoo
+from ddpmlib.denoiser import Denoiser, V, oracle
+from ddpmlib.evaluation import features, metrics
+from ddpmlib.losses import diffusion_loss
 from ddpmlib.models import UNet, UNetConfig
-from ddpmlib.process import DDPM
-from ddpmlib.recipes import diffusion_loss
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import draw, uniform_times
+from ddpmlib.teaching import exercises
 from ddpmlib.training import Settings, Trainer, fit
 
 double = {"dtype": torch.float64}

@@ -40,10 +40,10 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import torch
-from ddpmlib import oracle, schedules
-from ddpmlib.denoiser import Prediction
+from ddpmlib.denoiser import oracle
 from ddpmlib.likelihood import continuous, decoder_floor, elbo
-from ddpmlib.process import DDPM
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import draw, quadratic_times, uniform_times
 
 double = {"dtype": torch.float64}
@@ -455,7 +455,7 @@ print("the same values and gradients")
 # %% tags=["nbval-ignore-output"] mystnb={"image": {"alt": "Three panels over x for t = 3, 6 and 10: the learned variance follows the exact best variance, a hump between the modes, in between and partly above the dashed lines for beta tilde and beta."}}
 from functools import partial
 
-from ddpmlib.recipes import diffusion_loss
+from ddpmlib.losses import diffusion_loss
 from ddpmlib.training import Settings, Trainer, fit
 
 
@@ -615,7 +615,8 @@ for schedule in (schedules.linear, schedules.cosine):
 # Three fields of the digits recipe change, nothing else: the objective, the learned variance (the network then answers twice the channels), and a shorter budget.
 
 # %% tags=["nbval-ignore-output"]
-from ddpmlib import data, recipes
+from ddpmlib import data
+from ddpmlib.zoo import recipes
 
 recipe = recipes.changed(
     recipes.RECIPES["digits"],
@@ -722,7 +723,8 @@ assert noise["loss moments (6.12)"] < 0.5 * noise["uniform"]
 # and nothing else costs $\log_217\approx4.09$; knowing nothing costs 8. They compare variances on these data, and nothing with published numbers on photographs.
 
 # %% tags=["nbval-ignore-output"]
-from ddpmlib import features, metrics, zoo
+from ddpmlib import zoo
+from ddpmlib.evaluation import features, metrics
 from ddpmlib.likelihood import bits_per_dim, prior_term, reverse_step_term
 
 levels = digits.x_train.unique().numel()
@@ -978,7 +980,7 @@ assert cost[1] > 10 * cost[0] > 0
 # :::
 
 # %%
-from ddpmlib import exercises
+from ddpmlib.teaching import exercises
 
 answer = ...  # (v* of the point, v* of the standard normal)
 

@@ -88,8 +88,7 @@ for ax, eta, name in zip(
 # One clean number $x_0 = 1.5$, and three ways to make noise of it. Each path below is a draw of a whole chain $x_1,\dots,x_T$ given the *same* $x_0$.
 
 # %% mystnb={"image": {"alt": "Three panels with paths over time, from 1.5 at time 0 to a wide spread. Left: smooth fans that never cross. Middle: jagged random walks. Right: pure scatter from step to step. The grey band of two standard deviations is the same in all."}}
-from ddpmlib import schedules
-from ddpmlib.process import DDPM
+from ddpmlib.process import DDPM, schedules
 
 chain = DDPM(schedules.cosine(60))
 
@@ -397,7 +396,8 @@ print("eight DDIM steps are eight Euler steps")
 # truth by the *energy distance* $2\,\mathbb E|X-Y|-\mathbb E|X-X'|-\mathbb E|Y-Y'|$, zero only for equal laws, estimated without bias (so it may come out slightly negative).
 
 # %% tags=["nbval-ignore-output"]
-from ddpmlib import data, oracle
+from ddpmlib import data
+from ddpmlib.denoiser import oracle
 
 centres = data.ring_means(6)
 weights = torch.tensor([1.0, 2, 3, 1, 2, 3])
@@ -513,7 +513,7 @@ assert 0.8 < order < 1.2
 # [chapter 09](09_scoreboard.ipynb) ask that). With seventy samples such a distance is far from zero even between equals; that value is the *floor* to look at.
 
 # %% tags=["nbval-ignore-output"]
-from ddpmlib import features, metrics
+from ddpmlib.evaluation import features, metrics
 
 judge, _ = zoo.load("mnist-classifier", device="cpu")
 y = torch.arange(10).repeat(7)
@@ -1048,7 +1048,7 @@ assert figures["one bar lost"][2] < 0.7 * figures[""][2]
 # :::
 
 # %%
-from ddpmlib import exercises
+from ddpmlib.teaching import exercises
 
 answer = ...  # a function mix(a, b, w)
 

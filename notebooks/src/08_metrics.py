@@ -35,8 +35,14 @@ plots.style()
 
 # %%
 import torch
-from ddpmlib import data, features, metrics, zoo
-from ddpmlib.metrics import frechet_distance
+from ddpmlib import data, zoo
+from ddpmlib.evaluation import (
+    features,
+    frechet_distance,
+    intervals,
+    metrics,
+    statistics,
+)
 from sklearn.datasets import load_sample_image
 
 digits = data.load("digits")
@@ -122,7 +128,7 @@ for (top, ax), distort in zip(axes.T, distortions, strict=True):
         g = torch.Generator().manual_seed(1)
         x = distort(x_test, a, g).clamp(-1, 1)
         h, _ = features.judge(judge, x)
-        low, high = metrics.bootstrap(
+        low, high = intervals.bootstrap(
             to_train, h, draws=40, groups=digits.y_test, generator=g
         )
         values.append(to_train(h))
@@ -407,7 +413,7 @@ print("sympy agrees with (8.6), (8.7) and (8.9)")
 # %% [markdown]
 # ## From scratch, then from the library
 #
-# Four measures, ten lines or fewer each, and the same four from `ddpmlib.metrics`.
+# Four measures, ten lines or fewer each, and the same four from `ddpmlib.evaluation.metrics`.
 
 
 # %%
@@ -792,8 +798,8 @@ for n in (10, 20, 40, 64):
 from dataclasses import replace
 
 from ddpmlib.models import Classifier
-from ddpmlib.recipes import RECIPES
 from ddpmlib.training import Trainer, fit
+from ddpmlib.zoo import RECIPES
 
 recipe = RECIPES["digits-classifier"]
 settings = replace(recipe.settings, steps=500, seed=1)
@@ -933,7 +939,7 @@ for n in (100, 150, 200):
 # The prediction holds in another feature space, where no one made the features Gaussian. Now against the real thing: 60,000 training images, known by their moments.
 
 # %% tags=["nbval-ignore-output"]
-known = features.statistics("mnist", mnist_judge)
+known = statistics.statistics("mnist", mnist_judge)
 low = frechet_distance(known.test, known.train)
 whole = frechet_distance(h, known.train)
 c_real = bias_constant(h, known.train.mean, known.train.cov).item()
@@ -1102,7 +1108,7 @@ ax.xaxis.minorticks_off()
 # :::
 
 # %%
-from ddpmlib import exercises
+from ddpmlib.teaching import exercises
 
 answer = ...  # (distance, score)
 

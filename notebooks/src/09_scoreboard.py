@@ -38,8 +38,9 @@ import json
 
 import matplotlib.pyplot as plt
 import torch
-from ddpmlib import oracle, results, schedules, scoreboard
-from ddpmlib.process import DDPM
+from ddpmlib.denoiser import oracle
+from ddpmlib.experiments import results, scoreboard
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import draw, uniform_times
 from IPython.display import Markdown
 
@@ -275,8 +276,9 @@ print(json.dumps(one, indent=1))
 # fixed variance, then with a learned one, then the cosine schedule as well.
 
 # %% tags=["nbval-ignore-output"]
-from ddpmlib import evaluation, recipes, zoo
+from ddpmlib import evaluation, zoo
 from ddpmlib.training import Trainer, fit
+from ddpmlib.zoo import recipes
 
 digits = data.load("digits")
 judge, _ = zoo.load("digits-classifier", device="cpu")
@@ -487,7 +489,7 @@ assert min(share.values()) > 0.9
 digits_net, card = zoo.load("digits", device="cpu")
 y = torch.arange(1500) % 10
 many = evaluation.generate(digits_net, (1, 8, 8), y, 10, eta=1.0, seed=0)
-from ddpmlib import features, metrics
+from ddpmlib.evaluation import features, metrics
 
 h_many, _ = features.judge(judge, many)
 h_real, _ = features.judge(judge, digits.x_train)
@@ -544,7 +546,7 @@ assert abs(gain - 1.5 / torch.pi**0.5) < 0.2
 # :::
 
 # %%
-from ddpmlib import exercises
+from ddpmlib.teaching import exercises
 
 answer = (..., ...)  # standard errors apart, samples needed
 

@@ -36,7 +36,8 @@ plots.style()
 # %% mystnb={"image": {"alt": "Four rows of ten MNIST digits for the strengths 0, 1, 4 and 10, columns for the classes 0 to 9. The first row has nothing to do with the columns, in the second most digits are those of their column, in the last two all or nearly all."}} tags=["nbval-ignore-output"]
 import matplotlib.pyplot as plt
 import torch
-from ddpmlib import features, metrics, zoo
+from ddpmlib import zoo
+from ddpmlib.evaluation import features, metrics
 from ddpmlib.guidance import ClassifierGuidance, Unconditional, interval
 from ddpmlib.samplers import draw, uniform_times
 
@@ -122,7 +123,8 @@ assert agreed[0] < 0.4 and min(agreed[2:]) > 0.7
 # Six clusters in the plane, two of each of three classes, and their exact denoiser. Noise blurs the density $q(x_t)$; the arrows show in which direction it grows.
 
 # %% mystnb={"image": {"alt": "Four panels of the plane at times 50, 300, 600 and 900: density as shading, arrows that point uphill. At t = 50 the arrows lead to the nearest of six clusters, at t = 300 the clusters begin to merge, at 600 and 900 all arrows point to the centre."}}
-from ddpmlib import data, oracle
+from ddpmlib import data
+from ddpmlib.denoiser import oracle
 
 weights = torch.tensor([2.0, 1, 1, 2, 1, 1])
 widths = torch.tensor([0.30, 0.20, 0.30, 0.25, 0.35, 0.20])
@@ -258,7 +260,7 @@ print("stationary: p as printed, p² with half the noise, √p with twice")
 # ### From scratch, then from the library
 
 # %%
-from ddpmlib.langevin import langevin, step_size
+from ddpmlib.samplers import langevin, step_size
 
 
 def walk(score, x, h, steps, generator):
@@ -320,9 +322,8 @@ _ = ax.legend()
 # spread over 40 noise levels, from high to low, ten at each: **annealed Langevin** {cite}`song2019generative`.
 
 # %% mystnb={"image": {"alt": "Paths of chains over 400 steps, target modes at minus one and one. Left: paths stay on the side where they began. Right, annealed: paths wander widely for the first half, then split, most of them to plus one."}} tags=["nbval-ignore-output"]
-from ddpmlib import schedules
-from ddpmlib.langevin import annealed_langevin
-from ddpmlib.process import DDPM
+from ddpmlib.process import DDPM, schedules
+from ddpmlib.samplers import annealed_langevin
 
 short = DDPM(schedules.cosine(40))
 islands = oracle.Mixture(
@@ -397,7 +398,7 @@ assert crossings[1] == 0 and crossings[35] > 5
 # The reverse step of [chapter 03](03_ddpm.ipynb) moves *between* levels, Langevin moves *within* one and knows how to repair a law that is not quite right. So do both: a step, then a few Langevin steps where it arrived. Does it help when steps are few? A ring of six clusters with its exact denoiser, energy distance to the truth (see [chapter 07](07_ddim.ipynb)), six seeds:
 
 # %% tags=["nbval-ignore-output"]
-from ddpmlib.langevin import predictor_corrector
+from ddpmlib.samplers import predictor_corrector
 
 ring = oracle.Mixture(
     process, torch.tensor([1.0, 2, 3, 1, 2, 3]), data.ring_means(6),
@@ -896,8 +897,9 @@ _ = ax.legend()
 # The classifier is the half of a U-Net that goes down, told the time, with attention pooling at the bottom; its loss is cross-entropy on $x_t$ at random $t$. Beside it a twin of the same net with the same budget that never sees noise (`noisy=False`); both in seconds, on the embedded digits.
 
 # %% tags=["nbval-ignore-output"]
-from ddpmlib import evaluation, recipes
+from ddpmlib import evaluation
 from ddpmlib.training import Trainer, fit
+from ddpmlib.zoo import recipes
 
 digits = data.load("digits")
 trained = {}
@@ -1081,7 +1083,7 @@ assert class_card.loss[-1][1] < 0.6 * class_card.loss[0][1]
 # Every cell of the sweep: 5,000 samples of 20 ancestral steps, the unconditional belief guided by the noisy classifier with strength $s$, with and without dynamic thresholding ([chapter 11](11_classifier_free.ipynb) explains that one), brackets for the sampling error. One network and one classifier, so differences inside the brackets mean nothing. The rows come from `python scripts/guidance_experiments.py train`, then `measure` (about two and a half hours of one core).
 
 # %%
-from ddpmlib import results, scoreboard
+from ddpmlib.experiments import results, scoreboard
 from IPython.display import Markdown
 
 Markdown(scoreboard.guidance_table("mnist", "classifier"))
@@ -1326,7 +1328,7 @@ assert (
 # :::
 
 # %%
-from ddpmlib import exercises
+from ddpmlib.teaching import exercises
 
 answer = ...  # (settled, bound)
 

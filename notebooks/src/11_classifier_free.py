@@ -80,7 +80,7 @@ for row, w in enumerate(weights):
 # Three classes in the plane, each a Gaussian, close enough to overlap. Their exact beliefs are known: $\mathbb E[x_0\mid x_t, y]$ with the class, $\mathbb E[x_0\mid x_t]$ without. Classifier-free guidance goes from the second to the first *and then further in the same direction*, $w$ times as far again:
 
 # %% mystnb={"image": {"alt": "Four scatter plots of three overlapping clouds of points in three colours. With w = minus one the colours are mixed; with 0 each cloud has its own place; with 1 and 4 the clouds shrink and move outwards, past the crosses that mark the class means."}}
-from ddpmlib import oracle
+from ddpmlib.denoiser import oracle
 from ddpmlib.samplers import draw
 
 angle = 2 * torch.pi * (torch.arange(3) / 3 + 0.25)
@@ -346,7 +346,7 @@ print("the tilted, the DDIM and the ancestral law agree with sympy")
 # %%
 from itertools import pairwise
 
-from ddpmlib.denoiser import Prediction
+from ddpmlib.prediction import Prediction
 from scipy import integrate
 
 
@@ -454,8 +454,8 @@ print("ten lines and the library agree; (11.2) holds for the noise")
 from dataclasses import replace
 
 from ddpmlib import data
-from ddpmlib.recipes import RECIPES
 from ddpmlib.training import Trainer, fit
+from ddpmlib.zoo import RECIPES
 
 scans = data.load("digits")
 
@@ -484,7 +484,7 @@ nets = {"dropout 10 %": train(0.1), "no dropout": train(0.0)}
 # features of 100 samples and of the training scans.
 
 # %% tags=["nbval-ignore-output"]
-from ddpmlib import features, metrics
+from ddpmlib.evaluation import features, metrics
 
 digit_judge, _ = zoo.load("digits-classifier", device="cpu")
 real, _ = features.judge(digit_judge, scans.x_train)
@@ -716,7 +716,7 @@ assert min(table["late"]["variety"]) > max(table["early"]["variety"])
 # At scale, with 5,000 samples a row (20 ancestral steps, guidance at the times given, none at the others), MNIST first, then Fashion-MNIST:
 
 # %%
-from ddpmlib import scoreboard
+from ddpmlib.experiments import scoreboard
 from IPython.display import Markdown
 
 Markdown(scoreboard.interval_table("mnist"))
@@ -782,7 +782,7 @@ _ = axes[0, 1].legend(fontsize=7)
 # the Inception Score of *real images* without any guidance, on Fashion-MNIST from $w=0.5$ on. A score that reality does not reach is no praise.
 
 # %% tags=["hide-input"]
-from ddpmlib import results
+from ddpmlib.experiments import results
 
 for name in ("mnist", "fashion_mnist"):
     cells = sorted(
@@ -977,7 +977,7 @@ assert (
 # :::
 
 # %%
-from ddpmlib import exercises
+from ddpmlib.teaching import exercises
 
 answer = ...  # (to_w, combine)
 

@@ -36,7 +36,7 @@ plots.style()
 # %%
 import matplotlib.pyplot as plt
 import torch
-from ddpmlib import museum
+from ddpmlib.teaching import museum
 
 right = museum.library()  # the library once more, without a bug
 wrong = museum.library("guidance_sign")  # and with one
@@ -68,7 +68,7 @@ stds = torch.tensor([0.1, 0.1], **double)
 
 def two_peaks(lib, T=200, schedule="cosine"):
     process = lib.process.DDPM(getattr(lib.schedules, schedule)(T))
-    return process, lib.oracle.Mixture(process, weights, means, stds)
+    return process, lib.denoiser.oracle.Mixture(process, weights, means, stds)
 
 
 def chain(lib, steps=None, eta=1.0, n=4000):
@@ -111,8 +111,8 @@ def histograms(draw, reach=(-1.3, 1.3), titles=("right", "wrong")):
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of digits from the same noise. Right: clean digits. Wrong: the same digits under visible grain."}}
 def perfect_model(lib, steps=10):
-    process = lib.process.DDPM(lib.schedules.cosine(1000))
-    exact = lib.oracle.FiniteData(process, scans)
+    process = lib.process.DDPM(lib.process.schedules.cosine(1000))
+    exact = lib.denoiser.oracle.FiniteData(process, scans)
     large = lib.denoiser.FixedVariance(exact, 1.0)
     x_T = torch.randn(8, 1, 8, 8, generator=seeded(5))
     times = lib.samplers.uniform_times(1000, steps)
@@ -123,7 +123,7 @@ wrong = museum.library("noise_after_the_last_step")
 clean, veiled = perfect_model(right), perfect_model(wrong)
 two([clean, veiled])
 veil = float((veiled - clean).std())
-expected = float(right.process.DDPM(right.schedules.cosine(1000)).std[100])
+expected = float(right.process.DDPM(right.process.schedules.cosine(1000)).std[100])
 print(f"grain {veil:.2f}, √β of the last stride {expected:.2f}")
 assert abs(veil / expected - 1) < 0.1
 
@@ -145,8 +145,8 @@ museum.plaque("noise_after_the_last_step")
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Error of the standard deviation over the number of steps T, both axes logarithmic. The right sampler stays at the level of chance; the wrong one starts at 0.2 and falls to that level, which it reaches at a few hundred steps."}}
 def spread(lib, T, n=10_000):
     """Samples of a standard normal, for which variance beta is exact."""
-    process = lib.process.DDPM(lib.schedules.cosine(T))
-    exact = lib.oracle.Gaussian(
+    process = lib.process.DDPM(lib.process.schedules.cosine(T))
+    exact = lib.denoiser.oracle.Gaussian(
         process, torch.zeros(1, **double), torch.eye(1, **double)
     )
     large = lib.denoiser.FixedVariance(exact, 1.0)
@@ -190,8 +190,8 @@ museum.plaque("one_step_behind")
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two scatter plots in the plane. Right: eight round clusters on a ring. Wrong: eight small dense dots in their places, each a third as wide."}}
 def ring(lib, n=800):
-    process = lib.process.DDPM(lib.schedules.cosine(200))
-    exact = lib.oracle.Mixture(
+    process = lib.process.DDPM(lib.process.schedules.cosine(200))
+    exact = lib.denoiser.oracle.Mixture(
         process,
         torch.ones(8),
         right.data.ring_means(8),
@@ -245,10 +245,10 @@ class Silent(torch.nn.Module):
 
 
 def loss_of_nothing(lib):
-    process = lib.process.DDPM(lib.schedules.linear(100))
+    process = lib.process.DDPM(lib.process.schedules.linear(100))
     silent = lib.denoiser.Denoiser(Silent(), process)
     x = torch.zeros(100_000, 2)
-    return float(lib.recipes.diffusion_loss(silent, x, None, seeded(0)))
+    return float(lib.losses.diffusion_loss(silent, x, None, seeded(0)))
 
 
 trained_wrong = museum.library("uniform_noise_in_training")
@@ -334,7 +334,7 @@ museum.plaque("bar_lost")
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of the same eight digits. Right: each digit noisier than the one before it, from clean to pure noise. Wrong: all eight alike, clean on the left edge and pure noise on the right edge."}}
 def eight_times(lib):
-    process = lib.process.DDPM(lib.schedules.cosine(1000))
+    process = lib.process.DDPM(lib.process.schedules.cosine(1000))
     t = torch.arange(8) * 1000 // 7
     eps = torch.randn(8, 1, 8, 8, generator=seeded(7))
     return process.q_sample(scans[:8], t, eps), (t, eps)
@@ -365,8 +365,8 @@ museum.plaque("times_along_the_width")
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Relative error of the first noise level over the number of steps, both axes logarithmic. With tables in single precision it rises by several powers of ten, from 1e-7 or less at ten steps to a few thousandths at thirty thousand."}}
 def first_noise(lib, T):
-    process = lib.process.DDPM(lib.schedules.cosine(T))
-    exact = right.process.DDPM(right.schedules.cosine(T)).std[1]
+    process = lib.process.DDPM(lib.process.schedules.cosine(T))
+    exact = right.process.DDPM(right.process.schedules.cosine(T)).std[1]
     return abs(float(process.std[1].double() / exact) - 1)
 
 
@@ -400,9 +400,9 @@ museum.plaque("float32_tables")
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of digits. Right: white digits on black. Wrong: the same kind of digits, white on mid-grey."}}
 def from_bytes(lib):
     """A perfect model of the data as the library scales them."""
-    process = lib.process.DDPM(lib.schedules.cosine(1000))
+    process = lib.process.DDPM(lib.process.schedules.cosine(1000))
     data = lib.data.to_float(lib.data.load("digits").x_train)
-    exact = lib.oracle.FiniteData(process, data)
+    exact = lib.denoiser.oracle.FiniteData(process, data)
     x_T = torch.randn(8, 1, 8, 8, generator=seeded(5))
     times = lib.samplers.uniform_times(1000, 50)
     x = lib.samplers.draw(exact, process, x_T, times, generator=seeded(6))
@@ -431,11 +431,11 @@ museum.plaque("data_in_0_1")
 
 # %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Accuracy of the averaged classifier over training steps. With copied buffers it climbs from 0.1 to about 0.6; with averaged buffers it stays at 0.1."}}
 def learn(lib, steps=200):
-    recipe = lib.recipes.ClassifierRecipe(
+    recipe = lib.zoo.recipes.ClassifierRecipe(
         "exhibit",
         "digits",
-        lib.recipes.ClassifierConfig(width=8),
-        lib.recipes.Settings(steps, lr=3e-3, warmup=10, ema=0.995),
+        lib.models.ClassifierConfig(width=8),
+        lib.training.Settings(steps, lr=3e-3, warmup=10, ema=0.995),
     )
     digits = lib.data.load("digits")
     x = lib.data.to_float(digits.x_test)
@@ -490,11 +490,11 @@ museum.plaque("averaged_buffers")
 
 # %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Two panels, accuracy and mean confidence over the time t from 1 to 40. Right: both fall together to one tenth. Wrong: accuracy falls to one tenth, confidence stays above 0.6."}}
 def guide(lib, steps=150):
-    config = lib.recipes.NoisyClassifierConfig(
+    config = lib.models.NoisyClassifierConfig(
         width=8, mults=(1, 2), attention=(False, False), heads=2, groups=4
     )
-    settings = lib.recipes.Settings(steps, lr=2e-2, warmup=10, ema=0.95)
-    recipe = lib.recipes.NoisyClassifierRecipe(
+    settings = lib.training.Settings(steps, lr=2e-2, warmup=10, ema=0.95)
+    recipe = lib.zoo.recipes.NoisyClassifierRecipe(
         "exhibit", "digits", config, settings, T=40
     )
     digits = lib.data.load("digits")
@@ -575,7 +575,7 @@ two([obedient, stubborn], ncol=10, size=(5.2, 1.75))
 judge, _ = right.zoo.load("mnist-classifier", device="cpu")
 agreed = []
 for name, x in (("right", obedient), ("wrong", stubborn)):
-    read = right.features.judge(judge, x)[1].argmax(1)
+    read = right.evaluation.features.judge(judge, x)[1].argmax(1)
     agreed.append(int((read == torch.arange(10)).sum()))
     print(f"{name}: read as", *read.tolist())
 assert agreed[0] >= 9 and agreed[1] <= 3
@@ -620,7 +620,7 @@ museum.plaque("clipping_forgotten")
 def distances(lib):
     digits = lib.data.load("digits")
     judge, _ = lib.zoo.load("digits-classifier", device="cpu")
-    train = lib.features.moments(judge, digits.x_train)
+    train = lib.evaluation.features.moments(judge, digits.x_train)
     sets = {
         "real digits, bytes": digits.x_test,
         "real digits, floats": right.data.to_float(digits.x_test),
@@ -628,8 +628,8 @@ def distances(lib):
         / 2,
     }
     return {
-        name: lib.metrics.frechet_distance(
-            lib.features.judge(judge, x)[0], train
+        name: lib.evaluation.metrics.frechet_distance(
+            lib.evaluation.features.judge(judge, x)[0], train
         )
         for name, x in sets.items()
     }
@@ -665,7 +665,7 @@ from IPython.display import Markdown
 def point(lib):
     process, _ = two_peaks(lib)
     here = torch.full((50,), 0.3, **double)
-    said = lib.denoiser.Prediction(here, 1.0)
+    said = lib.prediction.Prediction(here, 1.0)
     x_T = torch.randn(50, generator=seeded(1), **double)
     times = lib.samplers.uniform_times(200, 20)
     found = lib.samplers.draw(
@@ -698,7 +698,7 @@ def printed(lib, n=50):
 
 
 def tables(lib):
-    beta = lib.schedules.cosine(200)
+    beta = lib.process.schedules.cosine(200)
     process = lib.process.DDPM(beta)
     log = torch.log1p(-beta).cumsum(0)
     tilde = torch.expm1(log[:-1]) / torch.expm1(log[1:]) * beta[1:]
@@ -712,7 +712,7 @@ def tables(lib):
 
 def alone(lib):
     images, (t, eps) = eight_times(lib)
-    process = lib.process.DDPM(lib.schedules.cosine(1000))
+    process = lib.process.DDPM(lib.process.schedules.cosine(1000))
     single = [
         process.q_sample(scans[k : k + 1], int(t[k]), eps[k : k + 1])
         for k in range(8)

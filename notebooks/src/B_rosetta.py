@@ -38,11 +38,20 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import torch
-from ddpmlib import conventions, exercises, oracle, plots, schedules, zoo
-from ddpmlib.conventions import EDM, RECTIFIED, SCORE, VDM, VELOCITY
-from ddpmlib.denoiser import EPS, X0, V
-from ddpmlib.process import DDPM
+from ddpmlib import plots, zoo
+from ddpmlib.denoiser import (
+    EPS,
+    SCORE,
+    VELOCITY,
+    X0,
+    V,
+    oracle,
+    parameterization,
+)
+from ddpmlib.process import DDPM, EDM, RECTIFIED, VDM, indices, schedules
+from ddpmlib.process import continuous as conventions
 from ddpmlib.samplers import draw, sample, uniform_times
+from ddpmlib.teaching import exercises
 
 denoiser, card = zoo.load("digits", device="cpu")
 process, T = denoiser.process, denoiser.process.T
@@ -53,7 +62,7 @@ double = {"dtype": torch.float64}
 def belief(c, u, z, y):
     """x̂_0 and ε̂ at data z with label u of the convention c."""
     lam, x_t = c.to_book(u.expand(len(z)), z)
-    t = conventions.nearest_time(process, lam)
+    t = indices.nearest_time(process, lam)
     x0 = denoiser(x_t.float(), t, y).x0.double()
     a, b = c.coefficients(u)
     return x0, (z - a * x0) / b
@@ -135,7 +144,7 @@ states = [
     if s.t > 0
 ]
 panels = {
-    "the book: $t$, $x_t$": conventions.discrete(process),
+    "the book: $t$, $x_t$": indices.discrete(process),
     r"EDM: $\sigma$, $x_0+\sigma\varepsilon$": EDM,
     r"rectified: $u$, $(1-u)x_0+u\varepsilon$": RECTIFIED,
 }
@@ -234,11 +243,11 @@ alphabets = {
     "VDM, γ": (VDM, EPS),
     "VP-SDE, t": (conventions.vp_sde(), SCORE),
     "VE-SDE, t": (conventions.ve_sde(), SCORE),
-    "EDM, σ": (EDM, conventions.edm_output(0.5)),
+    "EDM, σ": (EDM, parameterization.edm_output(0.5)),
     "rectified, t": (RECTIFIED, VELOCITY),
     "flow matching, t": (
         conventions.flow_matching(),
-        conventions.flow_matching_velocity(),
+        parameterization.flow_matching_velocity(),
     ),
 }
 scale, std = conventions.kernel(level)
@@ -289,14 +298,14 @@ print("every row translated back to the same λ, x_t, x_0 and ε")
 
 # %%
 i = torch.tensor([0, 499, 999])
-theirs = conventions.zero_based(process)
-ours = conventions.discrete(process)
+theirs = indices.zero_based(process)
+ours = indices.discrete(process)
 for first, second in zip(
     theirs.coefficients(i), ours.coefficients(i + 1), strict=True
 ):
     assert torch.equal(first, second)
 products = process.alpha_bar[1:]  # what they call alphas_cumprod
-beta = conventions.beta_from_alpha_bar(products)
+beta = indices.beta_from_alpha_bar(products)
 assert (beta - process.beta).abs().max() < 1e-12
 print("the running products give the β back")
 
@@ -372,10 +381,10 @@ assert abs(difference / half_squares - 1) < 0.02
 
 # %%
 sigma = EDM.label(level)
-F = conventions.edm_output(1.0).target(x0, eps, 1.0, sigma)
+F = parameterization.edm_output(1.0).target(x0, eps, 1.0, sigma)
 print(f"F with σ_data = 1: {float(F):.6f}")
 print(f"v:                 {float(V.target(x0, eps, scale, std)):.6f}")
-c_in, c_skip, c_out = conventions.edm_preconditioning(sigma, 1.0)
+c_in, c_skip, c_out = parameterization.edm_preconditioning(sigma, 1.0)
 assert torch.allclose(c_in * (x0 + sigma * eps), x_t)  # the network's input
 
 # %% [markdown]
@@ -460,11 +469,13 @@ for lam in (-4.0, 0.0, 4.0):
     scale, std = conventions.kernel(at)
     s, r = EDM.label(at), RECTIFIED.label(at)
     weights = [
-        conventions.weight(EPS, scale, std),
-        conventions.weight(X0, scale, std),
-        conventions.weight(V, scale, std),
-        conventions.weight(conventions.edm_output(0.5), torch.ones(()), s),
-        conventions.weight(VELOCITY, 1 - r, r),
+        parameterization.weight(EPS, scale, std),
+        parameterization.weight(X0, scale, std),
+        parameterization.weight(V, scale, std),
+        parameterization.weight(
+            parameterization.edm_output(0.5), torch.ones(()), s
+        ),
+        parameterization.weight(VELOCITY, 1 - r, r),
     ]
     print(f"{lam:5.0f}", *(f"{float(w):8.3f}" for w in weights))
     snr = torch.exp(at)
@@ -556,7 +567,7 @@ def backwards(model):
 
 
 # VDM's α_t is our √ᾱ_t. Take it for the ᾱ_t that DDIM calls α_t:
-rooted = DDPM(conventions.beta_from_alpha_bar(process.scale[1:]))
+rooted = DDPM(indices.beta_from_alpha_bar(process.scale[1:]))
 
 x_T = torch.randn(10, *card.image_shape, generator=g)
 many = torch.randn(40_000, generator=torch.Generator().manual_seed(1), **double)

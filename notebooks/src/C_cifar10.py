@@ -127,7 +127,7 @@ _ = headed(beliefs, [f"$x_{{{state.t}}}$" for state in shown])
 
 # %%
 from ddpmlib.models import UNet
-from ddpmlib.recipes import RECIPES
+from ddpmlib.zoo import RECIPES
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -205,7 +205,7 @@ def line(m):
     ]
 
 
-from ddpmlib import results
+from ddpmlib.experiments import results
 
 header = ["DDIM", "Fréchet distance", "agreement", "IS", "precision", "recall"]
 order = sorted(

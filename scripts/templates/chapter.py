@@ -68,7 +68,7 @@
 answer = ...  # your answer
 
 # %% tags=["hide-cell", "solution"]
-from ddpmlib import exercises
+from ddpmlib.teaching import exercises
 
 # Solution of exercise @CHAPTER@.1
 solution = ...  # Write here: the solution

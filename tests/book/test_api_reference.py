@@ -15,7 +15,7 @@ from scripts import notebooks
 
 PAGES = notebooks.ROOT / "book" / "api"
 # The modules of a chapter's checks are no interface; nor is what `python -m ddpmlib` runs.
-PRIVATE = re.compile(r"ddpmlib(\.__main__|\.exercises\.ch(\d\d|[A-Z]))?")
+PRIVATE = re.compile(r"ddpmlib(\.__main__|\.teaching\.exercises\.ch(\d\d|[A-Z]))?")
 
 
 def modules() -> list[str]:
@@ -103,4 +103,4 @@ def test_the_first_line_of_a_module_is_a_sentence(extension: ModuleType, module:
 def test_a_function_belongs_to_the_innermost_module(extension: ModuleType) -> None:
     known = ["ddpmlib.models", "ddpmlib.models.unet", "ddpmlib.process"]
     assert extension.owner("ddpmlib.models.unet.UNet", known) == "ddpmlib.models.unet"
-    assert extension.owner("ddpmlib.process.DDPM.step", known) == "ddpmlib.process"
+    assert extension.owner("ddpmlib.process.ddpm.DDPM.step", known) == "ddpmlib.process"

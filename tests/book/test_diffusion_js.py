@@ -14,10 +14,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ddpmlib import data, oracle, schedules
-from ddpmlib.denoiser import Prediction
+from ddpmlib import data
+from ddpmlib.denoiser import oracle
 from ddpmlib.guidance import ClassifierFree
-from ddpmlib.process import DDPM
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import draw, uniform_times
 from scripts import playground
 

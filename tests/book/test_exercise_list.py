@@ -6,7 +6,7 @@ import re
 
 import exercise_list
 
-from ddpmlib import exercises
+from ddpmlib.teaching import exercises
 from scripts import notebooks
 
 

@@ -352,13 +352,13 @@ def test_nothing_sticks_out_on_a_phone(
 
 def test_the_links_of_an_equation_work_by_keyboard(browser: Browser, html: Path) -> None:
     with Visit(browser, html / "notebooks" / "01_forward.html", width=390) as visit:
-        name = "DDPM.q_sample: the code of equation 1.6, ddpmlib.process.DDPM.q_sample"
+        name = "DDPM.q_sample: the code of equation 1.6, ddpmlib.process.ddpm.DDPM.q_sample"
         link = visit.page.get_by_role("link", name=name, exact=True)
         box = link.bounding_box()
         assert box is not None and box["height"] >= 24 and box["width"] >= 24  # for a finger
         link.focus()
         visit.page.keyboard.press("Enter")
-        visit.page.wait_for_url("**/book/api/process.html#ddpmlib.process.DDPM.q_sample")
+        visit.page.wait_for_url("**/book/api/process.html#ddpmlib.process.ddpm.DDPM.q_sample")
         back = visit.page.get_by_role("link", name="(1.6)", exact=True)
         back.focus()
         visit.page.keyboard.press("Enter")

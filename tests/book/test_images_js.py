@@ -14,10 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ddpmlib import recipes, web_export, zoo
+from ddpmlib import zoo
 from ddpmlib.denoiser import Denoiser
 from ddpmlib.guidance import ClassifierFree
 from ddpmlib.samplers import draw, sample, uniform_times
+from ddpmlib.teaching import web_export
+from ddpmlib.zoo import recipes
 from scripts import live_digits
 
 NODE = shutil.which("node")

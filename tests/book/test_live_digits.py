@@ -14,12 +14,12 @@ from bs4 import BeautifulSoup
 from playwright.sync_api import Browser, Locator
 from torch import Tensor
 
-from ddpmlib import web_export
 from ddpmlib.data import to_uint8
 from ddpmlib.denoiser import Denoiser
 from ddpmlib.guidance import ClassifierFree
 from ddpmlib.process import DDPM
 from ddpmlib.samplers import State, uniform_times
+from ddpmlib.teaching import web_export
 from tests.book.built import Visit
 from tests.book.test_html import PICTURES
 from tests.book.test_images_js import WEIGHTS, js

@@ -15,8 +15,10 @@ from scipy import integrate, stats
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from ddpmlib import data, exercises, oracle, schedules
-from ddpmlib.process import DDPM
+from ddpmlib import data
+from ddpmlib.denoiser import oracle
+from ddpmlib.process import DDPM, schedules
+from ddpmlib.teaching import exercises
 
 Kernel = Callable[[Tensor, int, Tensor], Tensor]
 ONE, ZERO = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)

@@ -16,10 +16,11 @@ import sympy
 import torch
 from torch import Tensor
 
-from ddpmlib import exercises, oracle, schedules
-from ddpmlib.denoiser import Prediction
-from ddpmlib.process import DDPM
+from ddpmlib.denoiser import oracle
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import draw, uniform_times
+from ddpmlib.teaching import exercises
 
 PROCESS = DDPM(schedules.cosine(1000))
 # In float64 from the start: 0.4 rounded to float32 is wrong in the ninth digit.

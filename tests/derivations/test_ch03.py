@@ -6,12 +6,12 @@ import pytest
 import sympy as sp
 import torch
 
-from ddpmlib import data, oracle, schedules
-from ddpmlib.denoiser import EPS, Denoiser
-from ddpmlib.exercises import check
+from ddpmlib import data
+from ddpmlib.denoiser import EPS, Denoiser, oracle
+from ddpmlib.losses import diffusion_loss
 from ddpmlib.models import UNet, UNetConfig
-from ddpmlib.process import DDPM
-from ddpmlib.recipes import diffusion_loss
+from ddpmlib.process import DDPM, schedules
+from ddpmlib.teaching.exercises import check
 
 
 def test_algorithm_2_is_the_posterior_mean_at_the_implied_x0() -> None:

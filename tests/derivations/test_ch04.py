@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
-from ddpmlib import oracle, schedules
-from ddpmlib.exercises import check
+from ddpmlib.denoiser import oracle
 from ddpmlib.likelihood import continuous, elbo, gaussian_kl
-from ddpmlib.process import DDPM
+from ddpmlib.process import DDPM, schedules
+from ddpmlib.teaching.exercises import check
 
 F64 = torch.float64
 MEAN, VAR = 0.3, 0.4

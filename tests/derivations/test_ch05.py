@@ -11,11 +11,12 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from ddpmlib import data, losses, oracle, schedules
-from ddpmlib.denoiser import EPS, Prediction, V
-from ddpmlib.exercises import check
-from ddpmlib.process import DDPM
+from ddpmlib import data, losses
+from ddpmlib.denoiser import EPS, V, oracle
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import draw
+from ddpmlib.teaching.exercises import check
 
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.3, 0.5, 0.2], dtype=F64)

@@ -9,14 +9,14 @@ import pytest
 import sympy as sp
 import torch
 
-from ddpmlib import oracle, schedules
-from ddpmlib.denoiser import EPS, Denoiser, Prediction, learned_var_mix
-from ddpmlib.exercises import check
+from ddpmlib.denoiser import EPS, Denoiser, learned_var_mix, oracle
 from ddpmlib.likelihood import continuous, elbo, gaussian_kl
 from ddpmlib.losses import ImportanceTimes, l_hybrid, l_vlb
 from ddpmlib.models import MLP
-from ddpmlib.process import DDPM
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import linspace_times, sample, uniform_times
+from ddpmlib.teaching.exercises import check
 
 PROCESS = DDPM(schedules.cosine(100))
 PAIRS = [(2, 1), (50, 49), (60, 10), (100, 90), (100, 1)]

@@ -12,11 +12,12 @@ import sympy as sp
 import torch
 from torch import Tensor
 
-from ddpmlib import data, losses, oracle, schedules
-from ddpmlib.denoiser import EPS, Denoiser, Prediction
-from ddpmlib.exercises import check
-from ddpmlib.process import DDPM
+from ddpmlib import data, losses
+from ddpmlib.denoiser import EPS, Denoiser, oracle
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import ddim_invert, draw, sample, slerp, uniform_times
+from ddpmlib.teaching.exercises import check
 
 F64 = torch.float64
 T = 20

@@ -15,9 +15,9 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from ddpmlib import data, features, metrics, zoo
-from ddpmlib.exercises import check
-from ddpmlib.metrics import Moments, frechet_distance
+from ddpmlib import data, zoo
+from ddpmlib.evaluation import Moments, features, frechet_distance, metrics
+from ddpmlib.teaching.exercises import check
 
 F64 = torch.float64
 

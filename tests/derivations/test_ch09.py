@@ -8,8 +8,8 @@ import pytest
 import sympy as sp
 import torch
 
-from ddpmlib import scoreboard
-from ddpmlib.exercises import check
+from ddpmlib.experiments import scoreboard
+from ddpmlib.teaching.exercises import check
 
 
 @pytest.mark.equation("9.1")

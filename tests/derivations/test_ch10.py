@@ -14,9 +14,7 @@ import torch
 from scipy import integrate
 from torch import Tensor
 
-from ddpmlib import oracle, schedules
-from ddpmlib.denoiser import FixedVariance, Prediction, score
-from ddpmlib.exercises import check
+from ddpmlib.denoiser import FixedVariance, oracle, score
 from ddpmlib.guidance import (
     ClassifierGuidance,
     MeanShift,
@@ -24,9 +22,10 @@ from ddpmlib.guidance import (
     Unconditional,
     class_gradient,
 )
-from ddpmlib.langevin import langevin, step_size
-from ddpmlib.process import DDPM
-from ddpmlib.samplers import uniform_times
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
+from ddpmlib.samplers import langevin, step_size, uniform_times
+from ddpmlib.teaching.exercises import check
 
 F64 = torch.float64
 T = 40

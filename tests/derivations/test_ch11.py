@@ -14,14 +14,14 @@ import torch
 from scipy import integrate
 from torch import Tensor, nn
 
-from ddpmlib import oracle, schedules
-from ddpmlib.denoiser import EPS, X0, Denoiser, Parameterization, Prediction, V, score
-from ddpmlib.exercises import check
+from ddpmlib.denoiser import EPS, X0, Denoiser, Parameterization, V, oracle, score
 from ddpmlib.guidance import ClassifierFree, DynamicThreshold, StaticThreshold, interval
+from ddpmlib.losses import diffusion_loss
 from ddpmlib.models import MLP
-from ddpmlib.process import DDPM
-from ddpmlib.recipes import diffusion_loss
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import draw, uniform_times
+from ddpmlib.teaching.exercises import check
 
 F64 = torch.float64
 T = 40

@@ -9,8 +9,8 @@ import pytest
 import sympy as sp
 import torch
 
-from ddpmlib import conventions
-from ddpmlib.exercises import check
+from ddpmlib.process import continuous as conventions
+from ddpmlib.teaching.exercises import check
 
 A, B, P, Q = sp.symbols("a b p q", positive=True)
 X, E, F, Z = sp.symbols("x_0 epsilon F z")

@@ -1,0 +1,29 @@
+"""Data sets as uint8 tensors, batches of them, and toy points in the plane."""
+
+from ddpmlib.data.archives import DataNotAvailable, archive_path, directory, unpack
+from ddpmlib.data.augment import Augment, random_flip, random_shift
+from ddpmlib.data.batches import Batches
+from ddpmlib.data.scale import to_float, to_uint8
+from ddpmlib.data.sets import NAMES, Images, load
+from ddpmlib.data.toys import checkerboard, moons, ring, ring_means, spiral
+
+__all__ = [
+    "NAMES",
+    "Augment",
+    "Batches",
+    "DataNotAvailable",
+    "Images",
+    "archive_path",
+    "checkerboard",
+    "directory",
+    "load",
+    "moons",
+    "random_flip",
+    "random_shift",
+    "ring",
+    "ring_means",
+    "spiral",
+    "to_float",
+    "to_uint8",
+    "unpack",
+]

@@ -1,0 +1,145 @@
+"""What a network's output means: a pair (x_0, ε) described by one tensor, and the way back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddpmlib.broadcast import Coefficient, weighted_sum
+from ddpmlib.equations import equation
+from ddpmlib.process.continuous import Pair, check_sigma_min
+
+
+@dataclass(frozen=True)
+class Parameterization:
+    """One way to describe a pair (x_0, ε), and the way back.
+
+    Attributes:
+        name: ``"eps"``, ``"x0"`` or ``"v"``.
+        target: (x0, eps, scale, std) -> what the network should say.
+        split: (output, x_t, scale, std) -> (x0, eps) that the output stands for.
+    """
+
+    name: str
+    target: Callable[[Tensor, Tensor, Coefficient, Coefficient], Tensor]
+    split: Callable[[Tensor, Tensor, Coefficient, Coefficient], tuple[Tensor, Tensor]]
+
+
+@equation("3.4")
+def _split_eps(
+    eps: Tensor, x_t: Tensor, scale: Coefficient, std: Coefficient
+) -> tuple[Tensor, Tensor]:
+    return weighted_sum(1, x_t, -std, eps) / scale, eps
+
+
+def _split_x0(
+    x0: Tensor, x_t: Tensor, scale: Coefficient, std: Coefficient
+) -> tuple[Tensor, Tensor]:
+    return x0, (x_t - scale * x0) / std
+
+
+@equation("3.6")
+def _split_v(v: Tensor, x_t: Tensor, scale: Coefficient, std: Coefficient) -> tuple[Tensor, Tensor]:
+    return weighted_sum(scale, x_t, -std, v), weighted_sum(scale, v, std, x_t)
+
+
+EPS = Parameterization("eps", lambda x0, eps, scale, std: eps, _split_eps)
+"""Predict the noise (Ho et al. 2020). Undefined where ᾱ_t = 0."""
+X0 = Parameterization("x0", lambda x0, eps, scale, std: x0, _split_x0)
+"""Predict the clean data. Its implied noise is undefined at t = 0."""
+V = Parameterization("v", lambda x0, eps, scale, std: scale * eps - std * x0, _split_v)
+"""Predict the velocity v = √ᾱ_t ε − √(1−ᾱ_t) x_0 (Salimans & Ho 2022): tame at both ends."""
+
+PARAMETERIZATIONS = {p.name: p for p in (EPS, X0, V)}
+
+
+@equation("B.4", "B.5")
+def linear(
+    name: str, weights: Callable[[Coefficient, Coefficient], tuple[Coefficient, Coefficient]]
+) -> Parameterization:
+    """The parameterization of an answer F = p x_0 + q ε.
+
+    Args:
+        name: what to call it.
+        weights: (a, b) -> (p, q), the coefficients of noisy data to those of the answer.
+
+    Returns:
+        target and split; the split divides by a q − b p, which is 0 where F only repeats z.
+    """
+
+    def target(x0: Tensor, eps: Tensor, a: Coefficient, b: Coefficient) -> Tensor:
+        p, q = weights(a, b)
+        return p * x0 + q * eps
+
+    def split(output: Tensor, z: Tensor, a: Coefficient, b: Coefficient) -> Pair:
+        p, q = weights(a, b)
+        volume = a * q - b * p
+        return (q * z - b * output) / volume, (a * output - p * z) / volume
+
+    return Parameterization(name, target, split)
+
+
+SCORE = linear("score", lambda a, b: (0.0, -1 / b))
+"""The score of noisy data, ∇_z log p(z) = −E[ε|z]/b, in any convention."""
+
+VELOCITY = linear("velocity", lambda a, b: (-1.0, 1.0))
+"""dz/du of :data:`RECTIFIED`, ε − x_0: from the data to the noise."""
+
+
+def flow_matching_velocity(sigma_min: float = 0.0) -> Parameterization:
+    """dz/du of :func:`flow_matching`, x_0 − (1−σ_min) ε: from the noise to the data.
+
+    Raises:
+        ValueError: unless 0 ≤ sigma_min < 1.
+    """
+    check_sigma_min(sigma_min)
+    return linear("flow-matching velocity", lambda a, b: (1.0, sigma_min - 1.0))
+
+
+@equation("B.11")
+def edm_output(sigma_data: float = 0.5) -> Parameterization:
+    """The raw network F_θ of Karras et al. (2022), D = c_skip z + c_out F, to use with :data:`EDM`.
+
+    Args:
+        sigma_data: their standard deviation of the data; 0.5 for images in [−1, 1]. With 1, F is
+            −v.
+
+    Raises:
+        ValueError: if it is not positive.
+    """
+    if not 0 < sigma_data < math.inf:
+        raise ValueError(f"sigma_data is a standard deviation, positive, got {sigma_data:g}")
+
+    def weights(a: Coefficient, b: Coefficient) -> tuple[Coefficient, Coefficient]:
+        length = (b**2 + sigma_data**2) ** 0.5  # (x_0 − c_skip z) / c_out, without 1 − c_skip
+        return b / (sigma_data * length), -sigma_data / length
+
+    return linear("EDM output", weights)
+
+
+def edm_preconditioning(
+    sigma: Coefficient, sigma_data: float = 0.5
+) -> tuple[Coefficient, Coefficient, Coefficient]:
+    """c_in, c_skip and c_out of Karras et al. (2022, table 1): D = c_skip z + c_out F(c_in z)."""
+    total = sigma**2 + sigma_data**2
+    return total**-0.5, sigma_data**2 / total, sigma * sigma_data / total**0.5
+
+
+@equation("B.14")
+def weight(p: Parameterization, a: Coefficient, b: Coefficient) -> Coefficient:
+    """By what ‖x̂_0 − x_0‖² is multiplied in the squared error of the answer, at the same z.
+
+    Args:
+        p: a linear parameterization, see :func:`linear`; also EPS, X0 and V.
+        a, b: coefficients of the noisy data, b > 0.
+
+    Returns:
+        the factor, as broad as a and b.
+    """
+    # An x̂_0 that is too large by one has, at the same z, an ε̂ that is too small by a/b.
+    one = torch.ones((), dtype=torch.float64)
+    return p.target(one, -(a / b) * one, a, b) ** 2

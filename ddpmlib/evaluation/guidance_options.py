@@ -1,0 +1,110 @@
+"""Guidance said in plain values, as a command line and a card need it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+from torch import nn
+
+from ddpmlib import zoo
+from ddpmlib.denoiser.denoiser import Denoiser
+from ddpmlib.guidance.classifier import ClassifierGuidance
+from ddpmlib.guidance.classifier_free import ClassifierFree, interval
+from ddpmlib.guidance.thresholding import DynamicThreshold, StaticThreshold
+from ddpmlib.guidance.wrapper import Unconditional, Weight, Wrapper
+from ddpmlib.models.noisy_classifier import NoisyClassifier
+
+
+@dataclass(frozen=True)
+class GuidanceOptions:
+    """Which wrappers go around a denoiser; by default none.
+
+    Attributes:
+        w: of classifier-free guidance, 0 for none, see
+            :class:`~ddpmlib.guidance.classifier_free.ClassifierFree`.
+        classifier: name or folder of a noisy classifier, "" for none.
+        strength: s of its gradient (:class:`~ddpmlib.guidance.classifier.ClassifierGuidance`).
+        unconditional: the denoiser is not told the class, only the classifier is.
+        low, high: times low ≤ t ≤ high are guided, others are not. By default all; with a
+            classifier 1..9T/10, because at its noisiest times a trained one throws samples out of
+            range.
+        threshold: quantile of dynamic thresholding after guidance, 0 for none.
+        clip: static thresholding after guidance, to [−1, 1].
+    """
+
+    w: float = 0.0
+    classifier: str = ""
+    strength: float = 0.0
+    unconditional: bool = False
+    low: int | None = None
+    high: int | None = None
+    threshold: float = 0.0
+    clip: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("w", "strength", "threshold"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+        if bool(self.classifier) != bool(self.strength):
+            raise ValueError("guidance by a classifier needs both its name and a strength")
+        if self.unconditional and self.w:
+            raise ValueError(
+                "classifier-free guidance needs the class that an unconditional model is not told"
+            )
+        if self.threshold and self.clip:
+            raise ValueError("thresholding is either dynamic or static: give a quantile, or clip")
+        if (self.low, self.high) != (None, None) and not (self.w or self.classifier):
+            raise ValueError("an interval of times needs guidance: give w, or a classifier")
+
+    def record(self) -> dict[str, Any]:
+        """The values that differ from the defaults."""
+        return {k: v for k, v in asdict(self).items() if v != getattr(GuidanceOptions, k)}
+
+    def wrap(self, denoiser: Denoiser, card: zoo.Card) -> Denoiser | Wrapper:
+        """The guided denoiser; the denoiser itself if nothing is asked for.
+
+        Args:
+            denoiser, card: as :func:`ddpmlib.zoo.checkpoints.load` returns them.
+
+        Raises:
+            FileNotFoundError: if there is no such classifier.
+            ValueError: if it is no noisy classifier, or one of other data or of another process,
+                the denoiser knows no classes, or a value is out of range.
+        """
+        T, guided = denoiser.process.T, cast(Denoiser | Wrapper, denoiser)
+        if self.unconditional:
+            guided = Unconditional(guided)
+        if self.w:
+            guided = ClassifierFree(guided, self._weight(self.w, T, T))
+        if self.classifier:
+            weight = self._weight(self.strength, 9 * T // 10, T)
+            guided = ClassifierGuidance(guided, self._classifier(denoiser, card), weight)
+        if self.clip:
+            return StaticThreshold(guided)
+        return DynamicThreshold(guided, self.threshold) if self.threshold else guided
+
+    def _weight(self, w: float, highest: int, T: int) -> Weight:
+        low = 1 if self.low is None else self.low
+        high = max(low, highest) if self.high is None else self.high
+        if not 1 <= low <= high <= T:
+            raise ValueError(
+                f"the interval of guided times must lie in 1..{T} and not be empty, got {low} to "
+                f"{high}"
+            )
+        return w if (low, high) == (1, T) else interval(w, low, high)
+
+    def _classifier(self, denoiser: Denoiser, card: zoo.Card) -> NoisyClassifier:
+        model, theirs = zoo.load(self.classifier, next(nn.Module.parameters(denoiser)).device)
+        if not isinstance(model, NoisyClassifier):
+            raise ValueError(
+                f"{theirs.name} cannot guide: that takes a classifier of noisy images, trained by "
+                "a recipe such as digits-noisy-classifier"
+            )
+        if theirs.recipe["data"] != card.recipe["data"]:
+            raise ValueError(
+                f"{theirs.name} was trained on {theirs.recipe['data']}, and {card.name} on "
+                f"{card.recipe['data']}: a classifier guides models of its own data"
+            )
+        return model

@@ -1,0 +1,207 @@
+"""Everything that can be measured on samples, against real images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpmlib import data
+from ddpmlib.evaluation import features, intervals, statistics
+from ddpmlib.evaluation import metrics as measures
+from ddpmlib.evaluation.features import Judge
+from ddpmlib.evaluation.metrics import Moments
+
+OF_SAMPLES = ("agreement", "fid", "is", "kid", "pr", "saturation")
+
+
+# ---- judging -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images as a judge sees them, to hold samples against.
+
+    Attributes:
+        moments: of the whole training set.
+        train: features of random training images, (n, F): the reference of KID and recall.
+        test, test_logits: of as many random test images, or of all if there are fewer: what they
+            reach in place of samples is the floor.
+        test_saturation: share of saturated pixels of the same test images.
+    """
+
+    moments: Moments
+    train: Tensor
+    test: Tensor
+    test_logits: Tensor
+    test_saturation: float
+
+
+def reference(classifier: Judge, images: data.Images, n: int, y: Tensor | None = None) -> Reference:
+    """The real images to hold ``n`` samples against; worth keeping for many sets of samples.
+
+    Args:
+        classifier: the judge.
+        images: the data set.
+        n: samples that will be judged.
+        y: their classes (n,): test images then come in the same numbers per class, because equal
+            numbers alone bring samples nearer to the training set than a random draw is.
+    """
+    train, _ = features.judge(classifier, images.x_train[random_places(images.y_train, n)])
+    x_test = images.x_test[random_places(images.y_test, n, y)]
+    test, test_logits = features.judge(classifier, x_test)
+    saturated = measures.saturation(data.to_float(x_test)).saturated
+    moments = statistics.train_moments(classifier, images)
+    return Reference(moments, train, test, test_logits, saturated)
+
+
+def random_places(labels: Tensor, n: int, y: Tensor | None = None) -> Tensor:
+    """Places of n random images, or of as many of each class as in ``y``, in random order."""
+    # At random, because test sets are sorted: the first half of MNIST's is the easier one.
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    if y is None:
+        return order[:n]
+    ordered, left = labels[order], torch.bincount(y.cpu(), minlength=int(labels.max()) + 1)
+    rank = torch.zeros_like(ordered)  # how many of its class came before
+    for k in range(len(left)):
+        own = ordered == k
+        rank[own] = torch.arange(int(own.sum()))
+    return order[rank < left[ordered]]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    x0: Tensor
+    fake: Tensor
+    logits: Tensor
+    y: Tensor | None
+    real: Reference
+    draws: int
+
+    @property
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(0)
+
+
+def judged(
+    classifier: Judge,
+    x0: Tensor,
+    y: Tensor | None,
+    images: data.Images,
+    metrics: Sequence[str] = OF_SAMPLES,
+    draws: int = 200,
+    real: Reference | None = None,
+) -> dict[str, Any]:
+    """Everything that can be measured on samples, as plain numbers.
+
+    Args:
+        classifier: the judge.
+        x0: samples (N, C, H, W) in [-1, 1], N ≥ 2.
+        y: the classes that were asked for, (N,), or None.
+        images: the data set they should look like.
+        metrics: some of :data:`OF_SAMPLES`.
+        draws: redrawn sets for the intervals, see :func:`ddpmlib.evaluation.intervals.bootstrap`.
+        real: ``reference(classifier, images, N, y)`` if it is at hand.
+
+    Returns:
+        numbers by name, for each of ``metrics``
+
+        - agreement: ``class_agreement`` with its ``_interval`` (not without labels, nor for
+          Inception, which knows other classes);
+        - fid: ``frechet`` to the whole training set with its ``_interval``; ``frechet_floor``,
+          what ``floor_n`` random test images reach, as many as the samples if there are so many;
+        - is: ``inception_score`` with its ``_std`` over ``splits``, and its ``_floor``, which here
+          is what test images reach;
+        - kid: ``kid`` to as many training images, with its ``_std`` over subsets of ``kid_size``,
+          and its ``_floor``;
+        - pr: ``precision`` and ``recall`` against as many training images, each with its
+          ``_floor``, that of test images;
+        - saturation: ``saturation``, the share of white pixels, with its ``_floor``, that of test
+          images, and ``out_of_range``, see :func:`ddpmlib.evaluation.metrics.saturation`.
+    """
+    fake, logits = features.judge(classifier, x0)
+    real = real or reference(classifier, images, len(x0), y)
+    if isinstance(classifier, features.Inception):
+        y = None
+    seen = _Seen(x0, fake, logits, y, real, draws)
+    found: dict[str, Any] = {}
+    for name in metrics:
+        found |= _MEASURE[name](seen)
+    return found
+
+
+def _agreement(seen: _Seen) -> dict[str, Any]:
+    if seen.y is None:
+        return {}
+    value = measures.class_agreement(seen.logits, seen.y)
+    interval = intervals.share_interval(value, len(seen.y))
+    return {"class_agreement": value, "class_agreement_interval": _rounded(interval)}
+
+
+def _fid(seen: _Seen) -> dict[str, Any]:
+    train = seen.real.moments
+    train.root()  # once for all
+
+    def distance(h: Tensor) -> float:
+        return measures.frechet_distance(h, train)
+
+    interval = intervals.bootstrap(
+        distance, seen.fake, draws=seen.draws, groups=seen.y, generator=seen.generator
+    )
+    return {
+        "frechet": round(distance(seen.fake), 4),
+        "frechet_interval": _rounded(interval),
+        "frechet_floor": round(distance(seen.real.test), 4),
+        "floor_n": len(seen.real.test),
+    }
+
+
+def _is(seen: _Seen) -> dict[str, Any]:
+    splits = max(1, min(10, len(seen.logits) // 100))  # each must hold all classes
+    score = measures.inception_score(seen.logits, splits)
+    real = seen.real.test_logits
+    # Splits of equal size, because small ones score lower.
+    floor = measures.inception_score(real, max(1, len(real) * splits // len(seen.logits)))
+    found = {"inception_score": score.mean, "inception_score_std": score.std}
+    found = {k: round(v, 4) for k, v in found.items()}
+    return found | {"inception_score_floor": round(floor.mean, 4), "splits": splits}
+
+
+def _kid(seen: _Seen) -> dict[str, Any]:
+    sets = seen.fake, seen.real.train, seen.real.test
+    size = max(2, min(1000, min(map(len, sets)) // 2))  # of all, subsets would not differ
+    scores = [
+        measures.kid(h, seen.real.train, size=size, generator=seen.generator)
+        for h in (seen.fake, seen.real.test)
+    ]
+    (value, std), (floor, _) = scores
+    found = {"kid": value, "kid_std": std, "kid_floor": floor}
+    return {k: round(v, 6) for k, v in found.items()} | {"kid_size": size}
+
+
+def _pr(seen: _Seen) -> dict[str, Any]:
+    k = min(3, len(seen.fake) - 1, len(seen.real.test) - 1)
+    names = "precision", "recall"
+    found = dict(zip(names, measures.precision_recall(seen.real.train, seen.fake, k), strict=True))
+    floor = measures.precision_recall(seen.real.train, seen.real.test, k)
+    found |= {f"{name}_floor": v for name, v in zip(names, floor, strict=True)}
+    return {k: round(v, 4) for k, v in found.items()}
+
+
+def _saturation(seen: _Seen) -> dict[str, Any]:
+    saturated, out_of_range = measures.saturation(seen.x0)
+    found = {"saturation": saturated, "saturation_floor": seen.real.test_saturation}
+    return {k: round(v, 5) for k, v in (found | {"out_of_range": out_of_range}).items()}
+
+
+_MEASURE: dict[str, Callable[[_Seen], dict[str, Any]]] = {
+    "agreement": _agreement, "fid": _fid, "is": _is, "kid": _kid, "pr": _pr,
+    "saturation": _saturation,
+}  # fmt: skip
+
+
+def _rounded(interval: intervals.Interval) -> list[float]:
+    return [round(v, 4) for v in interval]

@@ -1,0 +1,120 @@
+"""What a training set looks like in a network's features: mean and covariance, which ship."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from ddpmlib import data, files
+from ddpmlib.evaluation.features import Inception, Judge, moments
+from ddpmlib.evaluation.metrics import Moments
+from ddpmlib.files import read_safetensors, write_atomically, write_safetensors
+
+
+class OtherWeights(ValueError):
+    """Statistics that were made with other weights than those at hand."""
+
+
+# ---- statistics that ship ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a data set looks like in the features of one network.
+
+    Attributes:
+        data: name of the data set.
+        weights: :func:`fingerprint` of the network.
+        train, test: moments of the whole training and test set, float64.
+    """
+
+    data: str
+    weights: str
+    train: Moments
+    test: Moments
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 of a network's weights as they are in memory, whatever device they are on."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def statistics_path(name: str, classifier: Judge) -> Path:
+    """Where the statistics of a data set lie: in an installed package, else in the clone's data."""
+    suffix = "-inception" if isinstance(classifier, Inception) else ""
+    return files.data_folder("statistics") / f"{name}{suffix}.safetensors"
+
+
+def compute_statistics(classifier: Judge, images: data.Images) -> Statistics:
+    """The statistics of a data set, from all of its images."""
+    train, test = moments(classifier, images.x_train), moments(classifier, images.x_test)
+    return Statistics(images.name, fingerprint(classifier), train, test)
+
+
+def write_statistics(found: Statistics, path: Path, sha256: str) -> None:
+    """Write statistics and, beside them, a JSON file that says what made them.
+
+    Args:
+        found: see :func:`compute_statistics`.
+        path: a .safetensors file, see :func:`statistics_path`.
+        sha256: of the network's file of weights.
+    """
+    parts = {"train": found.train, "test": found.test}
+    tensors = {f"{k}.mean": m.mean for k, m in parts.items()}
+    tensors |= {f"{k}.cov": m.cov for k, m in parts.items()}
+    write_safetensors(path, tensors, {"data": found.data})
+    facts = {
+        "data": found.data,
+        "features": len(found.train.mean),
+        "train": found.train.n,
+        "test": found.test.n,
+        "classifier": sha256,
+        "weights": found.weights,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    write_atomically(path.with_suffix(".json"), (json.dumps(facts, indent=1) + "\n").encode())
+
+
+def statistics(name: str, classifier: Judge) -> Statistics:
+    """The shipped statistics of a data set in the features of ``classifier``.
+
+    Raises:
+        FileNotFoundError: if none are shipped.
+        OtherWeights: if they were made with other weights.
+        ValueError: if a file is damaged.
+    """
+    path = statistics_path(name, classifier)
+    hint = f"`ddpmlib statistics {name}` writes them"
+    if not path.is_file() or not path.with_suffix(".json").is_file():
+        raise FileNotFoundError(f"there are no statistics {path} with their JSON file: {hint}")
+    try:
+        facts = json.loads(path.with_suffix(".json").read_text())
+        counts, weights, sha256 = (facts["train"], facts["test"]), facts["weights"], facts["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path.with_suffix('.json')} describes no statistics: {hint}") from error
+    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise ValueError(f"{path} is damaged, its SHA-256 is not that of its JSON file: {hint}")
+    if weights != fingerprint(classifier):
+        raise OtherWeights(f"{path} was made with another classifier than the one given: {hint}")
+    tensors, _ = read_safetensors(path)
+    train, test = (
+        Moments.known(n, tensors[f"{part}.mean"], tensors[f"{part}.cov"])
+        for n, part in zip(counts, ("train", "test"), strict=True)
+    )
+    return Statistics(name, weights, train, test)
+
+
+def train_moments(classifier: Judge, images: data.Images) -> Moments:
+    """The moments of a training set: the shipped ones if they fit, else from all its images."""
+    try:
+        return statistics(images.name, classifier).train
+    except (FileNotFoundError, OtherWeights):
+        return moments(classifier, images.x_train)

@@ -1,0 +1,1 @@
+"""The measurements behind the book's tables and figures."""

@@ -1,0 +1,104 @@
+"""Guidance: a belief is edited by wrapping a denoiser in a denoiser; no sampler knows of it.
+
+Every wrapper takes (x_t, t, y) and returns a :class:`~ddpmlib.prediction.Prediction`, so wrappers
+nest, and any sampler runs them. Read from the inside out: first the model, then guidance, then
+thresholds::
+
+    DynamicThreshold(ClassifierFree(denoiser, w=3.0))
+
+What comes out is the sampler's only source: ε̂ is formed anew from the edited x̂_0, as it must be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ddpmlib.broadcast import Coefficient, Time, expand
+from ddpmlib.denoiser.denoiser import DenoiseWithProcess
+from ddpmlib.prediction import Prediction
+from ddpmlib.process.ddpm import DDPM
+
+Weight = float | Tensor | Callable[[Time], float | Tensor]
+"""How strongly to guide: a number, one per sample (B,), or a function of t that returns either."""
+
+
+class Wrapper(nn.Module):
+    """A denoiser around a denoiser: shares its process and its null label.
+
+    Args:
+        denoiser: network, oracle or another wrapper.
+
+    Raises:
+        ValueError: if it carries no process.
+    """
+
+    def __init__(self, denoiser: DenoiseWithProcess) -> None:
+        super().__init__()
+        if not isinstance(getattr(denoiser, "process", None), DDPM):
+            raise ValueError(
+                f"guidance needs a denoiser with a process, and {type(denoiser).__name__} has none"
+            )
+        self.denoiser, self.process = denoiser, denoiser.process
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that means none; None if the denoiser knows no classes."""
+        return getattr(self.denoiser, "null_label", None)
+
+    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+        """The belief about x_0; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`."""
+        return self.denoiser(x_t, t, y)
+
+
+class Unconditional(Wrapper):
+    """The belief without the label: what classifier guidance of an unconditional model starts from.
+
+    ``ClassifierGuidance(Unconditional(denoiser), classifier)`` tells the classifier alone which
+    class is wanted.
+    """
+
+    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+        """The belief at y = ∅, whatever ``y`` is."""
+        return self.denoiser(x_t, t, None)
+
+
+# ---- shared ------------------------------------------------------------------------------------
+
+
+def checked_weight(name: str, weight: Weight) -> Weight:
+    if isinstance(weight, Tensor):
+        good = weight.ndim == 1 and bool(weight.isfinite().all())
+    else:
+        good = callable(weight) or (isinstance(weight, int | float) and math.isfinite(weight))
+    if not good:
+        got = f"a tensor {tuple(weight.shape)}" if isinstance(weight, Tensor) else repr(weight)
+        raise ValueError(
+            f"{name} is a finite number, a tensor (B,) of them, or a function of t, got {got}"
+        )
+    return weight
+
+
+def weight_at(weight: Weight, t: Time, x: Tensor) -> float | Tensor:
+    """The weight at t: a float, or one per sample in a shape that multiplies ``x``."""
+    value = weight(t) if callable(weight) else weight
+    if isinstance(value, Tensor):
+        return expand(value.to(x), x)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"a weight is a finite number or a tensor (B,), got {value!r} at t = {t}")
+    return float(value)
+
+
+def is_zero(weight: float | Tensor) -> bool:
+    # A tensor is not looked into: on a GPU that would make the CPU wait.
+    return not isinstance(weight, Tensor) and weight == 0
+
+
+def signal_left(process: DDPM, t: Time, x: Tensor) -> tuple[Coefficient, Coefficient]:
+    """Scale and std at a time where something is left of the data to divide by."""
+    scale, std = process.kernel(t, x)
+    if not isinstance(scale, Tensor) and scale == 0:
+        raise ValueError(f"at t = {t} nothing is left of the data (alpha_bar = 0): start below it")
+    return scale, std

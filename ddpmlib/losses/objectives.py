@@ -1,0 +1,151 @@
+"""Training objectives, one number per sample; how times are weighted, and how they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ddpmlib.broadcast import flat_mean
+from ddpmlib.denoiser.denoiser import Denoiser
+from ddpmlib.equations import equation
+from ddpmlib.likelihood.bound import bits_per_dim, reverse_step_term
+from ddpmlib.likelihood.decoders import Decoder, discretised
+from ddpmlib.losses.times import ImportanceTimes, UniformTimes
+from ddpmlib.models.embedding import Embedding
+from ddpmlib.prediction import Prediction
+
+VLB_SHARE = 1e-3  # λ of Nichol & Dhariwal (2021, section 3.1)
+
+
+@equation("3.2")
+def l_simple(
+    denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, y: Tensor | None = None
+) -> Tensor:
+    """Squared error of the network's output, unweighted (Ho et al. 2020, eq. 14).
+
+    For an ε-network this is L_simple itself; an x_0- or v-network regresses on its own target,
+    which weights the times differently.
+
+    Args:
+        denoiser: network, process and parameterization.
+        x0: clean data (B, ...), images in [-1, 1].
+        t: times (B,), int64 in 1..T.
+        eps: standard normal, shape of ``x0``.
+        y: class labels (B,) or None.
+
+    Returns:
+        the loss of each sample, (B,), in the dtype of ``x0``.
+    """
+    x_t = denoiser.process.q_sample(x0, t, eps)
+    output, _ = denoiser.raw(x_t, t, y)
+    return _squared_error(denoiser, output, x0, t, eps)
+
+
+@equation("6.7")
+def l_vlb(
+    denoiser: Denoiser,
+    x0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    y: Tensor | None = None,
+    decoder: Decoder = discretised,
+) -> Tensor:
+    """One-term estimate of the variational bound: T · L_{t−1}, in bits per dimension.
+
+    With t uniform on 1..T its mean is the bound without L_T, which no network can change (Ho et
+    al. 2020, eq. 5); t = 1 is the ``decoder``. Other arguments as in :func:`l_simple`.
+
+    Returns:
+        (B,), in the dtype of ``x0``.
+    """
+    x_t = denoiser.process.q_sample(x0, t, eps)
+    return _vlb(denoiser, x0, x_t, t, denoiser(x_t, t, y), decoder)
+
+
+@equation("6.9")
+def l_hybrid(
+    denoiser: Denoiser,
+    x0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    y: Tensor | None = None,
+    decoder: Decoder = discretised,
+    share: float = VLB_SHARE,
+) -> Tensor:
+    """L_simple + λ L_vlb, where L_vlb sees the mean but may only move the variance.
+
+    The mean is detached in the second term, so that L_simple alone decides about it (Nichol &
+    Dhariwal 2021, eq. 16). Arguments as in :func:`l_vlb`; ``share`` is λ.
+
+    Returns:
+        (B,), in the dtype of ``x0``.
+    """
+    x_t = denoiser.process.q_sample(x0, t, eps)
+    output, var_mix = denoiser.raw(x_t, t, y)
+    frozen = denoiser.read(output.detach(), var_mix, x_t, t)
+    vlb = _vlb(denoiser, x0, x_t, t, frozen, decoder)
+    return _squared_error(denoiser, output, x0, t, eps) + share * vlb
+
+
+def _squared_error(
+    denoiser: Denoiser, output: Tensor, x0: Tensor, t: Tensor, eps: Tensor
+) -> Tensor:
+    scale, std = denoiser.process.kernel(t, x0)
+    target = denoiser.parameterization.target(x0, eps, scale, std)
+    return flat_mean((output - target) ** 2)
+
+
+def _vlb(
+    denoiser: Denoiser,
+    x0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    prediction: Prediction,
+    decoder: Decoder,
+) -> Tensor:
+    term = reverse_step_term(denoiser.process, x0, x_t, prediction, t, t - 1, decoder)
+    return denoiser.process.T * bits_per_dim(flat_mean(term), 1)
+
+
+Times = UniformTimes | ImportanceTimes
+Objective = Callable[[Denoiser, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+
+
+@equation("11.4")
+def diffusion_loss(
+    model: Denoiser,
+    x: Tensor,
+    y: Tensor | None,
+    generator: torch.Generator,
+    label_dropout: float = 0.0,
+    objective: Objective = l_simple,
+    times: Times | None = None,
+) -> Tensor:
+    """A loss at random times (Algorithm 1 of Ho et al. 2020), mean over the batch.
+
+    Args:
+        model: the denoiser; its network must know classes where labels are given.
+        x: clean data (B, ...), images in [-1, 1].
+        y: labels (B,), or None for unconditional training.
+        generator: source of times, noise and label dropout, on the device of ``x``.
+        label_dropout: probability that a label becomes the null label (Ho & Salimans 2022).
+        objective: the loss of each sample, by default L_simple.
+        times: how times are drawn, by default uniformly.
+
+    Raises:
+        ValueError: if ``times`` are those of a chain of another length.
+    """
+    B, times = len(x), times or UniformTimes(model.process.T)
+    if times.T != model.process.T:
+        raise ValueError(f"times in 1..{times.T} do not fit a process of T = {model.process.T}")
+    t, weight = times.draw(B, generator)
+    eps = torch.randn(x.shape, device=x.device, generator=generator)
+    if y is not None and label_dropout > 0:
+        drop = torch.rand(B, device=x.device, generator=generator) < label_dropout
+        y = torch.where(drop, cast(Embedding, model.net.embed).num_classes, y)
+    losses = objective(model, x, t, eps, y)
+    times.update(t, losses)
+    return (weight * losses).mean()

@@ -1,0 +1,1 @@
+"""What only the chapters need: checks of exercises, the museum of bugs, live widgets."""

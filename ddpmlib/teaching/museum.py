@@ -1,0 +1,363 @@
+"""Real mistakes of diffusion code, each as the line that makes it, and a library that makes it.
+
+>>> from ddpmlib import museum
+>>> wrong = museum.library("guidance_sign")  # ddpmlib once more, with one line changed
+>>> wrong.guidance.ClassifierFree is not museum.library().guidance.ClassifierFree
+True
+
+The library that the reader has imported stays as it is. The page "A museum of bugs" draws its
+pictures with such copies, and ``tests/test_museum.py`` puts every mistake in place and demands that
+the tests named here fail with it, and pass without.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from pathlib import Path
+from pkgutil import walk_packages
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ddpmlib import equations
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
+
+
+PACKAGE = __name__.split(".")[0]
+TESTS_ONLINE = "https://github.com/ddpm-book/ddpm-book/blob/main"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One place of the library: ``right`` stands exactly once in the module; ``wrong`` replaces it.
+
+    Raises:
+        ValueError: where the source is edited, if ``right`` is not there exactly once.
+    """
+
+    module: str
+    right: str
+    wrong: str
+
+    def __call__(self, source: str) -> str:
+        found = source.count(self.right)
+        if found != 1:
+            raise ValueError(
+                f"{self.module} should hold {self.right!r} exactly once, and holds it {found} "
+                "times: the museum's entry no longer fits the library"
+            )
+        return source.replace(self.right, self.wrong)
+
+
+@dataclass(frozen=True)
+class Bug:
+    """A mistake.
+
+    Attributes:
+        edits: what is written in the place of what.
+        caught_by: tests (path::name, or path::name[case]) that fail with it, each of them.
+        passed_by: tests that look as if they must fail, and pass.
+    """
+
+    edits: tuple[Edit, ...]
+    caught_by: tuple[str, ...]
+    passed_by: tuple[str, ...] = ()
+
+
+BUGS: dict[str, Bug] = {
+    "noise_after_the_last_step": Bug(
+        edits=(
+            Edit("samplers.loop", "if eta > 0 and s > 0:", "if eta > 0:"),
+            Edit("process.ddpm", "if s == 0 or eta == 0:", "if eta == 0:"),
+        ),
+        caught_by=(
+            "tests/test_samplers.py::test_who_always_says_the_same_gets_exactly_that[7-1.0-shape1]",
+            "tests/test_process.py::test_the_last_step_returns_the_belief_and_no_noise",
+        ),
+        passed_by=("tests/test_samplers.py::test_samples_follow_the_mixture[200-1.0-0.03]",),
+    ),
+    "one_step_behind": Bug(
+        edits=(
+            Edit(
+                "samplers.loop",
+                "prediction = denoiser(x, t, y)",
+                "prediction = denoiser(x, max(t - 1, 1), y)",
+            ),
+        ),
+        caught_by=(
+            "tests/test_textbook.py::test_algorithm_2_is_the_engine_at_eta_one[beta-linear]",
+            "tests/test_samplers.py::test_sample_and_law_walk_the_same_chain",
+        ),
+        passed_by=(
+            "tests/test_samplers.py::test_who_always_says_the_same_gets_exactly_that[7-1.0-shape1]",
+        ),
+    ),
+    "bar_lost": Bug(
+        edits=(
+            Edit(
+                "textbook",
+                "(1 - alpha_bar[t]).sqrt() * eps_net(x, t)",
+                "(1 - alpha[t]).sqrt() * eps_net(x, t)",
+            ),
+        ),
+        caught_by=(
+            "tests/test_textbook.py::test_algorithm_2_is_the_engine_at_eta_one[beta-linear]",
+        ),
+        passed_by=("tests/test_textbook.py::test_algorithm_2_finds_a_point",),
+    ),
+    "variance_for_deviation": Bug(
+        edits=(
+            Edit(
+                "process.ddpm",
+                "eta * self.posterior_std(t, s, prediction.var_mix)",
+                "eta * self.posterior_std(t, s, prediction.var_mix) ** 2",
+            ),
+        ),
+        caught_by=(
+            "tests/test_process.py::test_the_ancestral_step_draws_from_the_posterior[0.5-2-1]",
+            "tests/test_samplers.py::test_samples_follow_the_mixture[200-1.0-0.03]",
+        ),
+        passed_by=(
+            "tests/test_samplers.py::test_who_always_says_the_same_gets_exactly_that[7-1.0-shape1]",
+        ),
+    ),
+    "data_in_0_1": Bug(
+        edits=(Edit("data.scale", "return x.float() / 127.5 - 1", "return x.float() / 255"),),
+        caught_by=(
+            "tests/test_data.py::test_all_256_values_survive_the_round_trip",
+            "tests/test_training.py::test_images_stay_uint8_and_are_scaled_on_the_fly",
+        ),
+    ),
+    "uniform_noise": Bug(
+        edits=(
+            Edit(
+                "samplers.loop",
+                "torch.randn(x.shape, generator=generator",
+                "torch.rand(x.shape, generator=generator",
+            ),
+        ),
+        caught_by=(
+            "tests/test_samplers.py::test_samples_follow_the_mixture[200-1.0-0.03]",
+            "tests/test_samplers.py::test_sample_and_law_walk_the_same_chain",
+        ),
+        passed_by=(
+            "tests/test_samplers.py::test_who_always_says_the_same_gets_exactly_that[7-1.0-shape1]",
+        ),
+    ),
+    "uniform_noise_in_training": Bug(
+        edits=(
+            Edit(
+                "losses.objectives",
+                "\n    eps = torch.randn(x.shape, device",
+                "\n    eps = torch.rand(x.shape, device",
+            ),
+        ),
+        caught_by=(
+            "tests/test_recipes.py::test_diffusion_loss_is_the_mean_square_at_the_drawn_noise",
+        ),
+    ),
+    "averaged_buffers": Bug(
+        edits=(
+            Edit(
+                "training.averaging",
+                "mine.copy_(its)",
+                "mine.copy_(mine + (1 - self.decay) * (its - mine))",
+            ),
+        ),
+        caught_by=(
+            "tests/test_training.py::test_averages_of_normalisation_statistics_follow_the_model",
+        ),
+        passed_by=("tests/test_training.py::test_ema_equals_the_hand_computed_one",),
+    ),
+    "guidance_sign": Bug(
+        edits=(
+            Edit(
+                "guidance.classifier_free",
+                "conditional + w * (conditional - null)",
+                "conditional - w * (conditional - null)",
+            ),
+        ),
+        caught_by=("tests/test_guidance.py::test_w_weighs_as_the_book_says[3.0-20]",),
+    ),
+    "clean_classifier": Bug(
+        edits=(Edit("zoo.recipes", "x = process.q_sample(x, t, eps)", "pass"),),
+        caught_by=(
+            "tests/test_recipes.py"
+            "::test_a_noisy_classifier_learns_from_x_t_and_its_twin_from_clean_images[True]",
+        ),
+    ),
+    "float32_tables": Bug(
+        edits=(
+            Edit("process.ddpm", "dtype=torch.float64, copy=True", "dtype=torch.float32, copy=True"),
+        ),
+        caught_by=(
+            "tests/test_process.py::test_tables_are_float64_over_zero_to_T_and_start_clean",
+            "tests/test_process.py::test_tables_follow_their_definitions",
+        ),
+        passed_by=("tests/test_samplers.py::test_samples_follow_the_mixture[200-1.0-0.03]",),
+    ),
+    "clipping_forgotten": Bug(
+        # By way of whole numbers, so that every machine wraps around in the same way.
+        edits=(
+            Edit(
+                "data.scale",
+                "((x.clamp(-1, 1) + 1) * 127.5).round()",
+                "((x + 1) * 127.5).round().long()",
+            ),
+        ),
+        caught_by=("tests/test_data.py::test_to_uint8_clips_and_rounds",),
+        passed_by=("tests/test_data.py::test_all_256_values_survive_the_round_trip",),
+    ),
+    "clipping_doubled": Bug(
+        edits=(
+            Edit(
+                "samplers.loop",
+                "process.step(x, prediction, t, s, eta, noise)",
+                "process.step(x, prediction, t, s, eta, noise).clamp(-1, 1)",
+            ),
+        ),
+        caught_by=(
+            "tests/test_samplers.py::test_samples_follow_the_mixture[200-1.0-0.03]",
+            "tests/test_textbook.py::test_algorithm_2_is_the_engine_at_eta_one[beta-linear]",
+        ),
+        passed_by=(
+            "tests/test_samplers.py::test_a_point_is_found_under_every_schedule_in_float32[beta0]",
+        ),
+    ),
+    "judge_in_another_range": Bug(
+        edits=(
+            Edit(
+                "evaluation.features",
+                "data.to_float(x) if x.dtype == torch.uint8",
+                "x.float() / 255 if x.dtype == torch.uint8",
+            ),
+        ),
+        caught_by=("tests/test_features.py::test_uint8_and_float_images_are_the_same_images",),
+        passed_by=("tests/test_features.py::test_samples_are_clipped_to_the_range_of_images",),
+    ),
+    "times_along_the_width": Bug(
+        edits=(Edit("broadcast", "return v.reshape(-1, *[1] * (x.ndim - 1))", "return v"),),
+        caught_by=(
+            "tests/test_broadcast.py"
+            "::test_expand_is_not_fooled_by_a_last_axis_as_long_as_the_batch",
+            "tests/test_process.py::test_a_vector_of_times_treats_each_sample_alone[shape2]",
+        ),
+        passed_by=("tests/test_samplers.py::test_samples_follow_the_mixture[200-1.0-0.03]",),
+    ),
+}
+
+
+# ---- a second library --------------------------------------------------------------------------
+
+
+class _Editing(SourceFileLoader):
+    """Loads one module with its edits; the file and its compiled twin stay as they are."""
+
+    def __init__(self, name: str, path: str, edits: Sequence[Edit]) -> None:
+        super().__init__(name, path)
+        self.edits = edits
+
+    def get_code(self, fullname: str) -> CodeType:
+        source = self.get_source(fullname) or ""
+        for edit in self.edits:
+            source = edit(source)
+        return compile(source, self.path, "exec", dont_inherit=True)
+
+
+class _Finder(MetaPathFinder):
+    def __init__(self, edits: Sequence[Edit]) -> None:
+        self.edits = edits
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        edits = [edit for edit in self.edits if f"{PACKAGE}.{edit.module}" == name]
+        spec = PathFinder.find_spec(name, path) if edits else None
+        if spec is not None and spec.origin is not None:
+            spec.loader = _Editing(name, spec.origin, edits)
+        return spec
+
+
+@contextmanager
+def injected(name: str | None) -> Iterator[ModuleType]:
+    """Within it ``import ddpmlib`` means a fresh copy with the bug; afterwards all is as before.
+
+    Args:
+        name: one of :data:`BUGS`; None for a copy without any.
+
+    Raises:
+        ValueError: for another name, or if the lines to be changed are not there exactly once.
+    """
+    if name is not None and name not in BUGS:
+        raise ValueError(f"the museum has no {name!r}, but {', '.join(BUGS)}")
+    kept = _taken_out()
+    finder = _Finder(BUGS[name].edits if name else ())
+    sys.meta_path.insert(0, finder)
+    try:
+        package = importlib.import_module(PACKAGE)
+        for module in walk_packages(package.__path__, f"{PACKAGE}."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+        yield package
+    finally:
+        sys.meta_path.remove(finder)
+        _taken_out()
+        sys.modules.update(kept)
+
+
+def _taken_out() -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name.split(".")[0] == PACKAGE]
+    return {name: sys.modules.pop(name) for name in names}
+
+
+def library(name: str | None = None) -> ModuleType:
+    """A copy of this library with the bug, all its modules imported; see :func:`injected`.
+
+    Nothing is shared with the library that made it: take networks, processes and samplers from
+    the same copy.
+    """
+    with injected(name) as package:
+        return package
+
+
+# ---- what stands beside a picture --------------------------------------------------------------
+
+
+def plaque(name: str) -> Markdown:
+    """Right and wrong lines, the tests that fail, and those that notice nothing, for a notebook."""
+    from IPython.display import Markdown
+
+    bug = BUGS[name]
+    lines = ["```python"]
+    for edit in bug.edits:
+        right, wrong = _lines(edit)
+        lines += [f"# right, in {PACKAGE}/{_file_of(edit)}", right, "# wrong", wrong]
+    lines += ["```", ""]
+    lines += [f"- ✗ caught by {_link(test)}" for test in bug.caught_by]
+    lines += [f"- ✓ passes all the same: {_link(test)}" for test in bug.passed_by]
+    return Markdown("\n".join(lines))
+
+
+def _lines(edit: Edit) -> tuple[str, str]:
+    """The whole lines of the module that the edit touches, before and after."""
+    source = (equations.PACKAGE / _file_of(edit)).read_text("utf-8")
+    first = len(edit.right) - len(edit.right.lstrip("\n"))  # the line break before it is no line
+    at = source.index(edit.right)
+    start = source.rfind("\n", 0, at + first) + 1
+    end = source.index("\n", at + len(edit.right))
+    grown = len(edit.wrong) - len(edit.right)
+    return source[start:end].strip(), edit(source)[start : end + grown].strip()
+
+
+def _file_of(edit: Edit) -> str:
+    return edit.module.replace(".", "/") + ".py"
+
+
+def _link(test: str) -> str:
+    path, _, name = test.partition("::")
+    return f"[`{path}::{name.partition('[')[0]}`]({TESTS_ONLINE}/{path})"

@@ -1,0 +1,162 @@
+"""A trained denoiser as a script for the book's pages: weights and settings, read without a server.
+
+The file sets one global, ``DiffusionWeights``, so a page opened from the disk can load it with a
+plain ``<script>``; ``book/_static/alive/unet.js`` runs what it finds there. Matrices are rounded to
+8 bits row by row, which halves the file: an entry is *scale × level*, the scale one number a row,
+the level a whole number in −127..127. Vectors stay as they are.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ddpmlib.denoiser.denoiser import Denoiser
+from ddpmlib.denoiser.parameterization import PARAMETERIZATIONS
+from ddpmlib.files import write_atomically
+from ddpmlib.models import embedding, unet
+from ddpmlib.models.unet import UNet
+from ddpmlib.process.ddpm import DDPM
+from ddpmlib.zoo import recipes
+from ddpmlib.zoo.card import Card
+
+LEVELS = 127
+BEGIN, END = "globalThis.DiffusionWeights = ", ";\n"
+# What unet.js can run. Containers, and layers that do nothing once a network is trained, count too.
+LAYERS = (
+    UNet, unet.Block, unet.AdaGN, unet.SelfAttention, unet.Downsample, unet.Upsample,
+    embedding.Embedding, nn.Conv2d, nn.Linear, nn.GroupNorm, nn.SiLU, nn.Embedding,
+    nn.Sequential, nn.ModuleList, nn.Dropout, nn.Identity,
+)  # fmt: skip
+
+
+def export(model: nn.Module, card: Card) -> str:
+    """The script for a model and its card, as :func:`ddpmlib.zoo.checkpoints.load` returns them.
+
+    Raises:
+        ValueError: for anything but a denoiser with a U-Net, or a layer that the pages cannot run.
+    """
+    recipe = recipes.from_dict(card.recipe)
+    if not isinstance(model, Denoiser) or not isinstance(recipe, recipes.DiffusionRecipe):
+        raise ValueError(f"{card.name} is a classifier: only a denoiser can draw in a page")
+    _check_layers(model.net, card.name)
+    weights = {k: v.detach().cpu().float() for k, v in model.net.state_dict().items()}
+    settings = {
+        "name": card.name,
+        "sha256": card.sha256,
+        "config": asdict(recipe.net),
+        "image_shape": card.image_shape,
+        "schedule": recipe.schedule,
+        "T": recipe.T,
+        "predicts": recipe.predicts,
+        "var_mix": recipe.var_mix,
+    }
+    comment = f"/* Written by `ddpmlib export-web {card.name}`. */\n"
+    return comment + BEGIN + json.dumps(settings | _encoded(weights)) + END
+
+
+def write(model: nn.Module, card: Card, path: Path) -> int:
+    """Write :func:`export` to a ``.js`` file; returns its size in bytes.
+
+    Raises:
+        ValueError: as :func:`export`, or if ``path`` does not end in ``.js``.
+    """
+    if path.suffix != ".js" or path.is_dir():
+        raise ValueError(f"--out names the script to write, for example weights.js, got {path}")
+    content = export(model, card).encode()
+    write_atomically(path, content)
+    return len(content)
+
+
+def read(path: Path) -> tuple[Denoiser, dict[str, Any]]:
+    """The denoiser that a written script stands for, rounding included, and the settings in it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a script of :func:`write`.
+    """
+    text = path.read_text()
+    try:
+        found = json.loads(text[text.index(BEGIN) + len(BEGIN) :].removesuffix(END))
+        weights = _decoded(found)
+        net = UNet(
+            unet.UNetConfig(**_tuples(found["config"])), 2 if found["var_mix"] is None else 1
+        )
+        net.load_state_dict(weights)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a script that `ddpmlib export-web` wrote") from error
+    process = DDPM(recipes.SCHEDULES[found["schedule"]](found["T"]))
+    denoiser = Denoiser(net, process, PARAMETERIZATIONS[found["predicts"]], found["var_mix"])
+    return denoiser.eval().requires_grad_(False), found
+
+
+def rounded(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows as a scale each and whole levels: the nearest of 255 evenly spaced numbers.
+
+    Args:
+        matrix: (R, ...) float.
+
+    Returns:
+        scale (R,) float32 and levels (R, ...) int8, so that scale × level is off by at most half a
+        scale; a row of zeros has scale 0.
+    """
+    rows = matrix.flatten(1)
+    scale = rows.abs().amax(1) / LEVELS
+    levels = (rows / scale.clamp_min(torch.finfo(scale.dtype).tiny)[:, None]).round()
+    return scale, levels.to(torch.int8).reshape(matrix.shape)
+
+
+def _check_layers(net: nn.Module, name: str) -> None:
+    if type(net) is not UNet:
+        raise ValueError(f"{name} is a {type(net).__name__}: the pages can run a UNet only")
+    for where, layer in net.named_modules():
+        if type(layer) not in LAYERS:
+            kind = type(layer).__name__
+            raise ValueError(f"{name} has a layer {where} of kind {kind}, which unet.js cannot run")
+
+
+def _encoded(weights: dict[str, Tensor]) -> dict[str, Any]:
+    """Numbers in the order of ``tensors``: vectors and scales as floats, matrices as levels."""
+    floats, levels = [], []
+    for tensor in weights.values():
+        scale, level = rounded(tensor) if tensor.ndim > 1 else (tensor, tensor[:0].to(torch.int8))
+        floats.append(scale)
+        levels.append(level.flatten())
+    return {
+        "tensors": [[name, list(tensor.shape)] for name, tensor in weights.items()],
+        "floats": _base64(torch.cat(floats).numpy().astype("<f4")),
+        "levels": _base64(torch.cat(levels).numpy()),
+    }
+
+
+def _decoded(found: dict[str, Any]) -> dict[str, Tensor]:
+    floats = _numbers(found["floats"], "<f4")
+    levels = _numbers(found["levels"], "i1").float()
+    weights, float_, level = {}, 0, 0
+    for name, shape in found["tensors"]:
+        rows, size = shape[0], int(np.prod(shape))
+        own, float_ = floats[float_ : float_ + rows], float_ + rows
+        if len(shape) > 1:
+            own = (own[:, None] * levels[level : level + size].reshape(rows, -1)).reshape(shape)
+            level += size
+        weights[name] = own
+    return weights
+
+
+def _base64(numbers: np.ndarray[Any, Any]) -> str:
+    return base64.b64encode(numbers.tobytes()).decode()
+
+
+def _numbers(text: str, kind: str) -> Tensor:
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text), kind).copy())
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -1,0 +1,22 @@
+"""The training loop: settings, trainer, averaged weights, several processes, limits of time."""
+
+from ddpmlib.training.averaging import Average
+from ddpmlib.training.machine import compile_network, default_device, hardware, processor
+from ddpmlib.training.settings import BatchLoss, Progress, Settings, TrainingDiverged
+from ddpmlib.training.time_budget import updates_within
+from ddpmlib.training.trainer import Trainer, fit
+
+__all__ = [
+    "Average",
+    "BatchLoss",
+    "Progress",
+    "Settings",
+    "Trainer",
+    "TrainingDiverged",
+    "compile_network",
+    "default_device",
+    "fit",
+    "hardware",
+    "processor",
+    "updates_within",
+]

@@ -1,0 +1,47 @@
+"""Recipes, the runs that carry them out, and the checkpoints that came of them."""
+
+from ddpmlib.zoo.card import Card
+from ddpmlib.zoo.checkpoints import (
+    LOG,
+    MODEL,
+    STATE,
+    find,
+    load,
+    names,
+    read,
+    ship,
+    shipped,
+    start_from,
+    weights_files,
+    write_model,
+)
+from ddpmlib.zoo.log import read_log
+from ddpmlib.zoo.recipes import (
+    RECIPES,
+    ClassifierRecipe,
+    DiffusionRecipe,
+    NoisyClassifierRecipe,
+    Recipe,
+)
+
+__all__ = [
+    "LOG",
+    "MODEL",
+    "RECIPES",
+    "STATE",
+    "Card",
+    "ClassifierRecipe",
+    "DiffusionRecipe",
+    "NoisyClassifierRecipe",
+    "Recipe",
+    "find",
+    "load",
+    "names",
+    "read",
+    "read_log",
+    "ship",
+    "shipped",
+    "start_from",
+    "weights_files",
+    "write_model",
+]

@@ -1,0 +1,217 @@
+"""Carry out a recipe in a folder: train with a progress bar and a log, resume, export.
+
+A run is a folder: ``training.safetensors`` (everything, to resume from), ``log.jsonl``, and at the
+end ``model.safetensors`` (averaged weights) with its card ``model.json``. Of several processes (see
+:mod:`ddpmlib.training.parallel`) the first one writes and shows progress.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddpmlib import data
+from ddpmlib.files import PACKAGE, read_safetensors
+from ddpmlib.training import parallel
+from ddpmlib.training.machine import hardware
+from ddpmlib.training.time_budget import updates_within
+from ddpmlib.training.trainer import Trainer, fit
+from ddpmlib.zoo import recipes
+from ddpmlib.zoo.card import Card
+from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, read, start_from, write_model
+from ddpmlib.zoo.log import _Log
+from ddpmlib.zoo.recipes import ClassifierRecipe, DiffusionRecipe, Recipe
+
+
+def train(
+    recipe: Recipe,
+    folder: Path | str,
+    *,
+    resume: bool = False,
+    minutes: float | None = None,
+    init: str | Path | None = None,
+    device: torch.device | str | None = None,
+    bf16: bool | None = None,
+    compile: bool = False,
+    channels_last: bool = False,
+    accumulate: int = 1,
+    save_every: int = 100,
+    log_every: int = 50,
+    command: str = "",
+) -> Card:
+    """Carry a recipe out in ``folder``: train with a progress bar and a log, then export.
+
+    Args:
+        recipe: see :data:`ddpmlib.zoo.recipes.RECIPES`.
+        folder: where the run lives; created if needed.
+        resume: go on from the last saved state, if there is one; also done without a word where
+            ``torchrun`` started the processes again.
+        minutes: in place of the recipe's steps, as many as fit into this time, see
+            :func:`ddpmlib.training.time_budget.updates_within`; a resumed run keeps its number.
+        init: a checkpoint whose weights to start from instead of random ones; see
+            :func:`ddpmlib.zoo.checkpoints.start_from`. The card names it.
+        device, bf16, compile, channels_last, accumulate: see
+            :class:`ddpmlib.training.trainer.Trainer`.
+        save_every, log_every: updates between saves and between lines of the log.
+        command: what the card says to repeat the run; with ``minutes``, the steps are added.
+
+    Returns:
+        the card of the exported model.
+
+    Raises:
+        FileExistsError: if the folder holds a run and ``resume`` is False.
+        ValueError: if the run there has other settings; it is then unchanged.
+        TrainingDiverged: if the loss is no longer finite.
+    """
+    folder = Path(folder)
+    state = folder / STATE
+    _check_folder(folder, resume or parallel.restarted())
+    torch.manual_seed(recipe.settings.seed)
+    images = data.load(recipe.data)
+    _check_fits(recipe, images)
+    model = recipe.build()
+    sha256 = None if init is None else start_from(model, init)
+    trainer = Trainer(
+        model, recipe.loss(), images.x_train, images.y_train, recipe.settings,
+        device=device, bf16=bf16, compile=compile, channels_last=channels_last,
+        accumulate=accumulate,
+    )  # fmt: skip
+    if minutes is not None:
+        recipe = _fitted(recipe, trainer, minutes, state, save_every)
+        command += f" --steps {recipe.settings.steps}"
+    trainer.settings, trainer.recipe = recipe.settings, recipes.to_dict(recipe) | {"init": sha256}
+    if state.exists():
+        trainer.load(state)
+    if trainer.step == recipe.settings.steps and (finished := _finished(folder)):
+        return finished
+    log = _Log(folder / LOG, trainer, log_every)
+    for progress in log.watch(fit(trainer, checkpoint=state, save_every=save_every)):
+        del progress
+    switches = {"device": str(trainer.device), "bf16": trainer.bf16, "compile": compile}
+    switches |= {"channels_last": channels_last, "accumulate": accumulate}
+    switches |= {"processes": parallel.size()}
+    switches |= {"command": command} | ({"init": f"{init} ({sha256})"} if init else {})
+    if parallel.is_main():
+        _export(recipe, trainer, images, folder, log, switches)
+    parallel.wait()
+    return read(folder / MODEL)[0]
+
+
+def _fitted(
+    recipe: Recipe, trainer: Trainer, minutes: float, state: Path, save_every: int
+) -> Recipe:
+    """The recipe with as many steps as fit into the time, or as the saved run was given."""
+    steps = _saved_steps(state) if state.exists() else None
+    if steps is None:
+        scratch = state.with_name("timing.safetensors")
+        steps = updates_within(trainer, 60 * minutes, scratch, save_every)
+        if parallel.is_main():
+            print(f"{recipe.name}: {minutes:g} minutes are {steps:,} updates")
+    return replace(recipe, settings=replace(recipe.settings, steps=steps))
+
+
+def _saved_steps(state: Path) -> int | None:
+    """How many steps a saved run is to have; None if its header is damaged, which loading tells."""
+    try:
+        return int(json.loads(read_safetensors(state)[1]["settings"])["steps"])
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _check_fits(recipe: Recipe, images: data.Images) -> None:
+    """Whether the network is made for these images, asked before anything is written."""
+    channels, *sides = images.image_shape
+    classes, unlabelled = recipe.net.num_classes, isinstance(recipe, DiffusionRecipe)
+    if recipe.net.channels != channels:
+        raise ValueError(f"{images.name} has {channels} channels, the net {recipe.net.channels}")
+    if classes != images.num_classes and not (unlabelled and classes == 0):
+        raise ValueError(f"{images.name} has {images.num_classes} classes, the net {classes}")
+    if not isinstance(recipe, ClassifierRecipe) and any(s % recipe.net.side_divisor for s in sides):
+        raise ValueError(
+            f"{images.name} is {sides[0]} × {sides[1]} pixels, and this net needs sides that are "
+            f"multiples of {recipe.net.side_divisor} (patch and levels halve them)"
+        )
+    if not isinstance(recipe, DiffusionRecipe) and recipe.reach >= min(sides):
+        raise ValueError(f"reach = {recipe.reach} shifts images of side {min(sides)} out of sight")
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"a run needs a folder, and {folder} is a file")
+    state, model = (folder / STATE).exists(), (folder / MODEL).exists()
+    if state and not resume:
+        raise FileExistsError(
+            f"{folder} already holds a run: go on with it by --resume, or give another folder by "
+            "--out"
+        )
+    if model and not state:  # training from the start would in the end replace it
+        raise FileExistsError(
+            f"{folder} holds a trained model but no {STATE} to go on from: give another folder by "
+            "--out"
+        )
+
+
+def _finished(folder: Path) -> Card | None:
+    """The card of a run that was exported as a whole: with its measurements, so it is kept."""
+    try:
+        return read(folder / MODEL)[0]
+    except (OSError, ValueError):
+        return None
+
+
+def _export(
+    recipe: Recipe,
+    trainer: Trainer,
+    images: data.Images,
+    folder: Path,
+    log: _Log,
+    how: dict[str, Any],
+) -> None:
+    averaged = trainer.averaged
+    settings = recipe.settings
+    card = Card(
+        name=recipe.name,
+        recipe=recipes.to_dict(recipe),
+        sha256="",
+        parameters=sum(p.numel() for p in averaged.parameters()),
+        dtype="float32",
+        image_shape=images.image_shape,
+        num_classes=recipe.net.num_classes,
+        training=how | {
+            "seconds": round(log.seconds, 1),
+            "images_seen": settings.steps * settings.batch_size,
+            "hardware": hardware(trainer.device),
+            "torch": torch.__version__,
+            "commit": _commit(),
+        },
+        loss=_thinned([(row["step"], round(row["loss"], 6)) for row in log.rows]),
+    )  # fmt: skip
+    write_model(averaged.state_dict(), card, folder / MODEL)
+
+
+def _thinned(pairs: list[tuple[int, float]], most: int = 200) -> list[tuple[int, float]]:
+    """At most ``most`` points of a curve, each the mean of its neighbours."""
+    size = -(-len(pairs) // most) or 1
+    groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+    return [(g[-1][0], round(sum(v for _, v in g) / len(g), 6)) for g in groups]
+
+
+def _commit() -> str | None:
+    """The commit of the clone that this package lies in; None if it is installed elsewhere."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(PACKAGE), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "zoo/runs.py")  # else the repository is somebody else's
+        return git("rev-parse", "HEAD") + (
+            " with changes" if git("status", "--porcelain", ".") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
