@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
+Time = int | float | Tensor
+"""A time for the whole batch, or one for each sample, (B,)."""
+Coefficient = float | Tensor
+"""What multiplies data: a number, or one per sample in a shape that broadcasts."""
+Pair = tuple[Tensor, Tensor]
 
 
 def expand(v: Tensor, x: Tensor) -> Tensor:
@@ -47,11 +48,8 @@ def weighted_sum(a: float | Tensor, x: Tensor, b: float | Tensor, y: Tensor) -> 
     return torch.addcmul(x, b, y) if isinstance(b, Tensor) else torch.add(x, y, alpha=b)
 
 
-Time = int | Tensor
-Coefficient = float | Tensor
-
-
 def check_same_shape(x: Tensor, other: Tensor, name: str) -> None:
+    """Raise ValueError, calling ``other`` by ``name``, unless it has the shape of ``x``."""
     if other.shape != x.shape:
         raise ValueError(
             f"{name} must have the shape of the data, {tuple(x.shape)}, got {tuple(other.shape)}"
@@ -59,4 +57,18 @@ def check_same_shape(x: Tensor, other: Tensor, name: str) -> None:
 
 
 def cast(c: Coefficient, x: Tensor) -> Coefficient:
+    """The coefficient in the dtype of ``x``; numbers stay as they are."""
     return c.to(x.dtype) if isinstance(c, Tensor) else c
+
+
+def exact(x: Tensor) -> torch.dtype:
+    """The dtype in which coefficients are formed: float64, but on Apple's GPU, which has none."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def per_sample(t: Time, x: Tensor) -> Tensor:
+    """A time as one for each sample of ``x``, (B,), on its device: int64 where it is whole."""
+    if isinstance(t, Tensor):
+        return t
+    dtype = torch.int64 if isinstance(t, int) else exact(x)
+    return torch.full((len(x),), t, device=x.device, dtype=dtype)

@@ -27,7 +27,7 @@ from ddpmlib import data, evaluation, likelihood, samplers, zoo
 from ddpmlib.denoiser import Denoiser, FixedVariance
 from ddpmlib.experiments import results
 from ddpmlib.losses import ImportanceTimes, diffusion_loss, l_simple, l_vlb
-from ddpmlib.prediction import Denoise
+from ddpmlib.prediction import AnyDenoiser
 from ddpmlib.training import hardware
 
 RUNS = Path("runs/comparison")
@@ -286,7 +286,7 @@ def _chain(n: int = 5000, steps: int = 100) -> None:
 
 
 def _guesses(
-    denoise: Denoise, card: zoo.Card, process: Any, y: Tensor, eta: float, steps: int,
+    denoise: AnyDenoiser, card: zoo.Card, process: Any, y: Tensor, eta: float, steps: int,
     generator: torch.Generator, every: int = 5,
 ) -> Iterator[tuple[int, Tensor]]:  # fmt: skip
     """(t, x̂_0 as seen at t) at every fifth step, and the end of the chain as t = 0."""

@@ -28,7 +28,7 @@ def digits(model: Denoiser, y: Tensor, w: float, eta: float, seed: int) -> Tenso
     """Ten steps from the noise of a seed to an image for each label."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(len(y), *SHAPE, generator=generator)
-    times = uniform_times(model.process.T, 10)
+    times = uniform_times(model.process.end, 10)
     guided = ClassifierFree(model, w)
     return draw(guided, model.process, x, times, eta=eta, y=y, generator=generator)
 
@@ -36,7 +36,7 @@ def digits(model: Denoiser, y: Tensor, w: float, eta: float, seed: int) -> Tenso
 def trajectory(model: Denoiser, label: int, steps: int, eta: float, seed: int) -> Tensor:
     """Three rows along one chain: states, guessed images, guessed noises."""
     generator = torch.Generator().manual_seed(seed)
-    x, times = torch.randn(1, *SHAPE, generator=generator), uniform_times(model.process.T, steps)
+    x, times = torch.randn(1, *SHAPE, generator=generator), uniform_times(model.process.end, steps)
     y = torch.tensor([label])
     states = list(sample(model, model.process, x, times, eta=eta, y=y, generator=generator))
     places = [round(k * (steps - 1) / (COLUMNS - 2)) for k in range(COLUMNS - 1)]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ddpmlib import data, plots
 from ddpmlib.denoiser import oracle
-from ddpmlib.denoiser.denoiser import DenoiseWithProcess
+from ddpmlib.denoiser.denoiser import ProcessDenoiser
 from ddpmlib.guidance import ClassifierFree
 from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import State, sample, uniform_times
@@ -110,12 +110,12 @@ def exact(name: str) -> oracle.Mixture:
 
 
 def _states(
-    denoiser: DenoiseWithProcess, n: int, steps: int, eta: float, y: Tensor | None = None
+    denoiser: ProcessDenoiser, n: int, steps: int, eta: float, y: Tensor | None = None
 ) -> list[State]:
     """A seeded chain of n points from noise to data."""
     process, dice = denoiser.process, torch.Generator().manual_seed(1)
     noise = torch.randn(n, 2, generator=dice, dtype=torch.float64)
-    times = uniform_times(process.T, steps)
+    times = uniform_times(process.end, steps)
     return list(sample(denoiser, process, noise, times, eta=eta, y=y, generator=dice))
 
 

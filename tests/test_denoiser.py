@@ -40,7 +40,7 @@ class Says(nn.Module):
         super().__init__()
         self.output = output
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         self.asked = (x, t, y)
         return self.output
 
@@ -285,7 +285,7 @@ def test_an_answer_of_another_shape_is_refused(
 class Labelled(nn.Module):
     """Answers each sample with its label."""
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         return y[:, None].to(x).expand_as(x)
 
 

@@ -253,7 +253,7 @@ class Echo(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
-    def forward(self, x_t, t, y):
+    def forward(self, x_t, t, y=None):
         return (y.float() / 10)[:, None, None, None].expand_as(x_t)
 
 
@@ -318,7 +318,7 @@ class Known(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
 
-    def forward(self, x_t, t, y):
+    def forward(self, x_t, t, y=None):
         return x_t
 
 

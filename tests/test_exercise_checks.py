@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddpmlib.process import continuous as conventions
+from ddpmlib.process import Process
 from ddpmlib.teaching import exercises
 from scripts import notebooks
 from tests.book.rules import skeletons
@@ -465,13 +465,21 @@ WRONG["B.2"] = {
 }
 
 
-def circle(label: Callable[..., Any], factor: float) -> tuple[conventions.Convention, float]:
+class Circle(Process):
     """An answer of exercise B.3, with the right cosine and sine."""
 
-    def coefficients(u: Any) -> Any:
-        return torch.cos(math.pi / 2 * u), torch.sin(math.pi / 2 * u)
+    def __init__(self, time_of: Callable[..., Any]) -> None:
+        self.answer = time_of
 
-    return conventions.Convention(coefficients, label), factor
+    def coefficients(self, t: Any) -> Any:
+        return torch.cos(math.pi / 2 * t), torch.sin(math.pi / 2 * t)
+
+    def time_of(self, log_snr: Any) -> Any:
+        return self.answer(log_snr)
+
+
+def circle(time_of: Callable[..., Any], factor: float) -> tuple[Process, float]:
+    return Circle(time_of), factor
 
 
 WRONG["B.3"] = {

@@ -79,8 +79,11 @@ class Spy:
     """Passes on to a denoiser and notes what it is asked."""
 
     def __init__(self, denoiser=PLANE) -> None:
-        self.denoiser, self.process, self.null_label = denoiser, denoiser.process, 3
+        self.denoiser, self.process, self.null = denoiser, denoiser.process, 3
         self.asked: list[tuple] = []
+
+    def without(self, y):
+        return torch.full_like(y, self.null)
 
     def __call__(self, x_t, t, y=None):
         self.asked.append((x_t, t, y))
@@ -347,10 +350,13 @@ class Pair:
     """
 
     def __init__(self, process: DDPM, c: float) -> None:
-        self.process, self.null_label, self.share = process, 1, math.sqrt(c) / 2
+        self.process, self.share = process, math.sqrt(c) / 2
         one, zero = f64(1), f64(0)
         self.all = oracle.Mixture(process, one, zero, one)
         self.inside = oracle.Mixture(process, one, zero, f64(math.sqrt(c)))
+
+    def without(self, y):
+        return torch.ones_like(y)
 
     def __call__(self, x_t, t, y=None):
         null = self.all(x_t, t).x0
@@ -487,7 +493,8 @@ def test_both_passes_are_one_batch_with_the_null_label_behind() -> None:
         assert torch.equal(x, torch.cat([X, X])) and y.tolist() == [*Y.tolist(), *[3] * 6]
         assert torch.equal(torch.as_tensor(time), twice) and found.x0.shape == X.shape
         spy.asked.clear()
-    ClassifierFree(spy, 2.0, null_label=1)(X, 20, Y)
+    spy.null = 1
+    ClassifierFree(spy, 2.0)(X, 20, Y)
     assert spy.asked[0][2][6:].tolist() == [1] * 6
 
 
@@ -560,7 +567,7 @@ def test_the_null_label_of_a_network_is_what_y_none_means(kind: str, parameteriz
         nn.init.normal_(p, std=0.3, generator=seeded(len(p)))
     denoiser = Denoiser(net.requires_grad_(False), PROCESS, parameterization)
     x = normal(6, *shape)
-    assert denoiser.null_label == net.null_label == 3
+    assert denoiser.conditional and denoiser.without(Y).tolist() == [3] * 6
     conditional, null = denoiser(x, 20, Y).x0, denoiser(x, 20).x0
     assert float((conditional - null).abs().max()) > 1e-3
     found = ClassifierFree(denoiser, 1.5)(x, 20, Y).x0
@@ -569,11 +576,15 @@ def test_the_null_label_of_a_network_is_what_y_none_means(kind: str, parameteriz
     torch.testing.assert_close(denoiser(x, 20, ones).x0, null, rtol=1e-12, atol=1e-12)
 
 
-def test_wrappers_pass_the_null_label_on() -> None:
+def test_wrappers_pass_on_what_no_condition_is() -> None:
     nested = Temperature(StaticThreshold(FixedVariance(Unconditional(PLANE), 1.0)), 0.5)
-    assert nested.null_label == 3 and nested.process is PROCESS
-    assert ClassifierFree(nested, 1.0).null_label == 3
-    assert ClassifierFree(nested, 1.0, null_label=0).null_label == 0
+    assert nested.conditional and nested.process is PROCESS
+    for denoiser in (nested, ClassifierFree(nested, 1.0)):
+        assert denoiser.without(Y).tolist() == [3] * len(Y)
+    alone = StaticThreshold(FixedVariance(PLANE.given(0), 1.0))
+    assert not alone.conditional
+    with pytest.raises(ValueError, match="no condition that it can be without"):
+        alone.without(Y)
 
 
 # ---- thresholds --------------------------------------------------------------------------
@@ -786,7 +797,7 @@ def test_every_shape_and_dtype(shape: tuple[int, ...], dtype: torch.dtype) -> No
         flat = x.flatten(1) if x.ndim > 1 else x[:, None]
         return torch.stack([flat.sum(1), -flat.sum(1), 0 * flat[:, 0]], 1)
 
-    denoiser.process, denoiser.null_label = PROCESS, 3
+    denoiser.process, denoiser.without = PROCESS, lambda y: torch.full_like(y, 3)
     y = torch.tensor([0, 1, 2])
     guide = ClassifierGuidance(ClassifierFree(denoiser, 2.0), logits, 0.3)
     guide = DynamicThreshold(Temperature(guide, 0.7))
@@ -942,12 +953,12 @@ def test_every_wrapper_passes_the_variance_on(wrap):
     assert wrap(FixedVariance(PLANE, 0.3))(X, 20, Y).var_mix == 0.3
 
 
-def test_what_is_no_classifier_or_null_label_is_refused():
+def test_what_is_no_classifier_or_knows_no_class_is_refused():
     logits = PLANE.class_logits
     with pytest.raises(ValueError, match="a classifier is a function"):
         ClassifierGuidance(PLANE, None)
-    with pytest.raises(ValueError, match="whole number, got 1.5"):
-        ClassifierFree(PLANE, 1.0, null_label=1.5)
+    with pytest.raises(ValueError, match="needs a model with classes"):
+        ClassifierFree(PLANE.given(0), 1.0)
     for answer, sentence in (
         (lambda x, t: [1.0, 2.0], "answers logits"),
         (lambda x, t: torch.zeros(len(x), 3, requires_grad=True), "does not depend on x_t"),

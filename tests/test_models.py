@@ -610,10 +610,12 @@ def test_networks_name_their_null_label_and_each_sample_may_carry_it() -> None:
         (randomise(MLP(2, 8, 1, num_classes=3)), torch.randn(3, 2)),
     ):
         t = torch.tensor([5, 6, 7])
-        assert net.null_label == 3
+        assert net.conditional and net.without(t).tolist() == [3, 3, 3]
         mixed = net(x, t, torch.tensor([1, 3, 3]))
         torch.testing.assert_close(mixed[1:], net(x, t)[1:])
         torch.testing.assert_close(mixed[:1], net(x, t, torch.tensor([1, 0, 0]))[:1])
         assert not torch.allclose(mixed[:1], net(x, t)[:1])
-    assert MLP(2, 8, 1).null_label is None and UNet(SMALL).null_label is None
-    assert Denoiser(MLP(2, 8, 1), DDPM(schedules.cosine(9))).null_label is None
+    for net in (MLP(2, 8, 1), UNet(SMALL), Denoiser(MLP(2, 8, 1), DDPM(schedules.cosine(9)))):
+        assert not net.conditional
+        with pytest.raises(ValueError, match="knows no classes|can be without"):
+            net.without(torch.tensor([0]))

@@ -72,7 +72,7 @@ class Says(torch.nn.Module):
         super().__init__()
         self.output = output
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         return self.output
 
 

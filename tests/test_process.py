@@ -493,7 +493,7 @@ def test_clean_data_hold_no_noise() -> None:
 @pytest.mark.parametrize("t", [torch.tensor([3, 3]), torch.tensor([3]), torch.tensor(3)])
 def test_a_step_refuses_times_that_are_tensors(t):
     process, x = DDPM(schedules.linear(50)), torch.zeros(2, 3)
-    with pytest.raises(ValueError, match="both ints"):
+    with pytest.raises(ValueError, match="both numbers"):
         process.step(x, Prediction(x), t, 1, eta=0.0)
-    with pytest.raises(ValueError, match="both ints"):
+    with pytest.raises(ValueError, match="both numbers"):
         process.step(x, Prediction(x), 5, t, eta=0.0)

@@ -165,4 +165,4 @@ def test_every_setting_of_a_recipe_comes_back(tmp_path):
     web_export.write(model, card, tmp_path / "weights.js")
     again, settings = web_export.read(tmp_path / "weights.js")
     assert (settings["schedule"], settings["T"], settings["predicts"]) == ("linear", 50, "eps")
-    assert again.var_mix == 1.0 and again.process.T == 50 and again.null_label is None
+    assert again.var_mix == 1.0 and again.process.T == 50 and not again.conditional

@@ -13,6 +13,7 @@ from ddpmlib.denoiser.parameterization import (
     edm_preconditioning,
     flow_matching_velocity,
 )
+from ddpmlib.denoiser.translated import Translated, between_steps
 
 __all__ = [
     "EPS",
@@ -23,7 +24,9 @@ __all__ = [
     "Denoiser",
     "FixedVariance",
     "Parameterization",
+    "Translated",
     "V",
+    "between_steps",
     "edm_output",
     "edm_preconditioning",
     "flow_matching_velocity",

@@ -5,30 +5,31 @@ Nothing after a denoiser asks again what the network was trained to predict.
 
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from ddpmlib.broadcast import Time
+from ddpmlib.condition import Condition, emptied, is_conditional
 from ddpmlib.denoiser.parameterization import EPS, Parameterization
 from ddpmlib.equations import equation
-from ddpmlib.prediction import Denoise, Prediction
-from ddpmlib.process.ddpm import DDPM
+from ddpmlib.prediction import AnyDenoiser, Prediction
+from ddpmlib.process.process import Process
 
 
-class DenoiseWithProcess(Denoise, Protocol):
-    """A :class:`Denoise` that carries the forward process its times belong to."""
+class ProcessDenoiser(AnyDenoiser, Protocol):
+    """A :class:`AnyDenoiser` that carries the forward process its times belong to."""
 
     @property
-    def process(self) -> DDPM: ...
+    def process(self) -> Process: ...
 
 
 class Denoiser(nn.Module):
     """A network together with the meaning of its output.
 
     Args:
-        net: (x_t, t (B,) int64, y (B,) int64 or None) -> output of x_t's shape; with a learned
-            variance twice as many channels (dimension 1), the second half v' for the variance. A
-            net that was trained with label dropout names its null label in ``null_label``.
+        net: (x_t, t (B,)) or (x_t, t (B,), y) -> output of x_t's shape; with a learned variance
+            twice as many channels (dimension 1), the second half v' for the variance. ``t`` is what
+            ``process.network_time`` makes of the times; ``y`` is handed on only where it is given.
+            A net that can do without conditions says so, see :mod:`ddpmlib.condition`.
         process: the forward process it was, or will be, trained on.
         parameterization: EPS, X0 or V.
         var_mix: the fixed reverse variance, 0 for β̃ and 1 for β; None if the network says it, as
@@ -38,7 +39,7 @@ class Denoiser(nn.Module):
     def __init__(
         self,
         net: nn.Module,
-        process: DDPM,
+        process: Process,
         parameterization: Parameterization = EPS,
         var_mix: float | None = 0.0,
     ) -> None:
@@ -54,17 +55,22 @@ class Denoiser(nn.Module):
         self.var_mix = var_mix
 
     @property
-    def null_label(self) -> int | None:
-        """The label that means none, so that one batch holds both kinds; None without classes."""
-        return getattr(self.net, "null_label", None)
+    def conditional(self) -> bool:
+        """Whether it takes conditions that it can be without."""
+        return is_conditional(self.net)
 
-    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+    def without(self, y: Condition) -> Condition:
+        """The same condition emptied, as the network says."""
+        return emptied(self.net, y)
+
+    def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
         """The belief about x_0 at (x_t, t).
 
         Args:
             x_t: (B, ...).
-            t: 1..T, an int or (B,).
-            y: class labels (B,), the null label among them; None is that label for all.
+            t: 1..T, or a noisy time of a continuous process; a number or (B,).
+            y: the condition, for example labels (B,), the null label among them; without one the
+                network is called without, which to our networks is the null label for all.
         """
         output, var_mix = self.raw(x_t, t, y)
         return self.read(output, var_mix, x_t, t)
@@ -75,15 +81,18 @@ class Denoiser(nn.Module):
         x0, _ = self.parameterization.split(output, x_t, scale, std)
         return Prediction(x0, var_mix)
 
-    def raw(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> tuple[Tensor, float | Tensor]:
+    def raw(
+        self, x_t: Tensor, t: Time, y: Condition | None = None
+    ) -> tuple[Tensor, float | Tensor]:
         """The network's own answer at (x_t, t), in the dtype of ``x_t``: output and ``var_mix``.
 
         Raises:
             ValueError: if the network answers in another shape than it was asked.
         """
-        if not isinstance(t, Tensor):
-            t = torch.full((len(x_t),), t, device=x_t.device, dtype=torch.int64)
-        output = self.net(x_t, t, y).to(x_t.dtype)
+        t = self.process.per_sample(t, x_t)
+        told, asked = self.process.network_time(t), self._scaled(x_t, t)
+        output = self.net(asked, told) if y is None else self.net(asked, told, y)
+        output = output.to(x_t.dtype)
         expected = list(x_t.shape)
         if self.var_mix is None and x_t.ndim > 1:
             expected[1] *= 2
@@ -98,6 +107,12 @@ class Denoiser(nn.Module):
         output, place = output.chunk(2, dim=1)
         return output, learned_var_mix(place)
 
+    def _scaled(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """x_t as the network wants it, times c_in of Karras et al. (2022) where there is one."""
+        if self.parameterization.scale_in is None:
+            return x_t
+        return self.parameterization.scale_in(*self.process.kernel(t, x_t)) * x_t
+
 
 class FixedVariance(nn.Module):
     """A denoiser whose belief about x_0 is kept and whose reverse variance is replaced.
@@ -110,7 +125,7 @@ class FixedVariance(nn.Module):
         ValueError: if ``var_mix`` leaves [0, 1].
     """
 
-    def __init__(self, denoiser: DenoiseWithProcess, var_mix: float) -> None:
+    def __init__(self, denoiser: ProcessDenoiser, var_mix: float) -> None:
         super().__init__()
         if not 0 <= var_mix <= 1:
             raise ValueError(
@@ -119,11 +134,15 @@ class FixedVariance(nn.Module):
         self.denoiser, self.process, self.var_mix = denoiser, denoiser.process, var_mix
 
     @property
-    def null_label(self) -> int | None:
-        """The label that means none; None if the denoiser knows no classes."""
-        return getattr(self.denoiser, "null_label", None)
+    def conditional(self) -> bool:
+        """Whether it takes conditions that it can be without."""
+        return is_conditional(self.denoiser)
 
-    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+    def without(self, y: Condition) -> Condition:
+        """The same condition emptied, as the network says."""
+        return emptied(self.denoiser, y)
+
+    def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
         """The belief about x_0 at (x_t, t), with the fixed variance; see :class:`Denoiser`."""
         return Prediction(self.denoiser(x_t, t, y).x0, self.var_mix)
 
@@ -138,7 +157,7 @@ def learned_var_mix(v: Tensor) -> Tensor:
 
 
 @equation("10.1")
-def score(denoiser: DenoiseWithProcess, x_t: Tensor, t: Time, y: Tensor | None = None) -> Tensor:
+def score(denoiser: ProcessDenoiser, x_t: Tensor, t: Time, y: Condition | None = None) -> Tensor:
     """∇ log q(x_t), or ∇ log q(x_t|y), as a denoiser believes it: (√ᾱ_t x̂_0 − x_t) / (1−ᾱ_t).
 
     Args:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ddpmlib.broadcast import Coefficient, Time
+from ddpmlib.condition import Condition
 from ddpmlib.equations import equation
 from ddpmlib.prediction import Prediction
-from ddpmlib.process.ddpm import DDPM
+from ddpmlib.process.process import Process
 
 
 class Mixture:
@@ -35,7 +36,7 @@ class Mixture:
 
     def __init__(
         self,
-        process: DDPM,
+        process: Process,
         weights: Tensor,
         means: Tensor,
         stds: Tensor,
@@ -56,8 +57,23 @@ class Mixture:
         self.labels = None if labels is None else _checked_labels(labels, len(means))
         self.null_label = None if self.labels is None else int(self.labels.max()) + 1
 
+    @property
+    def conditional(self) -> bool:
+        """Whether it has classes."""
+        return self.labels is not None
+
+    def without(self, y: Tensor) -> Tensor:
+        """The null label for each of the labels (B,).
+
+        Raises:
+            ValueError: if the mixture has no classes.
+        """
+        if self.null_label is None:
+            raise ValueError("a mixture without labels has no class to leave out")
+        return torch.full_like(y, self.null_label)
+
     @equation("2.15", "2.16")
-    def __call__(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
         """The exact posterior mean E[x_0 | x_t], x_t (B, ...).
 
         Args:
@@ -123,10 +139,13 @@ class Mixture:
             self.process, self.log_weights[keep].exp(), means, self.variances[keep].sqrt()
         )
 
-    def draw(self, n: int, t: int = 0, generator: torch.Generator | None = None) -> Tensor:
-        """n samples of q(x_t), (n, ...); t = 0 draws data."""
+    def draw(
+        self, n: int, t: Time | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """n samples of q(x_t), (n, ...); clean data if no time is given."""
         k = torch.multinomial(self.log_weights.exp(), n, replacement=True, generator=generator)
         noise = torch.randn(n, self.means.shape[1], generator=generator, dtype=self.means.dtype)
+        t = self.process.clean if t is None else t
         scale, std = self.process.kernel(t, self.means)
         spread = (scale**2 * self.variances[k] + std**2).sqrt()[:, None]
         return (scale * self.means[k] + spread * noise).reshape(n, *self.shape)
@@ -138,11 +157,12 @@ class Mixture:
             )
         return x_t.flatten(1) if x_t.ndim > 1 else x_t[:, None]
 
-    def _members(self, y: Tensor, n: int) -> Tensor:
+    def _members(self, y: Condition, n: int) -> Tensor:
         """Which components belong to each sample's label, (n, K)."""
         assert self.labels is not None and self.null_label is not None
-        if y.shape != (n,) or y.dtype != torch.int64:
-            raise ValueError(f"need one int64 label per sample, ({n},), got {tuple(y.shape)}")
+        if not isinstance(y, Tensor) or y.shape != (n,) or y.dtype != torch.int64:
+            got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(f"need one int64 label per sample, ({n},), got {got}")
         if n and not 0 <= int(y.min()) <= int(y.max()) <= self.null_label:
             raise ValueError(
                 f"labels must lie in 0..{self.null_label - 1} ({self.null_label} is the null one)"
@@ -180,7 +200,7 @@ class FiniteData(Mixture):
     ends on a training image (Karras et al. 2022, appendix B.3).
     """
 
-    def __init__(self, process: DDPM, points: Tensor, labels: Tensor | None = None) -> None:
+    def __init__(self, process: Process, points: Tensor, labels: Tensor | None = None) -> None:
         ones = torch.ones(len(points), dtype=points.dtype)
         super().__init__(process, ones, points, 0 * ones, labels)
 
@@ -206,7 +226,7 @@ class Gaussian:
         ValueError: if shapes or symmetry are not like that.
     """
 
-    def __init__(self, process: DDPM, mean: Tensor, cov: Tensor) -> None:
+    def __init__(self, process: Process, mean: Tensor, cov: Tensor) -> None:
         if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or not torch.allclose(cov, cov.T):
             raise ValueError(
                 f"need a mean (D,) and a symmetric covariance (D, D), got {tuple(mean.shape)} and "
@@ -219,7 +239,7 @@ class Gaussian:
             )
         self.process, self.mean, self.eigenvalues = process, mean, eigenvalues.clamp(min=0)
 
-    def __call__(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+    def __call__(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
         """The exact posterior mean E[x_0 | x_t], x_t (B, D); labels are ignored."""
         scale, var, along, basis = self._along(x_t, t)
         gain = scale * self.eigenvalues.to(x_t) / var
@@ -239,9 +259,12 @@ class Gaussian:
         _, var, along, basis = self._along(x_t, t)
         return -(along / var) @ basis.T
 
-    def draw(self, n: int, t: int = 0, generator: torch.Generator | None = None) -> Tensor:
-        """n samples of q(x_t), (n, D); t = 0 draws data."""
+    def draw(
+        self, n: int, t: Time | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """n samples of q(x_t), (n, D); clean data if no time is given."""
         noise = torch.randn(n, len(self.mean), generator=generator, dtype=self.mean.dtype)
+        t = self.process.clean if t is None else t
         scale, std = self.process.kernel(t, noise)
         return (
             scale * self.mean
@@ -249,7 +272,7 @@ class Gaussian:
         )
 
     @equation("1.17")
-    def kl_to_prior(self, t: int) -> float:
+    def kl_to_prior(self, t: Time) -> float:
         """KL(q(x_t) ‖ N(0, I)) in nats: what starting a sampler from pure noise gives away.
 
         For data that are not Gaussian it is a lower bound, with their mean and covariance. Infinite

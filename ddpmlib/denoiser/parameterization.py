@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddpmlib.broadcast import Coefficient, weighted_sum
+from ddpmlib.broadcast import Coefficient, Pair, weighted_sum
 from ddpmlib.equations import equation
-from ddpmlib.process.continuous import Pair, check_sigma_min
+from ddpmlib.process.continuous import check_sigma_min
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Parameterization:
         name: ``"eps"``, ``"x0"`` or ``"v"``.
         target: (x0, eps, scale, std) -> what the network should say.
         split: (output, x_t, scale, std) -> (x0, eps) that the output stands for.
+        scale_in: (scale, std) -> what x_t is multiplied with before the network sees it; None: 1.
     """
 
     name: str
     target: Callable[[Tensor, Tensor, Coefficient, Coefficient], Tensor]
     split: Callable[[Tensor, Tensor, Coefficient, Coefficient], tuple[Tensor, Tensor]]
+    scale_in: Callable[[Coefficient, Coefficient], Coefficient] | None = None
 
 
 @equation("3.4")
@@ -59,13 +61,16 @@ PARAMETERIZATIONS = {p.name: p for p in (EPS, X0, V)}
 
 @equation("B.4", "B.5")
 def linear(
-    name: str, weights: Callable[[Coefficient, Coefficient], tuple[Coefficient, Coefficient]]
+    name: str,
+    weights: Callable[[Coefficient, Coefficient], tuple[Coefficient, Coefficient]],
+    scale_in: Callable[[Coefficient, Coefficient], Coefficient] | None = None,
 ) -> Parameterization:
     """The parameterization of an answer F = p x_0 + q ε.
 
     Args:
         name: what to call it.
         weights: (a, b) -> (p, q), the coefficients of noisy data to those of the answer.
+        scale_in: see :class:`Parameterization`.
 
     Returns:
         target and split; the split divides by a q − b p, which is 0 where F only repeats z.
@@ -80,18 +85,18 @@ def linear(
         volume = a * q - b * p
         return (q * z - b * output) / volume, (a * output - p * z) / volume
 
-    return Parameterization(name, target, split)
+    return Parameterization(name, target, split, scale_in)
 
 
 SCORE = linear("score", lambda a, b: (0.0, -1 / b))
 """The score of noisy data, ∇_z log p(z) = −E[ε|z]/b, in any convention."""
 
 VELOCITY = linear("velocity", lambda a, b: (-1.0, 1.0))
-"""dz/du of :data:`RECTIFIED`, ε − x_0: from the data to the noise."""
+"""dx/dt of straight lines with the data at t = 0, ε − x_0: from the data to the noise."""
 
 
 def flow_matching_velocity(sigma_min: float = 0.0) -> Parameterization:
-    """dz/du of :func:`flow_matching`, x_0 − (1−σ_min) ε: from the noise to the data.
+    """dx/dt of Lipman et al. (2023), x_0 − (1−σ_min) ε: from the noise to the data.
 
     Raises:
         ValueError: unless 0 ≤ sigma_min < 1.
@@ -102,7 +107,7 @@ def flow_matching_velocity(sigma_min: float = 0.0) -> Parameterization:
 
 @equation("B.11")
 def edm_output(sigma_data: float = 0.5) -> Parameterization:
-    """The raw network F_θ of Karras et al. (2022), D = c_skip z + c_out F, to use with :data:`EDM`.
+    """The network F_θ of Karras et al. (2022), for EDM's process: D = c_skip z + c_out F(c_in z).
 
     Args:
         sigma_data: their standard deviation of the data; 0.5 for images in [−1, 1]. With 1, F is
@@ -118,7 +123,10 @@ def edm_output(sigma_data: float = 0.5) -> Parameterization:
         length = (b**2 + sigma_data**2) ** 0.5  # (x_0 − c_skip z) / c_out, without 1 − c_skip
         return b / (sigma_data * length), -sigma_data / length
 
-    return linear("EDM output", weights)
+    def scale_in(a: Coefficient, b: Coefficient) -> Coefficient:
+        return (b**2 + (a * sigma_data) ** 2) ** -0.5
+
+    return linear("EDM output", weights, scale_in)
 
 
 def edm_preconditioning(

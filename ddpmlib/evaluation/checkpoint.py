@@ -204,7 +204,7 @@ def accuracy_under_noise(
     device = next(model.parameters()).device
     x, y = data.to_float(images.x_test).to(device), images.y_test.to(device)
     generator = torch.Generator(device).manual_seed(seed)
-    times, found = sorted({max(1, round(process.T * k / 10)) for k in range(11)}), []
+    times, found = sorted({max(1, round(process.end * k / 10)) for k in range(11)}), []
     for t in times:
         x_t = process.q_sample(x, t, torch.randn(x.shape, device=device, generator=generator))
         logits = [model(p, torch.full((len(p),), t, device=device)) for p in x_t.split(batch_size)]
@@ -256,7 +256,7 @@ def nll(
             )
     total = _pooled(found)
     unit = math.log(2) * math.prod(images.image_shape)
-    entry = {"metric": "nll", "n": total.n, "steps": denoiser.process.T, "draws": draws}
+    entry = {"metric": "nll", "n": total.n, "steps": denoiser.process.end, "draws": draws}
     entry |= {"seed": seed, "bf16": bf16, "bits_per_dim": round(total.mean / unit, 4)}
     return entry | {"standard_error": round(total.standard_error / unit, 4)}
 

@@ -70,7 +70,7 @@ def generate(
     total = n if y is None else len(y)
     if total is None or total < 1 or (n is not None and n != total):
         raise ValueError(f"give labels or a number of samples, at least 1: n = {n}, labels {y}")
-    chain = times(denoiser.process.T, steps)
+    chain = times(denoiser.process.end, steps)
     runner = _compiled(denoiser) if compile else denoiser
     noise = _Noise(torch.Generator(device).manual_seed(seed), image_shape, chain, eta)
     labels = torch.arange(total).split(batch_size)

@@ -73,7 +73,7 @@ class GuidanceOptions:
             ValueError: if it is no noisy classifier, or one of other data or of another process,
                 the denoiser knows no classes, or a value is out of range.
         """
-        T, guided = denoiser.process.T, cast(Denoiser | Wrapper, denoiser)
+        T, guided = denoiser.process.end, cast(Denoiser | Wrapper, denoiser)
         if self.unconditional:
             guided = Unconditional(guided)
         if self.w:

@@ -8,8 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ddpmlib.broadcast import Time
-from ddpmlib.denoiser.denoiser import DenoiseWithProcess
+from ddpmlib.broadcast import Time, per_sample
+from ddpmlib.condition import Condition
+from ddpmlib.denoiser.denoiser import ProcessDenoiser
 from ddpmlib.equations import equation
 from ddpmlib.guidance.wrapper import (
     Weight,
@@ -32,15 +33,13 @@ Classifier = Callable[[Tensor, Tensor], Tensor]
 class _Classified(Wrapper):
     """What both forms of classifier guidance share."""
 
-    def __init__(
-        self, denoiser: DenoiseWithProcess, classifier: Classifier, strength: Weight
-    ) -> None:
+    def __init__(self, denoiser: ProcessDenoiser, classifier: Classifier, strength: Weight) -> None:
         super().__init__(denoiser)
         if not callable(classifier):
             raise ValueError(f"a classifier is a function of x_t and t, got {classifier!r}")
         self.classifier, self.strength = classifier, checked_weight("strength", strength)
         theirs = getattr(classifier, "process", None)
-        if theirs is not None and not torch.equal(theirs.alpha_bar, self.process.alpha_bar):
+        if theirs is not None and theirs != self.process:
             raise ValueError(
                 f"the classifier was trained on the noise of {theirs}, and the denoiser on that of "
                 f"{self.process}: both must see the same x_t"
@@ -75,12 +74,12 @@ class ClassifierGuidance(_Classified):
     """
 
     def __init__(
-        self, denoiser: DenoiseWithProcess, classifier: Classifier, strength: Weight = 1.0
+        self, denoiser: ProcessDenoiser, classifier: Classifier, strength: Weight = 1.0
     ) -> None:
         super().__init__(denoiser, classifier, strength)
 
     @equation("10.9")
-    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+    def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
         """The guided belief; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`.
 
         Raises:
@@ -115,7 +114,7 @@ class MeanShift(_Classified):
 
     def __init__(
         self,
-        denoiser: DenoiseWithProcess,
+        denoiser: ProcessDenoiser,
         classifier: Classifier,
         strength: Weight = 1.0,
         times: Sequence[int] | None = None,
@@ -124,7 +123,7 @@ class MeanShift(_Classified):
         self._below = dict(pairwise(checked_times(self.process, times)))
 
     @equation("10.10")
-    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+    def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
         """The belief that shifts the mean of the step from t; t is an int.
 
         Raises:
@@ -147,7 +146,7 @@ class MeanShift(_Classified):
 
 
 @equation("10.6")
-def class_gradient(classifier: Classifier, x_t: Tensor, t: Time, y: Tensor | None) -> Tensor:
+def class_gradient(classifier: Classifier, x_t: Tensor, t: Time, y: Condition | None) -> Tensor:
     """∇ log p(y|x_t) by autograd, also under ``torch.no_grad``.
 
     Where gradients of ``x_t`` are being recorded, the result can be differentiated again.
@@ -166,12 +165,11 @@ def class_gradient(classifier: Classifier, x_t: Tensor, t: Time, y: Tensor | Non
             (B, K), if its answer does not depend on ``x_t`` by differentiable steps, or in
             ``torch.inference_mode``.
     """
-    if y is None:
-        raise ValueError("classifier guidance pulls towards a class: give labels y")
+    if not isinstance(y, Tensor):
+        raise ValueError("classifier guidance pulls towards a class: give labels y (B,)")
     if torch.is_inference_mode_enabled():
         raise ValueError("guidance needs gradients: take torch.no_grad in place of inference_mode")
-    if not isinstance(t, Tensor):
-        t = torch.full((len(x_t),), t, device=x_t.device, dtype=torch.int64)
+    t = per_sample(t, x_t)
     keep = torch.is_grad_enabled() and x_t.requires_grad
     with torch.enable_grad():
         x = x_t if keep else x_t.detach().requires_grad_()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ddpmlib.broadcast import Time
-from ddpmlib.denoiser.denoiser import DenoiseWithProcess
+from ddpmlib.condition import Condition, joined
+from ddpmlib.denoiser.denoiser import ProcessDenoiser
 from ddpmlib.equations import equation
 from ddpmlib.guidance.wrapper import Weight, Wrapper, checked_weight, is_zero, weight_at
 from ddpmlib.prediction import Prediction
@@ -26,34 +27,24 @@ class ClassifierFree(Wrapper):
     A learned variance is the conditional one.
 
     Args:
-        denoiser: knows classes and was trained with label dropout.
+        denoiser: takes conditions, and was trained with some of them dropped.
         w: see :data:`Weight`; for some of the times alone, see :func:`interval`.
-        null_label: the label that means none, by default the denoiser's.
 
     Raises:
-        ValueError: if there is no null label, or a weight is not finite.
+        ValueError: if the denoiser cannot be without a condition, or a weight is not finite.
     """
 
-    def __init__(
-        self, denoiser: DenoiseWithProcess, w: Weight, null_label: int | None = None
-    ) -> None:
+    def __init__(self, denoiser: ProcessDenoiser, w: Weight) -> None:
         super().__init__(denoiser)
-        if null_label is not None and not isinstance(null_label, int):
-            raise ValueError(f"a null label is a whole number, got {null_label!r}")
-        self.w, self._null = checked_weight("w", w), null_label
-        if self.null_label is None:
+        self.w = checked_weight("w", w)
+        if not self.conditional:
             raise ValueError(
                 "classifier-free guidance needs a model with classes and a null label: train one "
                 "with label dropout, or use ClassifierGuidance"
             )
 
-    @property
-    def null_label(self) -> int | None:
-        """The label that means none."""
-        return super().null_label if self._null is None else self._null
-
     @equation("11.2", "11.3")
-    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+    def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
         """The guided belief; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`.
 
         Raises:
@@ -65,8 +56,7 @@ class ClassifierFree(Wrapper):
         if y is None:
             raise ValueError("guidance pulls towards a class: give labels y, or set w = 0")
         twice = torch.cat([t, t]) if isinstance(t, Tensor) else t
-        labels = torch.cat([y, torch.full_like(y, self.null_label or 0)])
-        both = self.denoiser(torch.cat([x_t, x_t]), twice, labels)
+        both = self.denoiser(torch.cat([x_t, x_t]), twice, joined(y, self.without(y)))
         conditional, null = both.x0.chunk(2)
         var_mix = both.var_mix
         if isinstance(var_mix, Tensor):

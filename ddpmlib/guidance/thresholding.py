@@ -7,7 +7,8 @@ import math
 from torch import Tensor
 
 from ddpmlib.broadcast import Time, expand
-from ddpmlib.denoiser.denoiser import DenoiseWithProcess
+from ddpmlib.condition import Condition
+from ddpmlib.denoiser.denoiser import ProcessDenoiser
 from ddpmlib.equations import equation
 from ddpmlib.guidance.wrapper import Wrapper, signal_left
 from ddpmlib.prediction import Prediction
@@ -26,14 +27,14 @@ class StaticThreshold(Wrapper):
         ValueError: if ``bound`` is not.
     """
 
-    def __init__(self, denoiser: DenoiseWithProcess, bound: float = 1.0) -> None:
+    def __init__(self, denoiser: ProcessDenoiser, bound: float = 1.0) -> None:
         super().__init__(denoiser)
         if not 0 < bound < math.inf:
             raise ValueError(f"bound must be positive and finite, got {bound}")
         self.bound = bound
 
     @equation("11.12")
-    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+    def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
         """The clipped belief; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`."""
         belief = self.denoiser(x_t, t, y)
         return Prediction(belief.x0.clamp(-self.bound, self.bound), belief.var_mix)
@@ -58,7 +59,7 @@ class DynamicThreshold(Wrapper):
         ValueError: if ``quantile`` leaves [0, 1].
     """
 
-    def __init__(self, denoiser: DenoiseWithProcess, quantile: float = 0.995) -> None:
+    def __init__(self, denoiser: ProcessDenoiser, quantile: float = 0.995) -> None:
         super().__init__(denoiser)
         if not 0 <= quantile <= 1:
             raise ValueError(
@@ -67,7 +68,7 @@ class DynamicThreshold(Wrapper):
         self.quantile = quantile
 
     @equation("11.12")
-    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+    def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
         """The thresholded belief; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`."""
         belief = self.denoiser(x_t, t, y)
         bound = expand(_quantile(belief.x0.abs(), self.quantile).clamp(min=1), x_t)
@@ -93,13 +94,13 @@ class Temperature(Wrapper):
         ValueError: if τ is not positive and finite.
     """
 
-    def __init__(self, denoiser: DenoiseWithProcess, temperature: float) -> None:
+    def __init__(self, denoiser: ProcessDenoiser, temperature: float) -> None:
         super().__init__(denoiser)
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature must be positive and finite, got {temperature}")
         self.temperature = temperature
 
-    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+    def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
         """The belief with ε̂/τ; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`.
 
         Raises:

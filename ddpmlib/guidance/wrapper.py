@@ -17,16 +17,17 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ddpmlib.broadcast import Coefficient, Time, expand
-from ddpmlib.denoiser.denoiser import DenoiseWithProcess
+from ddpmlib.condition import Condition, emptied, is_conditional
+from ddpmlib.denoiser.denoiser import ProcessDenoiser
 from ddpmlib.prediction import Prediction
-from ddpmlib.process.ddpm import DDPM
+from ddpmlib.process.process import Process
 
 Weight = float | Tensor | Callable[[Time], float | Tensor]
 """How strongly to guide: a number, one per sample (B,), or a function of t that returns either."""
 
 
 class Wrapper(nn.Module):
-    """A denoiser around a denoiser: shares its process and its null label.
+    """A denoiser around a denoiser: shares its process and its conditions.
 
     Args:
         denoiser: network, oracle or another wrapper.
@@ -35,20 +36,24 @@ class Wrapper(nn.Module):
         ValueError: if it carries no process.
     """
 
-    def __init__(self, denoiser: DenoiseWithProcess) -> None:
+    def __init__(self, denoiser: ProcessDenoiser) -> None:
         super().__init__()
-        if not isinstance(getattr(denoiser, "process", None), DDPM):
+        if not isinstance(getattr(denoiser, "process", None), Process):
             raise ValueError(
                 f"guidance needs a denoiser with a process, and {type(denoiser).__name__} has none"
             )
         self.denoiser, self.process = denoiser, denoiser.process
 
     @property
-    def null_label(self) -> int | None:
-        """The label that means none; None if the denoiser knows no classes."""
-        return getattr(self.denoiser, "null_label", None)
+    def conditional(self) -> bool:
+        """Whether the denoiser takes conditions that it can be without."""
+        return is_conditional(self.denoiser)
 
-    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+    def without(self, y: Condition) -> Condition:
+        """The same condition emptied, as the denoiser says."""
+        return emptied(self.denoiser, y)
+
+    def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
         """The belief about x_0; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`."""
         return self.denoiser(x_t, t, y)
 
@@ -60,7 +65,7 @@ class Unconditional(Wrapper):
     class is wanted.
     """
 
-    def forward(self, x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+    def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
         """The belief at y = ∅, whatever ``y`` is."""
         return self.denoiser(x_t, t, None)
 
@@ -96,7 +101,7 @@ def is_zero(weight: float | Tensor) -> bool:
     return not isinstance(weight, Tensor) and weight == 0
 
 
-def signal_left(process: DDPM, t: Time, x: Tensor) -> tuple[Coefficient, Coefficient]:
+def signal_left(process: Process, t: Time, x: Tensor) -> tuple[Coefficient, Coefficient]:
     """Scale and std at a time where something is left of the data to divide by."""
     scale, std = process.kernel(t, x)
     if not isinstance(scale, Tensor) and scale == 0:

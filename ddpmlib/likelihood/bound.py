@@ -8,16 +8,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from ddpmlib.broadcast import Time
+from ddpmlib.broadcast import Time, exact
+from ddpmlib.condition import Condition
 from ddpmlib.equations import equation
 from ddpmlib.likelihood.decoders import Decoder, discretised
-from ddpmlib.prediction import Denoise, Prediction
-from ddpmlib.process.ddpm import DDPM
+from ddpmlib.prediction import AnyDenoiser, Prediction
+from ddpmlib.process.process import Process
 from ddpmlib.samplers.times import checked_times
 
 Nats = TypeVar("Nats", float, Tensor)
@@ -48,7 +49,7 @@ class Bound:
     prior: Tensor
     steps: Tensor
     decoder: Tensor
-    times: list[int]
+    times: list[Any]
     dims: int
 
     @property
@@ -85,24 +86,27 @@ def bits_per_dim(nats: Nats, dims: int) -> Nats:
 
 
 @equation("4.8")
-def prior_term(process: DDPM, x0: Tensor, t: int | None = None) -> Tensor:
+def prior_term(process: Process, x0: Tensor, t: Time | None = None) -> Tensor:
     """L_T = KL(q(x_T|x_0) ‖ N(0, I)) in nats, (B,); at another time than T if ``t`` is given.
+
+    Where the prior of a process is not of variance 1, it is N(0, ``prior_std``² I).
 
     Raises:
         ValueError: if not 1 ≤ t ≤ T: at t = 0 the kernel is a point and the term infinite.
     """
-    t = process.T if t is None else t
+    t = process.end if t is None else t
     scale, std = process.kernel(t, x0)
-    if t == 0:
+    if t == process.clean:
         raise ValueError("a chain starts in noise: L_T needs a time in 1..T, got 0")
     log_var = torch.as_tensor(2 * math.log(std)).to(x0)
     zero = torch.zeros((), dtype=x0.dtype, device=x0.device)
-    return _sum(gaussian_kl(scale * x0, log_var, zero, zero))
+    log_prior = zero + 2 * math.log(process.prior_std)
+    return _sum(gaussian_kl(scale * x0, log_var, zero, log_prior))
 
 
 @equation("4.9")
 def reverse_step_term(
-    process: DDPM,
+    process: Process,
     x0: Tensor,
     x_t: Tensor,
     prediction: Prediction,
@@ -130,9 +134,8 @@ def reverse_step_term(
     Raises:
         ValueError: if ``floor`` is not positive, or times and shapes are not as above.
     """
-    floor = (
-        decoder_floor(process, [2, 1, 0] if process.T > 1 else [1, 0]) if floor is None else floor
-    )
+    if floor is None:
+        floor = decoder_floor(process, _last_times(process))
     if not floor > 0:
         raise ValueError(f"a decoder of variance {floor} gives data no probability: set floor > 0")
     ends = process.variances(t, s, x0)
@@ -140,17 +143,23 @@ def reverse_step_term(
     lower = torch.where(beta_tilde > 0, beta_tilde, floor).log()
     log_var = prediction.var_mix * beta.log() + (1 - prediction.var_mix) * lower
     mean, _ = process.posterior(x_t, prediction.x0, t, s)
-    if isinstance(s, int) and s == 0:
+    if not isinstance(s, Tensor) and s == process.clean:
         return -decoder(x0, mean, log_var)
     truth, _ = process.posterior(x_t, x0, t, s)
     kl = gaussian_kl(truth, lower, mean, log_var)
-    if isinstance(s, int):
+    if not isinstance(s, Tensor):
         return kl
-    last = (s == 0).reshape(-1, *[1] * (x0.ndim - 1))
+    last = (s == process.clean).reshape(-1, *[1] * (x0.ndim - 1))
     return torch.where(last, -decoder(x0, mean, log_var), kl)
 
 
-def decoder_floor(process: DDPM, times: Sequence[int]) -> float:
+def _last_times(process: Process) -> list[int]:
+    if not process.times_are_whole:
+        raise ValueError(f"{process} has no last step of its own: give the decoder's floor")
+    return [2, 1, 0] if process.end > 1 else [1, 0]
+
+
+def decoder_floor(process: Process, times: Sequence[Time]) -> float:
     """β̃ of the last step but one, which stands in for β̃ = 0 in the last step of a chain.
 
     A chain of one step has none: then β of that step.
@@ -162,12 +171,12 @@ def decoder_floor(process: DDPM, times: Sequence[int]) -> float:
 
 @torch.no_grad()
 def elbo(
-    denoiser: Denoise,
-    process: DDPM,
+    denoiser: AnyDenoiser,
+    process: Process,
     x0: Tensor,
-    times: Sequence[int] | None = None,
+    times: Sequence[Time] | None = None,
     *,
-    y: Tensor | None = None,
+    y: Condition | None = None,
     decoder: Decoder = discretised,
     generator: torch.Generator | None = None,
 ) -> Bound:
@@ -205,13 +214,13 @@ def elbo(
 @torch.no_grad()
 @equation("4.15")
 def elbo_monte_carlo(
-    denoiser: Denoise,
-    process: DDPM,
+    denoiser: AnyDenoiser,
+    process: Process,
     x0: Tensor,
-    times: Sequence[int] | None = None,
+    times: Sequence[Time] | None = None,
     *,
     draws: int = 1,
-    y: Tensor | None = None,
+    y: Condition | None = None,
     decoder: Decoder = discretised,
     generator: torch.Generator | None = None,
 ) -> Estimate:
@@ -235,7 +244,7 @@ def elbo_monte_carlo(
     times = _chain(process, times)
     total = prior_term(process, x0, times[0])
     _check_data(x0, decoder)
-    floor, chain = decoder_floor(process, times), torch.tensor(times, device=x0.device)
+    floor, chain = decoder_floor(process, times), _on_device(process, times, x0)
     K = len(times) - 1
     for part in range(draws):
         u = torch.rand(len(x0), generator=generator, device=x0.device)  # float32 whatever x0 is
@@ -249,11 +258,16 @@ def elbo_monte_carlo(
     return Estimate(float(total.mean()), float(total.std()) / len(x0) ** 0.5, len(x0))
 
 
-def _chain(process: DDPM, times: Sequence[int] | None) -> list[int]:
+def _chain(process: Process, times: Sequence[Time] | None) -> list[Any]:
     times = checked_times(process, times)
-    if times[-1] != 0:
+    if times[-1] != process.clean:
         raise ValueError(f"the bound is on clean data: times must end at 0, got {times[-1]}")
     return times
+
+
+def _on_device(process: Process, times: Sequence[Time], x0: Tensor) -> Tensor:
+    dtype = torch.int64 if process.times_are_whole else exact(x0)
+    return torch.tensor(times, device=x0.device, dtype=dtype)
 
 
 def _check_data(x0: Tensor, decoder: Decoder) -> None:

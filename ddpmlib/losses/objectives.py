@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from ddpmlib.broadcast import flat_mean
+from ddpmlib.condition import Condition, chosen, count, device_of
 from ddpmlib.denoiser.denoiser import Denoiser
 from ddpmlib.equations import equation
 from ddpmlib.likelihood.bound import bits_per_dim, reverse_step_term
 from ddpmlib.likelihood.decoders import Decoder, discretised
-from ddpmlib.losses.times import ImportanceTimes, UniformTimes
-from ddpmlib.models.embedding import Embedding
+from ddpmlib.losses.times import Times, uniform_over
 from ddpmlib.prediction import Prediction
 
 VLB_SHARE = 1e-3  # λ of Nichol & Dhariwal (2021, section 3.1)
@@ -22,7 +21,7 @@ VLB_SHARE = 1e-3  # λ of Nichol & Dhariwal (2021, section 3.1)
 
 @equation("3.2")
 def l_simple(
-    denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, y: Tensor | None = None
+    denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, y: Condition | None = None
 ) -> Tensor:
     """Squared error of the network's output, unweighted (Ho et al. 2020, eq. 14).
 
@@ -50,7 +49,7 @@ def l_vlb(
     x0: Tensor,
     t: Tensor,
     eps: Tensor,
-    y: Tensor | None = None,
+    y: Condition | None = None,
     decoder: Decoder = discretised,
 ) -> Tensor:
     """One-term estimate of the variational bound: T · L_{t−1}, in bits per dimension.
@@ -71,7 +70,7 @@ def l_hybrid(
     x0: Tensor,
     t: Tensor,
     eps: Tensor,
-    y: Tensor | None = None,
+    y: Condition | None = None,
     decoder: Decoder = discretised,
     share: float = VLB_SHARE,
 ) -> Tensor:
@@ -106,19 +105,22 @@ def _vlb(
     prediction: Prediction,
     decoder: Decoder,
 ) -> Tensor:
-    term = reverse_step_term(denoiser.process, x0, x_t, prediction, t, t - 1, decoder)
-    return denoiser.process.T * bits_per_dim(flat_mean(term), 1)
+    process = denoiser.process
+    if not process.times_are_whole:
+        raise ValueError(f"the bound's terms are those of a chain of steps, and {process} has none")
+    term = reverse_step_term(process, x0, x_t, prediction, t, t - 1, decoder)
+    return process.end * bits_per_dim(flat_mean(term), 1)
 
 
-Times = UniformTimes | ImportanceTimes
-Objective = Callable[[Denoiser, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+Objective = Callable[[Denoiser, Tensor, Tensor, Tensor, Condition | None], Tensor]
+"""(denoiser, x0, t (B,), eps, y) -> the loss of each sample, (B,)."""
 
 
 @equation("11.4")
 def diffusion_loss(
     model: Denoiser,
     x: Tensor,
-    y: Tensor | None,
+    y: Condition | None,
     generator: torch.Generator,
     label_dropout: float = 0.0,
     objective: Objective = l_simple,
@@ -127,25 +129,36 @@ def diffusion_loss(
     """A loss at random times (Algorithm 1 of Ho et al. 2020), mean over the batch.
 
     Args:
-        model: the denoiser; its network must know classes where labels are given.
+        model: the denoiser; its network must take conditions where they are given.
         x: clean data (B, ...), images in [-1, 1].
-        y: labels (B,), or None for unconditional training.
+        y: the condition, for example labels (B,), or None for unconditional training.
         generator: source of times, noise and label dropout, on the device of ``x``.
-        label_dropout: probability that a label becomes the null label (Ho & Salimans 2022).
+        label_dropout: probability that a sample's condition is dropped (Ho & Salimans 2022).
         objective: the loss of each sample, by default L_simple.
         times: how times are drawn, by default uniformly.
 
     Raises:
-        ValueError: if ``times`` are those of a chain of another length.
+        ValueError: if ``times`` are those of another process, or a condition is to be dropped and
+            the network cannot be without.
     """
-    B, times = len(x), times or UniformTimes(model.process.T)
-    if times.T != model.process.T:
-        raise ValueError(f"times in 1..{times.T} do not fit a process of T = {model.process.T}")
-    t, weight = times.draw(B, generator)
+    times = uniform_over(model.process) if times is None else times
+    times.check(model.process)
+    t, weight = times.draw(len(x), generator)
     eps = torch.randn(x.shape, device=x.device, generator=generator)
     if y is not None and label_dropout > 0:
-        drop = torch.rand(B, device=x.device, generator=generator) < label_dropout
-        y = torch.where(drop, cast(Embedding, model.net.embed).num_classes, y)
+        y = dropped(model, y, label_dropout, generator)
     losses = objective(model, x, t, eps, y)
     times.update(t, losses)
     return (weight * losses).mean()
+
+
+def dropped(model: Denoiser, y: Condition, share: float, generator: torch.Generator) -> Condition:
+    """The condition, emptied for a random share of the samples.
+
+    Raises:
+        ValueError: if the network cannot be without a condition.
+    """
+    if not model.conditional:
+        raise ValueError("this network takes no condition that it can be without: drop none, or y")
+    drop = torch.rand(count(y), device=device_of(y), generator=generator) < share
+    return chosen(drop, model.without(y), y)

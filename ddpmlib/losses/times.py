@@ -1,13 +1,25 @@
 """How the times of a batch are drawn: uniformly, or where the loss is large."""
 
+from __future__ import annotations
+
 import math
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ddpmlib.equations import equation
+from ddpmlib.process.process import Process
 
-# ---- how times are drawn ---------------------------------------------------------------------
+
+class Times(Protocol):
+    """How times are drawn: a module, so that a training state holds what it has learned."""
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]: ...
+
+    def update(self, t: Tensor, losses: Tensor) -> None: ...
+
+    def check(self, process: Process) -> None: ...
 
 
 class UniformTimes(nn.Module):
@@ -24,6 +36,38 @@ class UniformTimes(nn.Module):
 
     def update(self, t: Tensor, losses: Tensor) -> None:
         """Nothing to learn."""
+
+    def check(self, process: Process) -> None:
+        """Raise ValueError unless the process is a chain of T steps."""
+        _check_length(self.T, process)
+
+
+class UniformContinuousTimes(nn.Module):
+    """Times of a continuous process, uniform from its end to clean data, which is left out.
+
+    Raises:
+        ValueError: if the process counts steps, or has no finite end.
+    """
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        if process.times_are_whole or not math.isfinite(process.end - process.clean):
+            raise ValueError(f"{process} has no continuous times between two finite ends")
+        self.process = process
+
+    def draw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """n times (n,) float32 and their weights, 1 each (n,), on the generator's device."""
+        u = 1 - torch.rand(n, device=generator.device, generator=generator)  # in (0, 1]
+        clean, end = self.process.clean, self.process.end
+        return clean + (end - clean) * u, torch.ones_like(u)
+
+    def update(self, t: Tensor, losses: Tensor) -> None:
+        """Nothing to learn."""
+
+    def check(self, process: Process) -> None:
+        """Raise ValueError unless it is the same process."""
+        if process != self.process:
+            raise ValueError(f"times of {self.process} do not fit {process}")
 
 
 @equation("6.10", "6.12")
@@ -82,3 +126,17 @@ class ImportanceTimes(nn.Module):
                 continue  # whoever trains stops at it; the history stays usable
             self.history[i, self.seen[i] % self.memory] = loss
             self.seen[i] += 1
+
+    def check(self, process: Process) -> None:
+        """Raise ValueError unless the process is a chain of T steps."""
+        _check_length(self.T, process)
+
+
+def uniform_over(process: Process) -> Times:
+    """Uniform times of a process: 1..T of a chain, or all of a continuous one."""
+    return UniformTimes(process.end) if process.times_are_whole else UniformContinuousTimes(process)
+
+
+def _check_length(T: int, process: Process) -> None:
+    if not process.times_are_whole or process.end != T:
+        raise ValueError(f"times in 1..{T} do not fit a process of T = {process.end}")

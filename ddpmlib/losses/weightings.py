@@ -5,56 +5,60 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ddpmlib.broadcast import exact
+from ddpmlib.condition import Condition
 from ddpmlib.denoiser.denoiser import Denoiser
+from ddpmlib.denoiser.parameterization import weight
 from ddpmlib.equations import equation
 from ddpmlib.losses.objectives import l_simple
 from ddpmlib.process.ddpm import DDPM
+from ddpmlib.process.process import Process
 
-Weighting = Callable[[DDPM, Tensor], Tensor]
+Weighting = Callable[[Process, Tensor], Tensor]
 """(process, t (B,)) -> weight of the squared error of ε at these times, float64 (B,)."""
 
 
-# ---- how much each time counts ---------------------------------------------------------------
-
-
-def _at(process: DDPM, name: str, t: Tensor) -> Tensor:
+def _snr(process: Process, t: Tensor) -> Tensor:
+    """SNR at noisy times."""
     # Looking into a GPU tensor would make the CPU wait, so only CPU times are ranged.
-    if t.device.type == "cpu" and t.numel() and not 1 <= int(t.min()) <= int(t.max()) <= process.T:
-        raise ValueError(
-            f"weights belong to times in 1..{process.T}, got {int(t.min())}..{int(t.max())}"
-        )
-    return process.table(name, t.device)[t]
+    if t.device.type == "cpu" and t.numel():
+        low, high = sorted((process.clean, process.end))
+        if bool(((t == process.clean) | (t < low) | (t > high)).any()):
+            what = f"1..{high}" if process.times_are_whole else f"noise in {process}"
+            raise ValueError(f"weights belong to times in {what}, got {t.min():g}..{t.max():g}")
+    return process.snr(t)
 
 
-def _snr(process: DDPM, t: Tensor) -> Tensor:
-    alpha_bar = _at(process, "alpha_bar", t)
-    return alpha_bar / (1 - alpha_bar)
-
-
-def simple(process: DDPM, t: Tensor) -> Tensor:
+def simple(process: Process, t: Tensor) -> Tensor:
     """1 for every time (Ho et al. 2020, eq. 14); on x_0 that is SNR weighting."""
     return torch.ones_like(t, dtype=torch.float64)
 
 
 @equation("4.12", "5.6")
-def vlb(process: DDPM, t: Tensor) -> Tensor:
+def vlb(process: Process, t: Tensor) -> Tensor:
     """The exact weight of the bound with σ² = β̃: β_t² / (2 β̃_t α_t (1−ᾱ_t)), for t ≥ 2.
 
     On x_0 it is ½ (SNR(t−1) − SNR(t)) (Ho et al. 2020, eq. 12; Kingma et al. 2021, eq. 13). At
     t = 1, where the bound has a decoder instead, it is infinite.
+
+    Raises:
+        ValueError: if the process is no chain of steps, or a time is not in 1..T.
     """
+    if not isinstance(process, DDPM):
+        raise ValueError(f"the bound's weights are those of a chain of steps, not of {process}")
+    _snr(process, t)  # refuses clean data
     beta, alpha, alpha_bar, beta_tilde = (
-        _at(process, name, t) for name in ("beta", "alpha", "alpha_bar", "beta_tilde")
+        process.table(name, t.device)[t] for name in ("beta", "alpha", "alpha_bar", "beta_tilde")
     )
     return beta**2 / (2 * beta_tilde * alpha * (1 - alpha_bar))
 
 
-def uniform_on_x0(process: DDPM, t: Tensor) -> Tensor:
+def uniform_on_x0(process: Process, t: Tensor) -> Tensor:
     """1/SNR: the squared error of x_0, unweighted."""
     return 1 / _snr(process, t)
 
 
-def truncated_snr(process: DDPM, t: Tensor) -> Tensor:
+def truncated_snr(process: Process, t: Tensor) -> Tensor:
     """max(SNR, 1) on x_0 (Salimans & Ho 2022, section 4): never less than the plain x_0-loss."""
     return torch.clamp(1 / _snr(process, t), min=1)
 
@@ -68,14 +72,14 @@ def min_snr(gamma: float = 5.0) -> Weighting:
     if not gamma > 0:
         raise ValueError(f"gamma is a signal-to-noise ratio and must be positive, got {gamma}")
 
-    def weight(process: DDPM, t: Tensor) -> Tensor:
+    def weight(process: Process, t: Tensor) -> Tensor:
         return torch.clamp(gamma / _snr(process, t), max=1)
 
     return weight
 
 
 @equation("4.11", "5.13")
-def on_x0(weighting: Weighting, process: DDPM, t: Tensor) -> Tensor:
+def on_x0(weighting: Weighting, process: Process, t: Tensor) -> Tensor:
     """The weight of |x_0 − x̂_0|² that equals ``weighting`` on |ε − ε̂|²: times SNR(t); (B,)."""
     return weighting(process, t) * _snr(process, t)
 
@@ -87,7 +91,7 @@ def weighted(
     x0: Tensor,
     t: Tensor,
     eps: Tensor,
-    y: Tensor | None = None,
+    y: Condition | None = None,
 ) -> Tensor:
     """A weighting times the squared error of ε, whatever the network predicts.
 
@@ -97,11 +101,8 @@ def weighted(
     Returns:
         (B,), in the dtype of ``x0``.
     """
-    own: dict[str, Weighting] = {
-        "eps": simple,
-        "x0": _snr,
-        "v": lambda process, t: _at(process, "alpha_bar", t),
-    }
-    process = denoiser.process
-    weight = weighting(process, t) * own[denoiser.parameterization.name](process, t)
-    return weight.to(x0.dtype) * l_simple(denoiser, x0, t, eps, y)
+    process, p = denoiser.process, denoiser.parameterization
+    scale, std = process.coefficients(t.to(exact(t)) if t.is_floating_point() else t)
+    own = _snr(process, t) / weight(p, scale, std)  # both are weights of the same |x_0−x̂_0|²
+    factor = weighting(process, t) * own
+    return factor.to(x0.dtype) * l_simple(denoiser, x0, t, eps, y)

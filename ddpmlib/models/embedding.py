@@ -51,6 +51,16 @@ class Embedding(nn.Module):
         """The label ∅ that stands for none; None if there are no classes."""
         return self.num_classes or None
 
+    def without(self, y: Tensor) -> Tensor:
+        """The null label in place of each of the labels (B,).
+
+        Raises:
+            ValueError: if there are no classes.
+        """
+        if self.null_label is None:
+            raise ValueError("this network knows no classes, and so none to leave out")
+        return torch.full_like(y, self.null_label)
+
     def forward(self, t: Tensor, y: Tensor | None = None) -> Tensor:
         """(B,) times and (B,) labels -> (B, dim).
 

@@ -33,9 +33,13 @@ class MLP(nn.Module):
         self.out = nn.Linear(width, outputs * dim)
 
     @property
-    def null_label(self) -> int | None:
-        """The label that means none, see :class:`ddpmlib.models.embedding.Embedding`."""
-        return self.embed.null_label
+    def conditional(self) -> bool:
+        """Whether it knows classes."""
+        return self.embed.null_label is not None
+
+    def without(self, y: Tensor) -> Tensor:
+        """The null label for each of the labels (B,), which mean no class."""
+        return self.embed.without(y)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, dim) points, (B,) times, (B,) labels -> (B, outputs · dim).

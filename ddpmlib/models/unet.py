@@ -111,9 +111,13 @@ class UNet(nn.Module):
         self.out = _zero(nn.Conv2d(now, outputs * pixels, 3, padding=1))
 
     @property
-    def null_label(self) -> int | None:
-        """The label that means none, see :class:`ddpmlib.models.embedding.Embedding`."""
-        return self.embed.null_label
+    def conditional(self) -> bool:
+        """Whether it knows classes."""
+        return self.embed.null_label is not None
+
+    def without(self, y: Tensor) -> Tensor:
+        """The null label for each of the labels (B,), which mean no class."""
+        return self.embed.without(y)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """Predict; see the class for shapes.

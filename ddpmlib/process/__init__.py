@@ -2,30 +2,33 @@
 
 from ddpmlib.process.continuous import (
     EDM,
-    RECTIFIED,
     VDM,
-    Convention,
-    flow_matching,
+    VE,
+    VP,
+    FlowMatching,
+    Interpolated,
+    RectifiedFlow,
+    SubVP,
     kernel,
-    ve_sde,
-    vp_sde,
 )
-from ddpmlib.process.ddpm import DDPM, check_eta
-from ddpmlib.process.indices import beta_from_alpha_bar, discrete, nearest_time, zero_based
+from ddpmlib.process.ddpm import DDPM
+from ddpmlib.process.indices import ZeroBased, beta_from_alpha_bar
+from ddpmlib.process.process import Process, Stride, check_eta
 
 __all__ = [
     "DDPM",
     "EDM",
-    "RECTIFIED",
     "VDM",
-    "Convention",
+    "VE",
+    "VP",
+    "FlowMatching",
+    "Interpolated",
+    "Process",
+    "RectifiedFlow",
+    "Stride",
+    "SubVP",
+    "ZeroBased",
     "beta_from_alpha_bar",
     "check_eta",
-    "discrete",
-    "flow_matching",
     "kernel",
-    "nearest_time",
-    "ve_sde",
-    "vp_sde",
-    "zero_based",
 ]

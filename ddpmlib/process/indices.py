@@ -1,54 +1,50 @@
-"""Tables that are indexed differently, and the book's own noise level that is nearest to theirs."""
+"""Tables that are indexed differently: programs that count from 0, and running products."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ddpmlib.broadcast import Pair, Time
 from ddpmlib.equations import equation
-from ddpmlib.process.continuous import Convention, Pair
 from ddpmlib.process.ddpm import DDPM
-from ddpmlib.process.schedules import log_snr as log_snr_of
-
-# ---- the book's own levels, and tables that are indexed differently ----------------------
+from ddpmlib.process.process import Process
 
 
-def nearest_time(process: DDPM, log_snr: Tensor) -> Tensor:
-    """The time 0..T whose log-SNR is nearest, int64; 0 for clean data (λ = ∞) alone.
-
-    Raises:
-        ValueError: on the CPU, for what is not a number: a negative σ, say, is no noise level.
-    """
-    # Looking into a GPU tensor would make the CPU wait.
-    if log_snr.device.type == "cpu" and bool(log_snr.isnan().any()):
-        raise ValueError("a log-SNR is not a number: did the label leave its range?")
-    table = log_snr_of(process.alpha_bar)
-    between = (table[:-1] + table[1:]) / 2
-    # searchsorted wants a rising table, and λ falls. A last entry of −∞ is between nothing.
-    time = torch.searchsorted(-between.to(log_snr), -log_snr.contiguous())
-    return torch.where(log_snr == -torch.inf, process.T, time)
-
-
-def discrete(process: DDPM) -> Convention:
-    """The book's own: u is the time t in 0..T, int64 (Ho et al. 2020; Nichol & Dhariwal 2021).
-
-    Between two times it knows no label: ``label`` takes the nearest one.
-    """
-
-    def coefficients(t: Tensor) -> Pair:
-        process._check_time(t)  # an index of −1 would be the noisiest entry
-        return process.scale.to(t.device)[t], process.std.to(t.device)[t]
-
-    return Convention(coefficients, lambda lam: nearest_time(process, lam))
-
-
-def zero_based(process: DDPM) -> Convention:
+class ZeroBased(Process):
     """Programs that count 0..T−1, as diffusers does: their index i is our t = i + 1.
 
-    Clean data have no index; the label of λ = ∞ is −1, where their tables hold the noisiest entry.
+    Clean data have no index; the time of λ = ∞ is −1, where their tables hold the noisiest entry.
+
+    Args:
+        process: the chain whose times run over 0..T.
     """
-    ours = discrete(process)
-    return Convention(lambda i: ours.coefficients(i + 1), lambda lam: ours.label(lam) - 1)
+
+    clean = -1
+    times_are_whole: ClassVar[bool] = True
+
+    def __init__(self, process: DDPM) -> None:
+        self.process, self.end = process, process.T - 1
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ZeroBased) and self.process == other.process
+
+    def __hash__(self) -> int:
+        return hash(("zero-based", self.process))
+
+    def coefficients(self, t: Tensor) -> Pair:
+        """√ᾱ and √(1−ᾱ) at the indices t, int64."""
+        return self.process.coefficients(t + 1)
+
+    def time_of(self, log_snr: Tensor) -> Tensor:
+        """The index whose log-SNR is nearest."""
+        return self.process.time_of(log_snr) - 1
+
+    def check_time(self, t: Time) -> None:
+        """Raise ValueError unless t is a whole number in −1..T−1, or an int64 tensor of such."""
+        self.process.check_time(t + 1)
 
 
 @equation("B.6")

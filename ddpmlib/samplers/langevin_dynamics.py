@@ -1,35 +1,40 @@
 """Langevin dynamics: samplers that need a score and nothing else of diffusion.
 
-They take any denoiser, guided ones too, and yield states as :mod:`ddpmlib.samplers` does.
+They take any denoiser, guided ones too, and yield states as :mod:`ddpmlib.samplers.loop` does.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from ddpmlib.broadcast import Time
+from ddpmlib.condition import Condition
 from ddpmlib.equations import equation
-from ddpmlib.prediction import Denoise
-from ddpmlib.process.ddpm import DDPM, check_eta
-from ddpmlib.samplers.loop import State, sample
+from ddpmlib.prediction import AnyDenoiser, Denoise
+from ddpmlib.process.process import Process
+from ddpmlib.samplers.ancestral import Ancestral
+from ddpmlib.samplers.loop import check_same_process, walk
+from ddpmlib.samplers.noise import normal
+from ddpmlib.samplers.state import State, Step
 from ddpmlib.samplers.times import checked_times
 
 
 @equation("10.2")
 def langevin(
-    denoiser: Denoise,
-    process: DDPM,
+    denoiser: AnyDenoiser,
+    process: Process,
     x: Tensor,
-    t: int,
+    t: Time,
     h: float,
     steps: int,
     *,
-    y: Tensor | None = None,
+    y: Condition | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[State]:
     """Unadjusted Langevin at one noise level: x ← x + h ∇ log q(x_t) + √(2h) z.
@@ -49,28 +54,29 @@ def langevin(
         generator: source of the noise, on the device of ``x``.
 
     Yields:
-        the starting state, then one :class:`~ddpmlib.samplers.loop.State` per step, all at t.
+        the starting state, then one :class:`~ddpmlib.samplers.state.State` per step, all at t.
 
     Raises:
         ValueError: if t is not in 1..T, h not positive and finite, or ``steps`` < 1.
     """
-    if not isinstance(t, int) or not 1 <= t <= process.T:
-        raise ValueError(f"a noise level is an int in 1..{process.T}, got {t}")
+    _check_level(process, t)
     if not 0 < h < math.inf:
         raise ValueError(f"the step size h must be positive and finite, got {h}")
     _check_steps(steps)
-    return _walk_at(denoiser, process, x, t, h, steps, y, generator)
+    check_same_process(denoiser, process)
+    step = Langevin(lambda process, t: h)
+    return walk(denoiser, process, x, [t] * (steps + 1), step, y, generator=generator)
 
 
 def annealed_langevin(
-    denoiser: Denoise,
-    process: DDPM,
+    denoiser: AnyDenoiser,
+    process: Process,
     x: Tensor,
-    times: Sequence[int] | None = None,
+    times: Sequence[Time] | None = None,
     *,
     steps: int = 5,
     snr: float = 0.16,
-    y: Tensor | None = None,
+    y: Condition | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[State]:
     """Langevin at one noise level after the other, falling (Song & Ermon 2019, Algorithm 1).
@@ -88,7 +94,7 @@ def annealed_langevin(
         snr: r of :func:`step_size`; the default is that of Song et al. (2021) on CIFAR-10.
 
     Yields:
-        the starting state, then one :class:`~ddpmlib.samplers.loop.State` per level.
+        the starting state, then one :class:`~ddpmlib.samplers.state.State` per level.
 
     Raises:
         ValueError: if times do not fall within T..0, ``snr`` is not positive, or ``steps`` < 1.
@@ -96,19 +102,21 @@ def annealed_langevin(
     times = checked_times(process, times)
     _check_steps(steps)
     step_size(process, times[0], snr)
-    return _anneal(denoiser, process, x, times, steps, snr, y, generator)
+    check_same_process(denoiser, process)
+    step = Annealed(Langevin(partial(step_size, snr=snr), steps))
+    return walk(denoiser, process, x, [times[0], *times], step, y, generator=generator)
 
 
 def predictor_corrector(
-    denoiser: Denoise,
-    process: DDPM,
+    denoiser: AnyDenoiser,
+    process: Process,
     x: Tensor,
-    times: Sequence[int] | None = None,
+    times: Sequence[Time] | None = None,
     *,
     eta: float = 1.0,
     steps: int = 1,
     snr: float = 0.16,
-    y: Tensor | None = None,
+    y: Condition | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[State]:
     """The step of :func:`ddpmlib.samplers.loop.sample`, then Langevin at its level.
@@ -123,20 +131,98 @@ def predictor_corrector(
         snr: r of :func:`step_size`.
 
     Yields:
-        the starting state, then one :class:`~ddpmlib.samplers.loop.State` per level, corrected.
+        the starting state, then one :class:`~ddpmlib.samplers.state.State` per level, corrected.
 
     Raises:
         ValueError: if times, ``eta``, ``snr`` or ``steps`` are out of range.
     """
-    check_eta(eta)
-    times = checked_times(process, times)
+    predictor, times = Ancestral(eta), checked_times(process, times)
     _check_steps(steps)
     step_size(process, times[0], snr)
-    return _correct(denoiser, process, x, times, eta, steps, snr, y, generator)
+    check_same_process(denoiser, process)
+    step = Corrected(predictor, Langevin(partial(step_size, snr=snr), steps))
+    return walk(denoiser, process, x, times, step, y, generator=generator)
+
+
+# ---- as steps ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Langevin:
+    """Langevin steps at the level s, to which x belongs already.
+
+    Args:
+        size: (process, s) -> h.
+        steps: network calls.
+    """
+
+    size: Callable[[Process, Time], float]
+    steps: int = 1
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        process: Process,
+        past: Sequence[State],
+        s: Time,
+        generator: torch.Generator | None,
+    ) -> State:
+        x, h = past[-1].x, self.size(process, s)
+        for _ in range(self.steps):
+            x0 = denoise(x, s).x0
+            z = normal(x, generator)
+            x = x + h * process.score_from_x0(x, x0, s) + (2 * h) ** 0.5 * z
+        return State(s, x, x0)
+
+
+@dataclass(frozen=True)
+class Annealed:
+    """Langevin at the level s; where s is clean data, the prediction at the level before."""
+
+    langevin: Langevin
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        process: Process,
+        past: Sequence[State],
+        s: Time,
+        generator: torch.Generator | None,
+    ) -> State:
+        if s != process.clean:
+            return self.langevin(denoise, process, past, s, generator)
+        x0 = denoise(past[-1].x, past[-1].t).x0
+        return State(s, x0, x0)
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A predictor's step, then Langevin at the level where it arrived, unless that is clean data.
+
+    Args:
+        predictor: any step.
+        corrector: Langevin.
+    """
+
+    predictor: Step
+    corrector: Langevin
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        process: Process,
+        past: Sequence[State],
+        s: Time,
+        generator: torch.Generator | None,
+    ) -> State:
+        state = self.predictor(denoise, process, past, s, generator)
+        if s == process.clean:
+            return state
+        return self.corrector(denoise, process, [*past, state], s, generator)
 
 
 @equation("10.5")
-def step_size(process: DDPM, t: int, snr: float) -> float:
+def step_size(process: Process, t: Time, snr: float) -> float:
     """h = 2 (r √(1−ᾱ_t))², so that the drift is r times as long as the noise.
 
     Song et al. (2021, score SDE, Algorithm 4) take h = 2 (r |z|/|g|)² with the score g of the
@@ -152,81 +238,21 @@ def step_size(process: DDPM, t: int, snr: float) -> float:
     Raises:
         ValueError: if t or r is out of range.
     """
-    if not isinstance(t, int) or not 1 <= t <= process.T:
-        raise ValueError(f"a noise level is an int in 1..{process.T}, got {t}")
+    _check_level(process, t)
     if not 0 < snr < math.inf:
         raise ValueError(f"snr must be positive and finite, got {snr}")
-    return 2 * snr**2 * float(1 - process.alpha_bar[t])
+    _, std = process.kernel(t, torch.zeros((), dtype=torch.float64))
+    return 2 * snr**2 * float(std) ** 2
+
+
+def _check_level(process: Process, t: Time) -> None:
+    chain = process.times_are_whole
+    if isinstance(t, Tensor) or (chain and not isinstance(t, int)) or t == process.clean:
+        what = f"an int in 1..{process.end}" if chain else "one time with noise"
+        raise ValueError(f"a noise level is {what}, got {t}")
+    process.check_time(t)
 
 
 def _check_steps(steps: int) -> None:
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps counts network calls and must be at least 1, got {steps}")
-
-
-def _last(states: Iterator[State]) -> State:
-    return deque(states, maxlen=1)[0]
-
-
-@torch.no_grad()
-def _walk_at(
-    denoiser: Denoise,
-    process: DDPM,
-    x: Tensor,
-    t: int,
-    h: float,
-    steps: int,
-    y: Tensor | None,
-    generator: torch.Generator | None,
-) -> Iterator[State]:
-    yield State(t, x)
-    for _ in range(steps):
-        x0 = denoiser(x, t, y).x0
-        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        x = x + h * process.score_from_x0(x, x0, t) + (2 * h) ** 0.5 * z
-        yield State(t, x, x0)
-
-
-@torch.no_grad()
-def _anneal(
-    denoiser: Denoise,
-    process: DDPM,
-    x: Tensor,
-    times: list[int],
-    steps: int,
-    snr: float,
-    y: Tensor | None,
-    generator: torch.Generator | None,
-) -> Iterator[State]:
-    state = State(times[0], x)
-    yield state
-    for t in times:
-        if t == 0:
-            x0 = denoiser(state.x, state.t, y).x0
-            yield State(0, x0, x0)
-            return
-        h = step_size(process, t, snr)
-        state = _last(_walk_at(denoiser, process, state.x, t, h, steps, y, generator))
-        yield state
-
-
-@torch.no_grad()
-def _correct(
-    denoiser: Denoise,
-    process: DDPM,
-    x: Tensor,
-    times: list[int],
-    eta: float,
-    steps: int,
-    snr: float,
-    y: Tensor | None,
-    generator: torch.Generator | None,
-) -> Iterator[State]:
-    yield State(times[0], x)
-    for t, s in pairwise(times):
-        state = _last(sample(denoiser, process, x, [t, s], eta=eta, y=y, generator=generator))
-        if s > 0:
-            h = step_size(process, s, snr)
-            state = _last(_walk_at(denoiser, process, state.x, s, h, steps, y, generator))
-        x = state.x
-        yield state

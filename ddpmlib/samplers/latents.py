@@ -1,16 +1,20 @@
 """From data to latents and between them: DDIM inversion, spherical interpolation."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ddpmlib.broadcast import expand
+from ddpmlib.broadcast import Time, expand
+from ddpmlib.condition import Condition
 from ddpmlib.equations import equation
-from ddpmlib.prediction import Denoise
-from ddpmlib.process.ddpm import DDPM
-from ddpmlib.samplers.loop import State
+from ddpmlib.prediction import AnyDenoiser, Denoise
+from ddpmlib.process.process import Process
+from ddpmlib.samplers.loop import check_same_process, walk
+from ddpmlib.samplers.state import State
 from ddpmlib.samplers.times import checked_times
 
 
@@ -58,12 +62,12 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
 
 @equation("3.9", "7.13")
 def ddim_invert(
-    denoiser: Denoise,
-    process: DDPM,
+    denoiser: AnyDenoiser,
+    process: Process,
     x: Tensor,
-    times: Sequence[int] | None = None,
+    times: Sequence[Time] | None = None,
     *,
-    y: Tensor | None = None,
+    y: Condition | None = None,
     refine: int = 1,
 ) -> Iterator[State]:
     """Walk *up* the deterministic chain: the latent that DDIM (η = 0) decodes to ``x``.
@@ -71,16 +75,17 @@ def ddim_invert(
     Each DDIM step x_t → x_s is solved for x_t by fixed-point iteration on the noise that the
     denoiser finds in x_t. One iteration is the usual encoder (Song et al. 2021, section 4.3), which
     takes ε̂ at x_s and is exact only for small steps; a few more make it the inverse of
-    :func:`sample` to rounding error wherever the iteration contracts.
+    :func:`~ddpmlib.samplers.loop.sample` to rounding error wherever the iteration contracts.
 
     Args:
-        denoiser, process, y: as in :func:`sample`.
+        denoiser, process, y: as in
+            :func:`~ddpmlib.samplers.loop.sample`.
         x: the state at ``times[-1]``, clean data when that is 0.
         times: the falling times that will decode, walked from the end to the start.
         refine: network calls per step, at least 1.
 
     Yields:
-        the starting state, then one :class:`State` per step, up to ``times[0]``.
+        the starting state, then one per step, up to ``times[0]``.
 
     Raises:
         ValueError: if times do not fall within 0..T or ``refine`` < 1.
@@ -89,20 +94,30 @@ def ddim_invert(
         raise ValueError(
             f"refine counts network calls per step and must be at least 1, got {refine}"
         )
-    return _walk_up(denoiser, process, x, checked_times(process, times), y, refine)
+    check_same_process(denoiser, process)
+    rising = checked_times(process, times)[::-1]
+    return walk(denoiser, process, x, rising, _Inversion(refine), y)
 
 
-@torch.no_grad()
-def _walk_up(
-    denoiser: Denoise, process: DDPM, x: Tensor, times: list[int], y: Tensor | None, refine: int
-) -> Iterator[State]:
-    yield State(times[-1], x)
-    for s, t in pairwise(reversed(times)):
+@dataclass(frozen=True)
+class _Inversion:
+    """The DDIM step that would lead from t down to s, solved for x_t."""
+
+    refine: int
+
+    def __call__(
+        self,
+        denoise: Denoise,
+        process: Process,
+        past: Sequence[State],
+        t: Time,
+        generator: torch.Generator | None,
+    ) -> State:
+        s, x = past[-1].t, past[-1].x
         (scale_s, std_s), (scale_t, std_t) = process.kernel(s, x), process.kernel(t, x)
         guess = x
-        for _ in range(refine):
-            x0 = denoiser(guess, t, y).x0
+        for _ in range(self.refine):
+            x0 = denoise(guess, t).x0
             eps = process.eps_from_x0(guess, x0, t)
             guess = scale_t / scale_s * (x - std_s * eps) + std_t * eps
-        x = guess
-        yield State(t, x, x0)
+        return State(t, guess, x0)

@@ -1,102 +1,131 @@
-"""Reverse loops as generators: the caller's ``for`` draws progress bars, films and early stops.
+"""The one loop of all samplers, as a generator: the caller's ``for`` draws bars and films.
 
-There is one loop. Ancestral sampling is every time with η = 1, strided sampling skips times, DDIM
-is η = 0: see :meth:`ddpmlib.process.ddpm.DDPM.step`.
+What changes from sampler to sampler is the :data:`Step`, which draws the next state; what is edited
+between steps is said by a :data:`Hook`. Neither needs a loop of its own.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ddpmlib.broadcast import Time
+from ddpmlib.condition import Condition
 from ddpmlib.equations import equation
-from ddpmlib.prediction import Denoise
-from ddpmlib.process.ddpm import DDPM, check_eta
+from ddpmlib.prediction import AnyDenoiser, Prediction
+from ddpmlib.process.process import Process
+from ddpmlib.samplers.ancestral import Ancestral, Noising
+from ddpmlib.samplers.state import PAST, Hook, State, Step
 from ddpmlib.samplers.times import checked_times
-
-
-@dataclass(frozen=True)
-class State:
-    """Where a chain stands.
-
-    Attributes:
-        t: the time reached.
-        x: x_t, (B, ...).
-        x0: the belief that led here, same shape; None at the start.
-    """
-
-    t: int
-    x: Tensor
-    x0: Tensor | None = None
 
 
 @equation("2.19")
 def sample(
-    denoiser: Denoise,
-    process: DDPM,
+    denoiser: AnyDenoiser,
+    process: Process,
     x: Tensor,
-    times: Sequence[int] | None = None,
+    times: Sequence[Time] | None = None,
     *,
-    eta: float = 1.0,
-    y: Tensor | None = None,
+    eta: float | None = None,
+    step: Step | None = None,
+    y: Condition | None = None,
+    hook: Hook | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[State]:
-    """Walk down the chain: predict the clean data, then draw the next state.
+    """Walk along the times: predict the clean data, then draw the next state.
 
     Arguments are checked at the call; the network first runs when the first step is asked for.
+    Where the times rise, x is noised again by a draw of the forward process, which costs no network
+    call (RePaint, Lugmayr et al. 2022; restart sampling).
 
     Args:
         denoiser: network, oracle or guided wrapper.
-        process: the forward process.
-        x: the state at ``times[0]``; standard normal (B, ...) when that is T.
-        times: falling times, by default T, T−1, ..., 0; see :func:`uniform_times`.
-        eta: 1 for DDPM, 0 for DDIM, between them a family with the same marginals.
-        y: labels (B,), passed on to the denoiser.
+        process: the forward process, the denoiser's own if it carries one.
+        x: the state at ``times[0]``; normal with ``process.prior_std`` (B, ...) at ``process.end``.
+        times: by default T, T−1, ..., 0; see :mod:`ddpmlib.samplers.times`. A continuous process
+            has no default.
+        eta: 1 for DDPM, the default, 0 for DDIM, between them a family with the same marginals.
+        step: another way of drawing the next state, in place of ``eta``: see
+            :mod:`ddpmlib.samplers`.
+        y: condition, passed on to the denoiser: labels (B,) or a mapping of tensors (B, ...).
+        hook: edits each new state before the chain goes on from it, and before it is yielded.
         generator: source of the step noise, on the device of ``x``.
 
     Yields:
         the starting state, then one :class:`State` per step.
 
     Raises:
-        ValueError: if times do not fall within 0..T or η leaves [0, 1].
+        ValueError: if times leave the process or stand still, η leaves [0, 1], both η and a step
+            are given, or the denoiser belongs to another process.
     """
-    check_eta(eta)
-    return _walk_down(denoiser, process, x, checked_times(process, times), eta, y, generator)
+    if eta is not None and step is not None:
+        raise ValueError(f"eta = {eta} is for the ancestral step: give it, or another step")
+    step = Ancestral(1.0 if eta is None else eta) if step is None else step
+    check_same_process(denoiser, process)
+    times = checked_times(process, times, rising=True)
+    return walk(denoiser, process, x, times, Noising(step), y, hook, generator)
 
 
 @torch.no_grad()
-def _walk_down(
-    denoiser: Denoise,
-    process: DDPM,
+def walk(
+    denoiser: AnyDenoiser,
+    process: Process,
     x: Tensor,
-    times: list[int],
-    eta: float,
-    y: Tensor | None,
-    generator: torch.Generator | None,
+    times: Sequence[Time],
+    step: Step,
+    y: Condition | None = None,
+    hook: Hook | None = None,
+    generator: torch.Generator | None = None,
 ) -> Iterator[State]:
-    yield State(times[0], x)
-    for t, s in pairwise(times):
-        prediction = denoiser(x, t, y)
-        noise = None
-        if eta > 0 and s > 0:
-            noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-        x = process.step(x, prediction, t, s, eta, noise)
-        yield State(s, x, prediction.x0)
+    """The loop itself: one step for each pair of times, unchecked; see :func:`sample`."""
+
+    def denoise(x: Tensor, t: Time) -> Prediction:
+        return denoiser(x, t, y)
+
+    past = deque([State(times[0], x)], maxlen=PAST)
+    yield past[-1]
+    for s in times[1:]:
+        state = step(denoise, process, tuple(past), s, generator)
+        if hook is not None:
+            state = replace(state, x=hook(state))
+        past.append(state)
+        yield state
 
 
 def draw(
-    denoiser: Denoise,
-    process: DDPM,
+    denoiser: AnyDenoiser,
+    process: Process,
     x: Tensor,
-    times: Sequence[int] | None = None,
+    times: Sequence[Time] | None = None,
     *,
-    eta: float = 1.0,
-    y: Tensor | None = None,
+    eta: float | None = None,
+    step: Step | None = None,
+    y: Condition | None = None,
+    hook: Hook | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Run :func:`sample` to its end and return the last x; arguments as there."""
-    for state in sample(denoiser, process, x, times, eta=eta, y=y, generator=generator):
-        x = state.x
-    return x
+    states = sample(
+        denoiser, process, x, times, eta=eta, step=step, y=y, hook=hook, generator=generator
+    )
+    return last(states).x
+
+
+def last(states: Iterator[State]) -> State:
+    """The state in which a walk ends."""
+    return deque(states, maxlen=1)[0]
+
+
+def check_same_process(denoiser: AnyDenoiser, process: Process) -> None:
+    """Raise ValueError if the denoiser carries a process, and another one than this.
+
+    A model that is asked at the noise levels of another process answers without a word, and badly.
+    """
+    theirs = getattr(denoiser, "process", None)
+    if theirs is not None and theirs != process:
+        raise ValueError(
+            f"the denoiser was made for {theirs}, not for {process}: sample with its own process, "
+            "or translate it (ddpmlib.denoiser.Translated)"
+        )

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ddpmlib import data
 from ddpmlib.denoiser.denoiser import Denoiser
 from ddpmlib.denoiser.parameterization import PARAMETERIZATIONS
-from ddpmlib.losses.objectives import Objective, Times, diffusion_loss, l_hybrid, l_simple, l_vlb
-from ddpmlib.losses.times import ImportanceTimes, UniformTimes
+from ddpmlib.losses.objectives import Objective, diffusion_loss, l_hybrid, l_simple, l_vlb
+from ddpmlib.losses.times import ImportanceTimes, Times, UniformTimes
 from ddpmlib.models.classifier import Classifier, ClassifierConfig
 from ddpmlib.models.noisy_classifier import NoisyClassifier, NoisyClassifierConfig
 from ddpmlib.models.unet import UNet, UNetConfig

@@ -353,12 +353,14 @@ from scipy import integrate
 class Pair:
     """Exact beliefs: label 0 is N(m, c), the null label 1 is N(0, 1)."""
 
-    null_label, process = 1, process
-
     def __init__(self, m, c):
+        self.process = process
         one = torch.ones(1, dtype=f64)
         self.inside = oracle.Mixture(process, one, m * one, c**0.5 * one)
         self.all = oracle.Mixture(process, one, 0 * one, one)
+
+    def without(self, y):
+        return torch.ones_like(y)
 
     def __call__(self, x_t, t, y):
         inside, null = self.inside(x_t, t).x0, self.all(x_t, t).x0

@@ -123,7 +123,9 @@ wrong = museum.library("noise_after_the_last_step")
 clean, veiled = perfect_model(right), perfect_model(wrong)
 two([clean, veiled])
 veil = float((veiled - clean).std())
-expected = float(right.process.DDPM(right.process.schedules.cosine(1000)).std[100])
+expected = float(
+    right.process.DDPM(right.process.schedules.cosine(1000)).std[100]
+)
 print(f"grain {veil:.2f}, √β of the last stride {expected:.2f}")
 assert abs(veil / expected - 1) < 0.1
 

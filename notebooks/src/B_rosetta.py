@@ -48,8 +48,20 @@ from ddpmlib.denoiser import (
     oracle,
     parameterization,
 )
-from ddpmlib.process import DDPM, EDM, RECTIFIED, VDM, indices, schedules
-from ddpmlib.process import continuous as conventions
+from ddpmlib.process import (
+    DDPM,
+    EDM,
+    VDM,
+    VE,
+    VP,
+    FlowMatching,
+    Process,
+    RectifiedFlow,
+    ZeroBased,
+    beta_from_alpha_bar,
+    kernel,
+    schedules,
+)
 from ddpmlib.samplers import draw, sample, uniform_times
 from ddpmlib.teaching import exercises
 
@@ -62,7 +74,7 @@ double = {"dtype": torch.float64}
 def belief(c, u, z, y):
     """x̂_0 and ε̂ at data z with label u of the convention c."""
     lam, x_t = c.to_book(u.expand(len(z)), z)
-    t = indices.nearest_time(process, lam)
+    t = process.time_of(lam)
     x0 = denoiser(x_t.float(), t, y).x0.double()
     a, b = c.coefficients(u)
     return x0, (z - a * x0) / b
@@ -71,7 +83,7 @@ def belief(c, u, z, y):
 @torch.no_grad()
 def euler(c, x_T, times, y):
     """Follow dz/du by Euler's method, in the words of the convention c."""
-    labels = c.label(log_snr[torch.tensor(times)])
+    labels = c.time_of(log_snr[torch.tensor(times)])
     _, z = c.from_book(log_snr[-1:].expand(len(x_T)), x_T)
     for u, then in pairwise(labels):
         x0, eps = belief(c, u, z, y)
@@ -86,10 +98,10 @@ rows = {
     "DDIM": draw(denoiser, process, x_T.float(), times, eta=0.0, y=y).double()
 }
 languages = {
-    "EDM, σ": EDM,
-    "rectified": RECTIFIED,
-    "flow m.": conventions.flow_matching(),
-    "VP-SDE": conventions.vp_sde(),
+    "EDM, σ": EDM(),
+    "rectified": RectifiedFlow(),
+    "flow m.": FlowMatching(),
+    "VP-SDE": VP(),
 }
 rows |= {name: euler(c, x_T, times, y) for name, c in languages.items()}
 ax = plots.grid(torch.cat(list(rows.values())), ncol=10)
@@ -102,7 +114,7 @@ for name, row in rows.items():
     same = apart < 1e-3
     print(f"{name:10} {'the pixels of DDIM' if same else 'other pixels'}")
     assert same or apart > 0.1
-print(f"σ at the start: {EDM.label(log_snr[-1:]).item():,.0f}")
+print(f"σ at the start: {EDM().time_of(log_snr[-1:]).item():,.0f}")
 
 # %% [markdown]
 # *What to see:* twelve calls of one network, five programs. The first four rows agree pixel by pixel, though one program begins with numbers
@@ -144,9 +156,9 @@ states = [
     if s.t > 0
 ]
 panels = {
-    "the book: $t$, $x_t$": indices.discrete(process),
-    r"EDM: $\sigma$, $x_0+\sigma\varepsilon$": EDM,
-    r"rectified: $u$, $(1-u)x_0+u\varepsilon$": RECTIFIED,
+    "the book: $t$, $x_t$": process,
+    r"EDM: $\sigma$, $x_0+\sigma\varepsilon$": EDM(),
+    r"rectified: $u$, $(1-u)x_0+u\varepsilon$": RectifiedFlow(),
 }
 fig, axes = plt.subplots(1, 3, figsize=(7.5, 2.4))
 for ax, (name, c) in zip(axes, panels.items(), strict=True):
@@ -234,23 +246,23 @@ _ = axes[2].set(xlabel="$u$")
 # | $x_0$, $x_1$ | clean data and one step of noise here; *noise* and *data* in flow matching |
 # | guidance | our $w$ is Ho & Salimans'; programs ask for $1+w$ ([chapter 11](11_classifier_free.ipynb)) |
 #
-# In the library each row is a `Convention` (labels to $a, b$, and log-SNRs to labels), each answer a `Parameterization`. One point of data at one noise level, in all languages:
+# In the library each row is a `Process` (times to $a, b$, and log-SNRs to times), each answer a `Parameterization`. One point of data at one noise level, in all languages:
 
 # %%
 level = torch.tensor([0.8], **double)  # λ
 x0, eps = torch.tensor([0.5], **double), torch.tensor([-1.2], **double)
 alphabets = {
-    "VDM, γ": (VDM, EPS),
-    "VP-SDE, t": (conventions.vp_sde(), SCORE),
-    "VE-SDE, t": (conventions.ve_sde(), SCORE),
-    "EDM, σ": (EDM, parameterization.edm_output(0.5)),
-    "rectified, t": (RECTIFIED, VELOCITY),
+    "VDM, γ": (VDM(), EPS),
+    "VP-SDE, t": (VP(), SCORE),
+    "VE-SDE, t": (VE(), SCORE),
+    "EDM, σ": (EDM(), parameterization.edm_output(0.5)),
+    "rectified, t": (RectifiedFlow(), VELOCITY),
     "flow matching, t": (
-        conventions.flow_matching(),
+        FlowMatching(),
         parameterization.flow_matching_velocity(),
     ),
 }
-scale, std = conventions.kernel(level)
+scale, std = kernel(level)
 x_t = scale * x0 + std * eps
 print("                    label       a       b       z    says")
 for name, (c, p) in alphabets.items():
@@ -298,14 +310,14 @@ print("every row translated back to the same λ, x_t, x_0 and ε")
 
 # %%
 i = torch.tensor([0, 499, 999])
-theirs = indices.zero_based(process)
-ours = indices.discrete(process)
+theirs = ZeroBased(process)
+ours = process
 for first, second in zip(
     theirs.coefficients(i), ours.coefficients(i + 1), strict=True
 ):
     assert torch.equal(first, second)
 products = process.alpha_bar[1:]  # what they call alphas_cumprod
-beta = indices.beta_from_alpha_bar(products)
+beta = beta_from_alpha_bar(products)
 assert (beta - process.beta).abs().max() < 1e-12
 print("the running products give the β back")
 
@@ -345,7 +357,7 @@ print("the running products give the β back")
 # with equality at $t=T$, where the sum of the straight $\beta_i$ is the integral; before it the sum lags behind by another term of order $1/T$. So the chain ends a little noisier than the SDE that it approximates, and begins (its first third, for $T=1000$) a little cleaner.
 
 # %%
-linear, sde = DDPM(schedules.linear(1000)), conventions.vp_sde(0.1, 20.0)
+linear, sde = DDPM(schedules.linear(1000)), VP(0.1, 20.0)
 end = torch.ones(1, **double)
 minus_log = -2 * float(sde.coefficients(end)[0].log())
 print(f"−log ᾱ at the end: SDE   {minus_log:.4f}")
@@ -380,7 +392,7 @@ assert abs(difference / half_squares - 1) < 0.02
 # With $s=1$ the divisor is $\sqrt{1+\sigma^2}=1/\sqrt{\bar\alpha}$, and $F=\sqrt{1-\bar\alpha}\,x_0-\sqrt{\bar\alpha}\,\varepsilon=-v$. **EDM's network is a $v$-network with the sign turned**, and $c_\text{in}\,z$ is $x_t$. With $s=0.5$ it is the $v$ of data that were scaled to variance one.
 
 # %%
-sigma = EDM.label(level)
+sigma = EDM().time_of(level)
 F = parameterization.edm_output(1.0).target(x0, eps, 1.0, sigma)
 print(f"F with σ_data = 1: {float(F):.6f}")
 print(f"v:                 {float(V.target(x0, eps, scale, std)):.6f}")
@@ -466,8 +478,8 @@ print("(B.5), (B.8), (B.11) and (B.13) hold")
 print("    λ       ε      x_0        v   EDM F  rectified")
 for lam in (-4.0, 0.0, 4.0):
     at = torch.tensor(lam, **double)
-    scale, std = conventions.kernel(at)
-    s, r = EDM.label(at), RECTIFIED.label(at)
+    scale, std = kernel(at)
+    s, r = EDM().time_of(at), RectifiedFlow().time_of(at)
     weights = [
         parameterization.weight(EPS, scale, std),
         parameterization.weight(X0, scale, std),
@@ -524,7 +536,7 @@ print("a flow sampler is DDIM, to ten digits:", apart < 1e-10)
 # %% [markdown]
 # ## What cannot be translated, and why
 #
-# - **Levels between two steps.** A network that was trained at $t=1,\dots,T$ knows these levels only. `nearest_time` takes the nearest. In mid-chain the rounding shrinks with $T$; next to the cosine's noisy end a single step ($T-2\to T-1$) quarters $\bar\alpha$, however many steps there are:
+# - **Levels between two steps.** A network that was trained at $t=1,\dots,T$ knows these levels only. `DDPM.time_of` takes the nearest. In mid-chain the rounding shrinks with $T$; next to the cosine's noisy end a single step ($T-2\to T-1$) quarters $\bar\alpha$, however many steps there are:
 
 # %%
 for steps in (50, 1000):
@@ -535,7 +547,7 @@ for steps in (50, 1000):
         f"T = {steps:4d}: λ off by {middle:.3f} in mid-chain, {gap:.2f} at worst"
     )
 
-beyond = conventions.vp_sde().label(log_snr[-1:])
+beyond = VP().time_of(log_snr[-1:])
 print(
     f"the noisiest level of the digits' chain, as a VP-SDE time: {beyond.item():.2f}"
 )
@@ -567,7 +579,7 @@ def backwards(model):
 
 
 # VDM's α_t is our √ᾱ_t. Take it for the ᾱ_t that DDIM calls α_t:
-rooted = DDPM(indices.beta_from_alpha_bar(process.scale[1:]))
+rooted = DDPM(beta_from_alpha_bar(process.scale[1:]))
 
 x_T = torch.randn(10, *card.image_shape, generator=g)
 many = torch.randn(40_000, generator=torch.Generator().manual_seed(1), **double)
@@ -648,7 +660,7 @@ exercises.check("B.2", velocity)
 # %% [markdown]
 # ### ★★★ Exercise B.3
 #
-# A paper that nobody has written yet noises with $z=\cos(\frac\pi2u)\,x_0+\sin(\frac\pi2u)\,\varepsilon$, $u\in(0,1)$. Write it as a `Convention`, and say what multiple of the book's $v$ its velocity $\mathrm dz/\mathrm du$ is. The answer is the pair `(convention, factor)`.
+# A paper that nobody has written yet noises with $z=\cos(\frac\pi2u)\,x_0+\sin(\frac\pi2u)\,\varepsilon$, $u\in(0,1)$. Write it as a `Process`, and say what multiple of the book's $v$ its velocity $\mathrm dz/\mathrm du$ is. The answer is the pair `(process, factor)`.
 #
 # :::{dropdown} Hint
 # $a/b=e^{\lambda/2}$ is a cotangent. The derivative of a point on a circle is the point a quarter turn on.
@@ -661,11 +673,17 @@ answer = ...  # your answer
 # %% tags=["hide-cell", "solution"]
 # Solution of exercise B.3: u = (2/π) arctan e^{−λ/2}, and dz/du = (π/2) v
 half_turn = torch.pi / 2
-circle = conventions.Convention(
-    lambda u: (torch.cos(half_turn * u), torch.sin(half_turn * u)),
-    lambda lam: torch.atan(torch.exp(-lam / 2)) / half_turn,
-)
-exercises.check("B.3", (circle, half_turn))
+
+
+class Circle(Process):
+    def coefficients(self, t):
+        return torch.cos(half_turn * t), torch.sin(half_turn * t)
+
+    def time_of(self, log_snr):
+        return torch.atan(torch.exp(-log_snr / 2)) / half_turn
+
+
+exercises.check("B.3", (Circle(), half_turn))
 
 # %% [markdown]
 # ## Recap

@@ -87,7 +87,7 @@ def test_the_network_is_that_of_pytorch(kind: str, tmp_path: Path) -> None:
     """To 1e-4 at every pixel, the largest difference over times, labels and images."""
     weights = {"mnist": lambda _: WEIGHTS, "digits": digits, "other": other}[kind](tmp_path)
     model, settings = web_export.read(weights)
-    labels = [0, 9, -1] if model.null_label else [-1]
+    labels = [0, 9, -1] if model.conditional else [-1]
     calls = [
         (normal(1, *settings["image_shape"], seed=t + label), t, label)
         for t in (1, 2, 77, model.process.T - 1, model.process.T)
@@ -95,7 +95,7 @@ def test_the_network_is_that_of_pytorch(kind: str, tmp_path: Path) -> None:
     ]
     answers = js(weights, FORWARD, calls=[(x.flatten().tolist(), t, y) for x, t, y in calls])
     for (x, t, label), answer in zip(calls, answers, strict=True):
-        y = torch.tensor([model.null_label if label < 0 else label]) if model.null_label else None
+        y = _labels(model, label)
         expected = model.net(x, torch.tensor([t]), y).flatten()
         assert float(expected.std()) > 0.1  # there is something to compare
         assert float((torch.tensor(answer) - expected).abs().max()) < 1e-4, (t, label)
@@ -125,7 +125,7 @@ def chain(weights: Path, model: Denoiser, shape: list[int], **how: Any) -> tuple
     noises = [x.flatten().tolist(), *(normals(shape, dice) for _ in range(steps - 1))]
     states = [one for one in js(weights, CHAIN, noises=noises, **how) if one]
     guided = ClassifierFree(model, w) if w else model
-    y = torch.tensor([model.null_label if label < 0 else label]) if model.null_label else None
+    y = _labels(model, label)
     times, dice = uniform_times(model.process.T, steps), torch.Generator().manual_seed(2)
     return states, draw(guided, model.process, x, times, eta=eta, y=y, generator=dice).flatten()
 
@@ -182,3 +182,11 @@ def test_every_network_call_is_a_turn_of_its_own() -> None:
 def test_grey_levels() -> None:
     levels = js(WEIGHTS, "[Images.grey(x), Images.grey(x, 3)]", x=[-4, -1, 0, 1, 2])
     assert levels == [[0, 0, 128, 255, 255], [0, 85, 128, 170, 212]]
+
+
+def _labels(model: Any, label: int) -> torch.Tensor | None:
+    """The label as a batch of one; −1 is none."""
+    if not model.conditional:
+        return None
+    y = torch.tensor([max(label, 0)])
+    return model.without(y) if label < 0 else y

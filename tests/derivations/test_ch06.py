@@ -144,7 +144,7 @@ def test_what_the_variance_half_learns_from() -> None:
     place = torch.tensor([[0.3]], dtype=torch.float64, requires_grad=True)
 
     class Net(torch.nn.Module):
-        def forward(self, x, t, y):  # type: ignore[no-untyped-def]
+        def forward(self, x, t, y=None):  # type: ignore[no-untyped-def]
             return torch.cat([torch.zeros_like(x), 2 * place - 1], 1)
 
     eps = torch.tensor([[1.2]], dtype=torch.float64)

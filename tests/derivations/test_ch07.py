@@ -80,7 +80,7 @@ def test_every_chain_of_the_family_gives_the_same_training_loss(share: float) ->
 @pytest.mark.equation("7.1")
 def test_weighted_is_the_weighted_noise_loss() -> None:
     class Net(torch.nn.Module):
-        def forward(self, x: Tensor, t: Tensor, y: Tensor | None) -> Tensor:
+        def forward(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
             return torch.tanh(x) + t.double()[:, None] / T
 
     denoiser, x0, eps = Denoiser(Net(), PROCESS, EPS), normal(6, 3), normal(6, 3, seed=1)

@@ -255,7 +255,7 @@ def test_the_guided_score_pushes_away_from_the_other_class() -> None:
 class Pair:
     """Exact beliefs: label 0 is N(m, c), the null label 1 is N(0, C)."""
 
-    null_label = 1
+    without = staticmethod(torch.ones_like)
 
     def __init__(self, process: DDPM, m: float, c: float, C: float) -> None:
         self.process = process
@@ -391,7 +391,7 @@ def test_guided_beliefs_reach_1_plus_2w_and_no_further(w: float) -> None:
         assert y is not None
         return Prediction(torch.where((y == 0)[:, None], both[0], both[1]))
 
-    denoiser.process, denoiser.null_label = PROCESS, 1  # type: ignore[attr-defined]
+    denoiser.process, denoiser.without = PROCESS, torch.ones_like  # type: ignore[attr-defined]
     found = ClassifierFree(denoiser, w)(  # type: ignore[arg-type]
         torch.zeros(1, 500, dtype=F64), 9, torch.tensor([0])
     )

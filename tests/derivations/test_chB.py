@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import sympy as sp
 import torch
+from torch import Tensor
 
-from ddpmlib.process import continuous as conventions
+from ddpmlib.process import Process, RectifiedFlow
 from ddpmlib.teaching.exercises import check
 
 A, B, P, Q = sp.symbols("a b p q", positive=True)
@@ -128,17 +129,21 @@ def test_euler_is_exact_for_a_fixed_pair_on_straight_lines() -> None:
 # ---- exercises ---------------------------------------------------------------------------
 
 
-def circle(turn: float) -> conventions.Convention:
-    return conventions.Convention(
-        lambda u: (torch.cos(turn * u), torch.sin(turn * u)),
-        lambda lam: torch.atan(torch.exp(-lam / 2)) / turn,
-    )
+class Circle(Process):
+    def __init__(self, turn: float) -> None:
+        self.turn = turn
+
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cos(self.turn * t), torch.sin(self.turn * t)
+
+    def time_of(self, log_snr: Tensor) -> Tensor:
+        return torch.atan(torch.exp(-log_snr / 2)) / self.turn
 
 
 def test_right_answers_pass(capsys: pytest.CaptureFixture[str]) -> None:
     check("B.1", lambda sigma: 2 * sigma.log())
     check("B.2", lambda v, x, scale, std: (scale + std) * v + (std - scale) * x)
-    check("B.3", (circle(math.pi / 2), math.pi / 2))
+    check("B.3", (Circle(math.pi / 2), math.pi / 2))
     assert capsys.readouterr().out.count("✓") == 3
 
 
@@ -149,9 +154,9 @@ def test_right_answers_pass(capsys: pytest.CaptureFixture[str]) -> None:
         ("B.1", lambda sigma: sigma.log()),
         ("B.2", lambda v, x, scale, std: v),
         ("B.2", lambda v, x, scale, std: (scale + std) * v + (scale - std) * x),
-        ("B.3", (circle(math.pi / 2), 1.0)),
-        ("B.3", (circle(math.pi), math.pi)),
-        ("B.3", (conventions.RECTIFIED, math.pi / 2)),
+        ("B.3", (Circle(math.pi / 2), 1.0)),
+        ("B.3", (Circle(math.pi), math.pi)),
+        ("B.3", (RectifiedFlow(), math.pi / 2)),
     ],
 )
 def test_wrong_answers_fail(key: str, answer: Any) -> None:

@@ -1,9 +1,10 @@
 """Checks for the exercises of the book: ``exercises.check("1.2", answer)``.
 
-To add one, write a small function in the module of the chapter, ``ddpmlib/teaching/exercises/ch01.py`` for
-chapter 1 (a new file is found by its name, nothing has to be registered elsewhere)::
+To add one, write a small function in the module of the chapter,
+``ddpmlib/teaching/exercises/ch01.py`` for chapter 1 (a new file is found by its name, nothing
+has to be registered elsewhere)::
 
-    from ddpmlib.exercises import exercise
+    from ddpmlib.teaching.exercises import exercise
 
     @exercise("1.1", hint="Which table is the running product of the alphas?")
     def _(answer: Any) -> None:

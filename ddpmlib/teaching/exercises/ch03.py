@@ -65,7 +65,7 @@ def _(answer: Any) -> None:
     def eps_net(x_t: Tensor, t: int) -> Tensor:
         return torch.tanh(x_t @ weight + t / 60)
 
-    def denoiser(x_t: Tensor, t: Any, y: Tensor | None = None, /) -> Prediction:
+    def denoiser(x_t: Tensor, t: Any, y: Any = None, /) -> Prediction:
         scale, std = process.kernel(t, x_t)
         return Prediction((x_t - std * eps_net(x_t, t)) / scale)
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ddpmlib.denoiser.parameterization import V
-from ddpmlib.process import continuous as conventions
+from ddpmlib.process import VDM
 from ddpmlib.teaching.exercises import exercise
 
 
@@ -16,7 +16,7 @@ def _(answer: Any) -> None:
     sigma = torch.tensor([0.002, 0.5, 1.0, 80.0], dtype=torch.float64)
     gamma = torch.as_tensor(answer(sigma))
     assert gamma.shape == sigma.shape, "Return one γ for each σ."
-    found = conventions.VDM.coefficients(gamma)
+    found = VDM().coefficients(gamma)
     assert torch.allclose(found[1] / found[0], sigma), "The two labels name different levels."
 
 
@@ -33,17 +33,17 @@ def _(answer: Any) -> None:
         assert torch.allclose(found, eps - x0), f"At scale {scale:.2f} it is not ε − x_0."
 
 
-@exercise("B.3", hint="Check a(label(λ)) / b(label(λ)) against e^(λ/2), and differentiate z by u.")
+@exercise("B.3", hint="Check a/b at time_of(λ) against e^(λ/2), and differentiate z by u.")
 def _(answer: Any) -> None:
-    """A convention of one's own, and its velocity."""
-    convention, factor = answer
+    """A process of one's own, and its velocity."""
+    process, factor = answer
     lam = torch.linspace(-6, 6, 25, dtype=torch.float64)
-    u = convention.label(lam)
-    assert u.shape == lam.shape, "A label for each log-SNR."
-    a, b = convention.coefficients(u)
+    u = process.time_of(lam)
+    assert u.shape == lam.shape, "A time for each log-SNR."
+    a, b = process.coefficients(u)
     assert torch.allclose(a, torch.cos(math.pi / 2 * u)), "a is cos(π u / 2)."
-    assert torch.allclose(2 * (a / b).log(), lam), "label(λ) has another log-SNR than λ."
+    assert torch.allclose(2 * (a / b).log(), lam), "time_of(λ) has another log-SNR than λ."
     one, zero = torch.ones_like(u), torch.zeros_like(u)
     for x0, eps in ((one, zero), (zero, one)):
-        flow = convention.velocity(u, x0, eps)
+        flow = process.velocity(u, x0, eps)
         assert torch.allclose(flow, factor * V.target(x0, eps, a, b)), "dz/du is no such multiple."

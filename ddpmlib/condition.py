@@ -1,0 +1,98 @@
+"""Conditions: labels (B,), or several tensors (B, ...) by name, treated alike.
+
+A network says what "without condition" is by two members, which denoisers and wrappers pass on:
+``conditional``, whether it takes conditions at all, and ``without(y)``, the same condition emptied:
+labels become the null label, an embedding of text that of the empty text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ddpmlib.broadcast import expand
+
+Condition = Tensor | Mapping[str, Tensor]
+"""What a network is told beside x_t and t."""
+C = TypeVar("C", bound=Condition)
+
+
+def each(function: Callable[..., Tensor], *conditions: Any) -> Any:
+    """The function of a tensor, or of the tensors of each name.
+
+    Args:
+        function: of as many tensors as there are conditions.
+        conditions: of one kind, with the same names.
+
+    Raises:
+        ValueError: if they are not of one kind.
+    """
+    first = conditions[0]
+    if all(isinstance(y, Tensor) for y in conditions):
+        return function(*conditions)
+    named = all(isinstance(y, Mapping) and y.keys() == first.keys() for y in conditions)
+    if not named:
+        kinds = " and ".join(_kind(y) for y in conditions)
+        raise ValueError(f"a condition is a tensor or a mapping of tensors by name, got {kinds}")
+    return {name: function(*(y[name] for y in conditions)) for name in first}
+
+
+def joined(a: C, b: C) -> C:
+    """Both conditions as one of a batch as long as both."""
+    return each(lambda u, v: torch.cat([u, v]), a, b)
+
+
+def chosen(keep: Tensor, a: C, b: C) -> C:
+    """``a`` for the samples where ``keep`` (B,) is true, ``b`` for the others."""
+    return each(lambda u, v: torch.where(expand(keep, u), u, v), a, b)
+
+
+def taken(y: C, index: Tensor | slice) -> C:
+    """The condition of some samples of the batch."""
+    return each(lambda u: u[index], y)
+
+
+def moved(y: C, device: torch.device | str) -> C:
+    """The condition on a device."""
+    return each(lambda u: u.to(device), y)
+
+
+def count(y: Condition) -> int:
+    """Number of samples.
+
+    Raises:
+        ValueError: if the tensors of a mapping differ in it, or there are none.
+    """
+    sizes = {len(v) for v in ([y] if isinstance(y, Tensor) else y.values())}
+    if len(sizes) != 1:
+        raise ValueError(f"a condition has one entry per sample in each tensor: {sizes or None}")
+    return sizes.pop()
+
+
+def device_of(y: Condition) -> torch.device:
+    """The device of its tensors."""
+    return next(iter([y] if isinstance(y, Tensor) else y.values())).device
+
+
+def is_conditional(denoiser: Any) -> bool:
+    """Whether a network, a denoiser or a wrapper takes conditions that it can be without."""
+    return bool(getattr(denoiser, "conditional", hasattr(denoiser, "without")))
+
+
+def emptied(denoiser: Any, y: C) -> C:
+    """What ``denoiser.without(y)`` says.
+
+    Raises:
+        ValueError: if it takes no condition that it can be without.
+    """
+    if not is_conditional(denoiser):
+        raise ValueError(f"{type(denoiser).__name__} takes no condition that it can be without")
+    found: C = denoiser.without(y)
+    return found
+
+
+def _kind(y: Any) -> str:
+    return f"names {sorted(y)}" if isinstance(y, Mapping) else type(y).__name__
