@@ -197,7 +197,7 @@ def test_a_step_and_eta_exclude_each_other_and_continuous_times_are_given() -> N
         sample(lambda x, t, y=None: Prediction(x), VP(), x)
 
 
-# ---- grids of times -------------------------------------------------------------------------------
+# ---- grids of times --------------------------------------------------------------------------
 
 
 def test_grids_end_in_clean_data_and_start_where_they_are_told() -> None:

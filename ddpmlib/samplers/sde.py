@@ -35,5 +35,5 @@ class EulerMaruyama:
         mean = x + (s - t) * process.reverse_drift(x, x0, t)
         if s == process.clean:
             return State(s, mean, x0)
-        spread = process.diffusion(t, x) * math.sqrt(abs(s - t))
+        spread = process.diffusion(t, x) * math.sqrt(abs(float(s) - float(t)))
         return State(s, weighted_sum(1, mean, spread, normal(x, generator)), x0)
