@@ -1,4 +1,4 @@
-"""Reverse loops as generators, the times that they visit, Langevin dynamics, inversion."""
+"""Reverse loops as generators, their times and their noise, Langevin dynamics, inversion."""
 
 from ddpmlib.samplers.langevin_dynamics import (
     annealed_langevin,
@@ -7,7 +7,8 @@ from ddpmlib.samplers.langevin_dynamics import (
     step_size,
 )
 from ddpmlib.samplers.latents import ddim_invert, slerp
-from ddpmlib.samplers.loop import State, draw, sample
+from ddpmlib.samplers.loop import State, Step, draw, sample
+from ddpmlib.samplers.noise import NoiseSource, SampleNoise, normal
 from ddpmlib.samplers.times import (
     checked_times,
     leading_times,
@@ -17,7 +18,10 @@ from ddpmlib.samplers.times import (
 )
 
 __all__ = [
+    "NoiseSource",
+    "SampleNoise",
     "State",
+    "Step",
     "annealed_langevin",
     "checked_times",
     "ddim_invert",
@@ -25,6 +29,7 @@ __all__ = [
     "langevin",
     "leading_times",
     "linspace_times",
+    "normal",
     "predictor_corrector",
     "quadratic_times",
     "sample",

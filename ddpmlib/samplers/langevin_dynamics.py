@@ -17,6 +17,7 @@ from ddpmlib.equations import equation
 from ddpmlib.prediction import Denoise
 from ddpmlib.process.ddpm import DDPM, check_eta
 from ddpmlib.samplers.loop import State, sample
+from ddpmlib.samplers.noise import NoiseSource, normal
 from ddpmlib.samplers.times import checked_times
 
 
@@ -30,7 +31,7 @@ def langevin(
     steps: int,
     *,
     y: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource = None,
 ) -> Iterator[State]:
     """Unadjusted Langevin at one noise level: x ← x + h ∇ log q(x_t) + √(2h) z.
 
@@ -46,7 +47,7 @@ def langevin(
         h: step size, positive; see :func:`step_size`.
         steps: network calls.
         y: labels (B,), passed on to the denoiser.
-        generator: source of the noise, on the device of ``x``.
+        generator: source of the noise, see :data:`ddpmlib.samplers.noise.NoiseSource`.
 
     Yields:
         the starting state, then one :class:`~ddpmlib.samplers.loop.State` per step, all at t.
@@ -71,7 +72,7 @@ def annealed_langevin(
     steps: int = 5,
     snr: float = 0.16,
     y: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource = None,
 ) -> Iterator[State]:
     """Langevin at one noise level after the other, falling (Song & Ermon 2019, Algorithm 1).
 
@@ -109,7 +110,7 @@ def predictor_corrector(
     steps: int = 1,
     snr: float = 0.16,
     y: Tensor | None = None,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource = None,
 ) -> Iterator[State]:
     """The step of :func:`ddpmlib.samplers.loop.sample`, then Langevin at its level.
 
@@ -177,12 +178,12 @@ def _walk_at(
     h: float,
     steps: int,
     y: Tensor | None,
-    generator: torch.Generator | None,
+    generator: NoiseSource,
 ) -> Iterator[State]:
     yield State(t, x)
     for _ in range(steps):
         x0 = denoiser(x, t, y).x0
-        z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+        z = normal(x, generator)
         x = x + h * process.score_from_x0(x, x0, t) + (2 * h) ** 0.5 * z
         yield State(t, x, x0)
 
@@ -196,7 +197,7 @@ def _anneal(
     steps: int,
     snr: float,
     y: Tensor | None,
-    generator: torch.Generator | None,
+    generator: NoiseSource,
 ) -> Iterator[State]:
     state = State(times[0], x)
     yield state
@@ -220,7 +221,7 @@ def _correct(
     steps: int,
     snr: float,
     y: Tensor | None,
-    generator: torch.Generator | None,
+    generator: NoiseSource,
 ) -> Iterator[State]:
     yield State(times[0], x)
     for t, s in pairwise(times):

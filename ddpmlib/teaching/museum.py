@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
-from pathlib import Path
 from pkgutil import walk_packages
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -138,7 +137,7 @@ BUGS: dict[str, Bug] = {
     "uniform_noise": Bug(
         edits=(
             Edit(
-                "samplers.loop",
+                "samplers.noise",
                 "torch.randn(x.shape, generator=generator",
                 "torch.rand(x.shape, generator=generator",
             ),
@@ -195,7 +194,9 @@ BUGS: dict[str, Bug] = {
     ),
     "float32_tables": Bug(
         edits=(
-            Edit("process.ddpm", "dtype=torch.float64, copy=True", "dtype=torch.float32, copy=True"),
+            Edit(
+                "process.ddpm", "dtype=torch.float64, copy=True", "dtype=torch.float32, copy=True"
+            ),
         ),
         caught_by=(
             "tests/test_process.py::test_tables_are_float64_over_zero_to_T_and_start_clean",
