@@ -495,7 +495,7 @@ def test_a_long_message_is_cut_to_its_first_line(cwd, capsys, monkeypatch):
 
 
 def test_a_bug_keeps_its_traceback(cwd, monkeypatch):
-    monkeypatch.setattr(checkpoints, "names", lambda: 1 / 0)
+    monkeypatch.setattr(zoo, "names", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["zoo"])
 

@@ -106,7 +106,7 @@ def test_a_classifier_leaves_the_noisiest_tenth_alone_unless_told(digits, card):
         ({"unconditional": True, "w": 1.0}, "needs the class"),
         ({"low": 5}, "needs guidance"),
         ({"w": math.nan}, "finite"),
-        ({"strength": math.inf, "classifier": NOISY}, "strength must be finite"),
+        ({"strength": math.inf, "classifier": NOISY}, "strength must be a finite number"),
         ({"w": 1.0, "low": 9, "high": 3}, "must lie in 1..1000 and not be empty"),
         ({"w": 2.0, "low": 2000, "high": 3000}, "must lie in 1..1000"),
         ({"w": 2.0, "low": 0, "high": 300}, "must lie in 1..1000"),

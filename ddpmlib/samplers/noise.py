@@ -19,8 +19,7 @@ class SampleNoise:
 
     The k-th draw of sample number i of a seed is the same to the bit in every batch, of every size,
     in every process, and whatever the sampler draws for others. It is drawn on the CPU and then
-    moved, so that it is the same on every device too; that costs about as much as a generator per
-    sample on a GPU would.
+    moved, so that it is the same on every device too.
 
     Args:
         seed: of all samples.
