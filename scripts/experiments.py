@@ -215,8 +215,9 @@ def measure(
     """Draw the samples of a cell, judge them, keep the row; ``options`` as for :func:`judged`."""
     y, started = torch.arange(cell["n"]) % 10, time.perf_counter()
     x0 = evaluation.generate(
-        denoiser, card.image_shape, y, cell["steps"], eta=eta, seed=0, batch_size=250, bf16=True
-    )
+        denoiser, card.image_shape, y,
+        evaluation.Sampling(steps=cell["steps"], eta=eta, bf16=True), batch_size=250,
+    )  # fmt: skip
     seconds, dataset = time.perf_counter() - started, card.recipe["data"]
     row = judged(x0, y, dataset, **options) | {"seconds": round(seconds, 1)}
     add_row(name, cell | {"dataset": dataset}, row)

@@ -18,7 +18,7 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import torch
 from ddpmlib import data, evaluation, zoo
 from ddpmlib.cli import time_limit
 from ddpmlib.data import archives
-from ddpmlib.evaluation import GuidanceOptions, statistics
+from ddpmlib.evaluation import Guidance, Sampling, statistics
 from ddpmlib.training import default_device
 from ddpmlib.zoo import RECIPES, ClassifierRecipe, Recipe, recipes, runs
 from ddpmlib.zoo.cost import budget
@@ -61,17 +61,17 @@ JOBS = (  # judges first
     Job("cifar10", 25, LARGE | {"settings.lr": 4e-4} | FITTING),
 )
 MEASUREMENTS: list[dict[str, Any]] = [
-    *({"n": 5000, "steps": k, "eta": 0.0} for k in (10, 20, 50, 100)),
-    *({"n": 5000, "steps": k, "eta": 1.0} for k in (20, 50, 100)),
+    *({"n": 5000, "sampling": Sampling(steps=k)} for k in (10, 20, 50, 100)),
+    *({"n": 5000, "sampling": Sampling(steps=k, eta=1.0)} for k in (20, 50, 100)),
     *(
-        {"n": 5000, "steps": 50, "eta": 1.0, "guidance": GuidanceOptions(w=w)}
+        {"n": 5000, "sampling": Sampling(steps=50, eta=1.0, guidance=Guidance(w=w))}
         for w in (0.25, 0.5, 1.0, 2.0)
     ),
     {"metrics": ("nll",), "n": 2000},
 ]
 TOY_RUN = {"settings.steps": 2, "settings.batch_size": 16}
 TOY: list[dict[str, Any]] = [
-    {"n": 16, "steps": 2, "draws": 20},
+    {"n": 16, "sampling": Sampling(steps=2), "draws": 20},
     {"metrics": ("nll",), "n": 16, "nll_draws": 2},
 ]
 
@@ -181,15 +181,14 @@ def _judge(path: Path, images: data.Images, folder: Path, device: torch.device) 
 
 def _measure(path: Path, how: dict[str, Any], device: torch.device) -> None:
     """One measurement of a denoiser, if the card does not hold it yet."""
-    guidance, likelihood = how.get("guidance"), "metrics" in how
-    cell: dict[str, Any] = {key: how[key] for key in how.keys() & {"n", "steps", "eta"}}
-    cell["guidance"] = guidance.record() if guidance else None
-    for entry in zoo.Card.read(path.with_suffix(".json")).metrics:
-        same_cell = all(entry.get(key) == value for key, value in cell.items())
-        if same_cell and (entry["metric"] == "nll") == likelihood:
-            return
-    fast = device.type == "cuda" and not likelihood  # a bound wants all digits, and is cheap
-    print(evaluation.evaluate(path, device=device, bf16=fast, compile=fast, **how))
+    sampling, fast = how.get("sampling"), device.type == "cuda"
+    if sampling is None:  # a bound wants all digits, and is cheap
+        fast = False
+    else:
+        how = how | {"sampling": replace(sampling, bf16=fast)}
+    entries = zoo.Card.read(path.with_suffix(".json")).metrics
+    if not evaluation.is_measured(entries, how["n"], how.get("sampling")):
+        print(evaluation.evaluate(path, device=device, compile=fast, **how))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from experiments import RUNS, SEEDS, load, measure, missing, seeded, train
 
 from ddpmlib import zoo
-from ddpmlib.evaluation import GuidanceOptions
+from ddpmlib.evaluation import Guidance
 
 DATASETS = ("mnist", "fashion_mnist")
 WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -58,20 +58,16 @@ def _train_clean() -> None:
 # ---- what is measured --------------------------------------------------------------------------
 
 
-def options(
-    method: str, w: float, threshold: bool = False, dataset: str = "mnist"
-) -> GuidanceOptions:
+def options(method: str, w: float, threshold: bool = False, dataset: str = "mnist") -> Guidance:
     """The guidance that a row's fields name; w is s where a classifier guides."""
     quantile = QUANTILE if threshold else 0.0
     if method == "classifier_free":
-        return GuidanceOptions(w=w, threshold=quantile)
+        return Guidance(w=w, threshold=quantile)
     classifier = str(CLEAN) if method == "clean_classifier" else f"{dataset}-noisy-classifier"
     alone = method != "classifier_conditional"
     if w == 0:
-        return GuidanceOptions(unconditional=alone, threshold=quantile)
-    return GuidanceOptions(
-        classifier=classifier, strength=w, unconditional=alone, threshold=quantile
-    )
+        return Guidance(unconditional=alone, threshold=quantile)
+    return Guidance(classifier=classifier, strength=w, unconditional=alone, threshold=quantile)
 
 
 def _sweep(dataset: str) -> None:
@@ -97,7 +93,7 @@ def _interval() -> None:
         for low, high in INTERVALS
     ]
     for cell in missing("guidance_interval", cells):
-        guidance = GuidanceOptions(w=cell["w"], low=cell["low"], high=cell["high"])
+        guidance = Guidance(w=cell["w"], low=cell["low"], high=cell["high"])
         _measure("guidance_interval", cell, cell["dataset"], guidance)
 
 
@@ -109,7 +105,7 @@ def _clipped() -> None:
         for dataset in DATASETS
     ]
     for cell in missing("guidance_clipped", cells):
-        guidance = GuidanceOptions(w=cell["w"], clip=True)
+        guidance = Guidance(w=cell["w"], clip=True)
         _measure("guidance_clipped", cell, cell["dataset"], guidance)
 
 
@@ -121,7 +117,7 @@ def _dropout() -> None:
         for p, run in DROPOUT_RUNS.items()
     ]
     for cell in missing("guidance_dropout", cells):
-        guidance = GuidanceOptions(w=cell["w"])
+        guidance = Guidance(w=cell["w"])
         _measure("guidance_dropout", cell, RUNS / cell["run"], guidance)
 
 
@@ -140,7 +136,7 @@ def _ladder() -> None:
 # ---- measuring ---------------------------------------------------------------------------------
 
 
-def _measure(name: str, cell: dict[str, Any], net: str | Path, guidance: GuidanceOptions) -> None:
+def _measure(name: str, cell: dict[str, Any], net: str | Path, guidance: Guidance) -> None:
     denoiser, card = load(net)
     measure(name, cell, guidance.wrap(denoiser, card), card, cell.get("eta", 0.0), metrics=METRICS)
 

@@ -4,13 +4,14 @@ It is no test module: the tests start it, and run its functions themselves, in o
 """
 
 import sys
+from itertools import product
 from pathlib import Path
 
 import torch
 
 from ddpmlib import evaluation
 from ddpmlib.denoiser import Denoiser, V
-from ddpmlib.evaluation import features
+from ddpmlib.evaluation import Guidance, Sampling, features
 from ddpmlib.losses import objectives
 from ddpmlib.models import Classifier, ClassifierConfig, UNet, UNetConfig
 from ddpmlib.process import DDPM
@@ -57,16 +58,18 @@ def trained(one, updates):
     return {"losses": torch.stack(losses)} | gradients | state
 
 
+def samples(eta, w, batch_size=3):
+    how = Sampling(steps=4, eta=eta, seed=7, guidance=Guidance(w=w))
+    y = torch.arange(13) % 3
+    return evaluation.generate(denoiser().eval(), (1, 8, 8), y, how, batch_size=batch_size)
+
+
 def judged():
     """Samples, and what a judge sees in images: 5 batches of uneven sizes for two processes."""
     torch.manual_seed(3)
     classifier = Classifier(ClassifierConfig(width=4, features=6, num_classes=3)).eval()
-    y = torch.arange(13) % 3
     drawn = {
-        f"samples.{eta}": evaluation.generate(
-            denoiser().eval(), (1, 8, 8), y, 4, eta=eta, seed=7, batch_size=3
-        )
-        for eta in (0.0, 1.0)
+        f"samples.{eta}.{w}": samples(eta, w) for eta, w in product((0.0, 0.5, 1.0), (0.0, 2.0))
     }
     x, _ = images()
     seen, logits = features.judge(classifier, x, batch_size=5)

@@ -15,7 +15,7 @@ import torch
 
 from ddpmlib import data, evaluation, files, zoo
 from ddpmlib.cli import command, main
-from ddpmlib.evaluation import features, generate, metrics, statistics
+from ddpmlib.evaluation import features, metrics, statistics
 from ddpmlib.zoo import checkpoints, recipes
 from ddpmlib.zoo import runs as training_runs
 
@@ -242,7 +242,7 @@ def test_a_noisy_classifier_and_its_clean_twin_from_the_command_line(cwd, shippe
 def test_labels_are_passed_on(runs, monkeypatch):
     asked, real = [], evaluation.generate
     monkeypatch.setattr(
-        generate, "generate", lambda d, s, y, *a, **k: asked.append(y) or real(d, s, y, *a, **k)
+        evaluation, "generate", lambda d, s, y, *a, **k: asked.append(y) or real(d, s, y, *a, **k)
     )
     words = ["sample", "digits", "--n", "2", "--steps", "1", "--device", "cpu"]
     for more in (["--label", "0"], ["--label", "9"], ["--n", "12"]):
@@ -495,7 +495,7 @@ def test_a_long_message_is_cut_to_its_first_line(cwd, capsys, monkeypatch):
 
 
 def test_a_bug_keeps_its_traceback(cwd, monkeypatch):
-    monkeypatch.setattr(checkpoints, "names", lambda: 1 / 0)
+    monkeypatch.setattr(zoo, "names", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["zoo"])
 
@@ -506,7 +506,7 @@ def test_interruption(runs, capsys, monkeypatch, words, resumable):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ddpmlib.zoo.runs.train", interrupt)
-    monkeypatch.setattr(generate, "generate", interrupt)
+    monkeypatch.setattr(evaluation, "generate", interrupt)
     assert main(words.split()) == 130
     err = capsys.readouterr().err
     assert "interrupted" in err and ("--resume" in err) == resumable

@@ -8,7 +8,16 @@ import torch
 
 from ddpmlib import data, evaluation, likelihood, samplers, zoo
 from ddpmlib.denoiser import EPS, X0, Denoiser, FixedVariance
-from ddpmlib.evaluation import checkpoint, features, generate, judged, metrics
+from ddpmlib.evaluation import (
+    Sampling,
+    bits_per_dim,
+    checkpoint,
+    drawing,
+    entries,
+    features,
+    metrics,
+    sample_quality,
+)
 from ddpmlib.models import Classifier, ClassifierConfig, UNetConfig
 from ddpmlib.process import DDPM, schedules
 from ddpmlib.training import Settings
@@ -22,6 +31,8 @@ JUDGE = ClassifierRecipe(
     ClassifierConfig(width=4, features=8),
     Settings(steps=120, batch_size=32, lr=1e-2, warmup=5, ema=0.5),
 )
+TWO = Sampling(steps=2)
+FEW = {"metrics": ["fid"], "n": 20, "device": "cpu"}
 KEYS = {
     "agreement": ["class_agreement", "class_agreement_interval"],
     "fid": ["frechet", "frechet_interval", "frechet_floor", "floor_n"],
@@ -72,9 +83,9 @@ def digits():
     return data.load("digits")
 
 
-def measured(**options):
-    common = {"n": 100, "steps": 2, "device": "cpu", "draws": 20}
-    return evaluation.evaluate("tiny", **common | options)
+def measured(sampling=TWO, **options):
+    common = {"n": 100, "device": "cpu", "draws": 20}
+    return evaluation.evaluate("tiny", sampling, **common | options)
 
 
 # ---- the card ----------------------------------------------------------------------------------
@@ -88,7 +99,7 @@ def test_evaluate_writes_into_the_card_and_replaces_the_same_cell_only(tiny):
     assert first["judge"] == zoo.load("digits-classifier", "cpu")[1].sha256[:12]
     assert 0 <= first["class_agreement"] <= 1 and first["frechet"] > first["frechet_floor"] >= 0
     assert first["seconds"] > 0 and first["hardware"]
-    (other,) = measured(steps=3)
+    (other,) = measured(Sampling(steps=3))
     (again,) = measured()
     assert tiny() == [again, other]
     assert again | {"seconds": 0} == first | {"seconds": 0}
@@ -97,12 +108,13 @@ def test_evaluate_writes_into_the_card_and_replaces_the_same_cell_only(tiny):
 
 
 @pytest.mark.parametrize(
-    "change", [{"n": 99}, {"eta": 1.0}, {"seed": 1}, {"spacing": "quadratic"}, {"bf16": True}]
+    "change", [{"eta": 1.0}, {"seed": 1}, {"spacing": "quadratic"}, {"bf16": True}]
 )
 def test_another_setting_is_another_entry(tiny, change):
     measured(metrics=["agreement"])
-    measured(metrics=["agreement"], **change)
-    assert len(tiny()) == 2
+    measured(Sampling(steps=2, **change), metrics=["agreement"])
+    measured(metrics=["agreement"], n=99)
+    assert len(tiny()) == 3 and tiny()[2]["n"] == 99
     for key, value in change.items():
         assert tiny()[1][key] == value != tiny()[0][key]
 
@@ -117,29 +129,29 @@ def test_one_metric_alone_keeps_what_is_known_of_the_same_samples(tiny, name):
 def test_a_judge_beside_the_checkpoint_comes_before_the_shipped_one(tiny, finished, tmp_path):
     path = zoo.ship(finished, folder=tmp_path / "own")
     shipped = zoo.load("digits-classifier", "cpu")[1].sha256[:12]
-    (entry,) = evaluation.evaluate(path, metrics=["fid"], n=20, steps=2, draws=20, device="cpu")
+    (entry,) = evaluation.evaluate(path, TWO, draws=20, **FEW)
     assert entry["judge"] == shipped
     other = replace(JUDGE, settings=replace(JUDGE.settings, seed=1, steps=20))
     runs.train(other, tmp_path / "other", device="cpu")
     zoo.ship(tmp_path / "other", folder=tmp_path / "own")
-    (entry,) = evaluation.evaluate(path, metrics=["fid"], n=20, steps=2, draws=20, device="cpu")
+    (entry,) = evaluation.evaluate(path, TWO, draws=20, **FEW)
     assert (
         entry["judge"]
         == zoo.read(tmp_path / "own" / "digits-classifier.safetensors")[0].sha256[:12]
     )
     assert entry["judge"] != shipped
-    (entry,) = evaluation.evaluate("tiny", metrics=["fid"], n=20, steps=2, draws=20, device="cpu")
+    (entry,) = evaluation.evaluate("tiny", TWO, draws=20, **FEW)
     assert entry["judge"] == shipped
 
 
 def test_an_entry_of_another_judge_is_replaced_as_a_whole():
     old = {"metric": "samples", "n": 5, "steps": 2, "eta": 0.0, "seed": 0, "features": "a"}
     new = old | {"spacing": "uniform", "bf16": False, "judge": "beef", "frechet": 1.0}
-    known, entry = checkpoint._with_entry([old | {"kid": 7}], new)
+    known, entry = entries.with_entry([old | {"kid": 7}], new)
     assert known == [new] and entry == new  # an older card names no judge
-    known, entry = checkpoint._with_entry([new], new | {"judge": "dead"})
+    known, entry = entries.with_entry([new], new | {"judge": "dead"})
     assert known == [entry] and entry["judge"] == "dead"
-    known, _ = checkpoint._with_entry([old | {"features": "inception"}], new)
+    known, _ = entries.with_entry([old | {"features": "inception"}], new)
     assert len(known) == 2
 
 
@@ -156,18 +168,17 @@ def test_evaluate_a_classifier(judge_run, shipped, digits):
 
 
 def test_evaluate_knows_before_sampling_what_is_missing(finished, shipped, monkeypatch):
-    monkeypatch.setattr(generate, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
+    monkeypatch.setattr(checkpoint, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
     with pytest.raises(FileNotFoundError, match="digits-classifier"):
-        evaluation.evaluate(finished, n=20, steps=2, device="cpu")
+        evaluation.evaluate(finished, TWO, n=20, device="cpu")
     for options, match in (
         ({"n": 1}, "at least 2"),
         ({"metrics": ["fid", "FID"]}, "metrics must be among agreement, fid, .*, nll, got 'FID'"),
-        ({"spacing": "log"}, "spacing must be among uniform, leading, .*, got 'log'"),
         ({"judge": "vgg"}, "the judge must be among classifier, inception, got 'vgg'"),
         ({"judge": "inception"}, "digits is grey, and Inception judges colour images only"),
     ):
         with pytest.raises(ValueError, match=match):
-            evaluation.evaluate(finished, **{"n": 20, "steps": 2, "device": "cpu"} | options)
+            evaluation.evaluate(finished, TWO, **{"n": 20, "device": "cpu"} | options)
 
 
 # ---- judging -----------------------------------------------------------------------------------
@@ -206,7 +217,7 @@ def test_every_number_is_the_metric_on_the_judges_features(classifier, digits):
 
 def test_the_floor_is_what_test_images_score_in_place_of_samples(classifier, digits):
     """Given the very test images as samples, every number is its floor."""
-    x = digits.x_test[judged.random_places(digits.y_test, 150)]
+    x = digits.x_test[sample_quality.random_places(digits.y_test, 150)]
     found = evaluation.judged(classifier, data.to_float(x), None, digits, draws=20)
     assert "class_agreement" not in found
     for name in ("frechet", "inception_score", "kid", "precision", "recall"):
@@ -215,7 +226,7 @@ def test_the_floor_is_what_test_images_score_in_place_of_samples(classifier, dig
 
 def test_the_floor_has_the_classes_of_the_samples(digits):
     y = torch.tensor([3] * 20 + [7] * 5 + [0])
-    places = judged.random_places(digits.y_test, len(y), y)
+    places = sample_quality.random_places(digits.y_test, len(y), y)
     assert torch.bincount(digits.y_test[places], minlength=10).tolist() == [
         1,
         0,
@@ -229,19 +240,19 @@ def test_the_floor_has_the_classes_of_the_samples(digits):
         0,
     ]
     assert len(places.unique()) == len(y)
-    drawn = judged.random_places(digits.y_test, len(y))
+    drawn = sample_quality.random_places(digits.y_test, len(y))
     assert len(set(digits.y_test[drawn].tolist())) > 3  # without labels all classes are there
-    many = judged.random_places(digits.y_test, 1000, torch.arange(1000) % 10)
+    many = sample_quality.random_places(digits.y_test, 1000, torch.arange(1000) % 10)
     assert sorted(many.tolist()) == list(range(355))  # no more than there are
 
 
 def test_the_reference_takes_the_classes_that_were_asked_for(classifier, digits):
     y = torch.tensor([3] * 20 + [7] * 5 + [0])
     real = evaluation.reference(classifier, digits, len(y), y)
-    places = judged.random_places(digits.y_test, len(y), y)
+    places = sample_quality.random_places(digits.y_test, len(y), y)
     features_there, logits_there = features.judge(classifier, digits.x_test[places])
     assert torch.equal(real.test, features_there) and torch.equal(real.test_logits, logits_there)
-    drawn = judged.random_places(digits.y_train, len(y))
+    drawn = sample_quality.random_places(digits.y_train, len(y))
     assert torch.equal(real.train, features.judge(classifier, digits.x_train[drawn])[0])
     assert drawn.tolist() != list(range(len(y)))  # sorted sets would give one class
 
@@ -260,10 +271,10 @@ class Echo(torch.nn.Module):
 def test_labels_and_noise_go_on_from_batch_to_batch():
     denoiser = Denoiser(Echo(), DDPM(schedules.cosine(20)), X0)
     y = torch.tensor([0, 3, 1, 4, 2])
-    x0 = evaluation.generate(denoiser, (1, 4, 4), y, 3, batch_size=2)
+    x0 = evaluation.generate(denoiser, (1, 4, 4), y, Sampling(steps=3), batch_size=2)
     assert torch.allclose(x0.mean((1, 2, 3)), y / 10, atol=1e-6)
     noisy = Denoiser(Known(), DDPM(schedules.cosine(20)), EPS)
-    x0 = evaluation.generate(noisy, (1, 4, 4), y, 3, batch_size=2, eta=1.0)
+    x0 = evaluation.generate(noisy, (1, 4, 4), y, Sampling(steps=3, eta=1.0), batch_size=2)
     assert len(x0.flatten(1).unique(dim=0)) == 5  # no batch repeats another's noise
 
 
@@ -282,7 +293,9 @@ def test_more_samples_than_test_images_say_so(classifier, digits):
     x0 = data.to_float(digits.x_train[:400])
     found = evaluation.judged(classifier, x0, None, digits, ["fid", "is"], draws=20)
     assert found["floor_n"] == 355 and list(found) == KEYS["fid"] + KEYS["is"]
-    _, logits = features.judge(classifier, digits.x_test[judged.random_places(digits.y_test, 400)])
+    _, logits = features.judge(
+        classifier, digits.x_test[sample_quality.random_places(digits.y_test, 400)]
+    )
     floor = metrics.inception_score(logits, 3)  # of 118 images, as 4 splits of 100 samples
     assert found["splits"] == 4
     assert found["inception_score_floor"] == pytest.approx(floor.mean, abs=1e-4)
@@ -292,7 +305,7 @@ def test_a_reference_at_hand_spares_the_work(classifier, digits, monkeypatch):
     x0 = data.to_float(digits.x_train[:100])
     plain = evaluation.judged(classifier, x0, None, digits, draws=20)
     real = evaluation.reference(classifier, digits, 100)
-    monkeypatch.setattr(judged, "reference", lambda *a: pytest.fail("judged again"))
+    monkeypatch.setattr(sample_quality, "reference", lambda *a: pytest.fail("judged again"))
     assert evaluation.judged(classifier, x0, None, digits, draws=20, real=real) == plain
 
 
@@ -326,7 +339,7 @@ def test_nll_estimates_the_full_sum(digits):
     """Against every term of the bound on the same images, within the stated error."""
     denoiser = Denoiser(Known(), DDPM(schedules.cosine(20)), EPS, 1.0)
     found = evaluation.nll(denoiser, digits, 60, draws=40, labels=False, batch_size=25)
-    x0 = data.to_float(digits.x_test[judged.random_places(digits.y_test, 60)])
+    x0 = data.to_float(digits.x_test[sample_quality.random_places(digits.y_test, 60)])
     bound = likelihood.elbo(denoiser, denoiser.process, x0, generator=torch.Generator())
     difference = found["bits_per_dim"] - float(bound.bits_per_dim.mean())
     assert abs(difference) < 4 * found["standard_error"], (difference, found)
@@ -339,7 +352,7 @@ def test_estimates_of_parts_are_pooled_to_that_of_the_whole():
     def estimate(v):
         return likelihood.Estimate(float(v.mean()), float(v.std()) / math.sqrt(len(v)), len(v))
 
-    found = checkpoint._pooled([estimate(v) for v in (x[:10], x[10:50] + 3, x[50:])])
+    found = bits_per_dim._pooled([estimate(v) for v in (x[:10], x[10:50] + 3, x[50:])])
     whole = estimate(torch.cat([x[:10], x[10:50] + 3, x[50:]]))
     assert found.n == whole.n and found.mean == pytest.approx(whole.mean, rel=1e-12)
     assert found.standard_error == pytest.approx(whole.standard_error, rel=1e-12)
@@ -354,7 +367,8 @@ def test_generate_is_decided_by_its_seed(finished, eta):
 
     def drawn(seed, **options):
         y = evaluation.classes_in_turn(card, 5)
-        return evaluation.generate(denoiser, card.image_shape, y, 3, eta=eta, seed=seed, **options)
+        how = Sampling(steps=3, eta=eta, seed=seed)
+        return evaluation.generate(denoiser, card.image_shape, y, how, **options)
 
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -362,18 +376,18 @@ def test_generate_is_decided_by_its_seed(finished, eta):
     assert torch.equal(before, torch.get_rng_state())
     assert x.shape == (5, 1, 8, 8) and x.device.type == "cpu" and not x.requires_grad
     assert torch.equal(x, drawn(0)) and not torch.equal(x, drawn(1))
-    assert drawn(0, batch_size=2).shape == x.shape
+    assert torch.allclose(drawn(0, batch_size=2), x, atol=1e-5)
 
 
 def test_generate_is_the_sampler_on_the_seeds_noise(finished):
     denoiser, card = zoo.load(finished, "cpu")
     y = torch.tensor([7, 1])
-    found = evaluation.generate(denoiser, card.image_shape, y, 4, seed=3)
-    noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+    found = evaluation.generate(denoiser, card.image_shape, y, Sampling(steps=4, seed=3))
+    noise = samplers.SampleNoise(3, range(2)).like(torch.empty(2, 1, 8, 8))
     times = samplers.uniform_times(1000, 4)
     expected = samplers.draw(denoiser, denoiser.process, noise, times, eta=0.0, y=y)
     assert torch.equal(found, expected)
-    other = evaluation.generate(denoiser, card.image_shape, y.flip(0), 4, seed=3)
+    other = evaluation.generate(denoiser, card.image_shape, y.flip(0), Sampling(steps=4, seed=3))
     assert not torch.equal(found, other)  # labels are used
 
 
@@ -385,9 +399,9 @@ def test_classes_in_turn(finished):
 @pytest.mark.parametrize("name", evaluation.SPACINGS)
 def test_generate_takes_every_spacing(finished, name):
     denoiser, card = zoo.load(finished, "cpu")
-    spacing = evaluation.SPACINGS[name]
-    found = evaluation.generate(denoiser, card.image_shape, None, 5, n=2, times=spacing)
-    noise = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    spacing, how = evaluation.SPACINGS[name], Sampling(steps=5, spacing=name)
+    found = evaluation.generate(denoiser, card.image_shape, None, how, n=2)
+    noise = samplers.SampleNoise(0, range(2)).like(torch.empty(2, 1, 8, 8))
     expected = samplers.draw(denoiser, denoiser.process, noise, spacing(1000, 5), eta=0.0)
     assert torch.equal(found, expected)
 
@@ -395,8 +409,8 @@ def test_generate_takes_every_spacing(finished, name):
 def test_generate_in_bfloat16_is_almost_the_same_and_stays_float32(finished):
     denoiser, card = zoo.load(finished, "cpu")
     y = evaluation.classes_in_turn(card, 4)
-    plain = evaluation.generate(denoiser, card.image_shape, y, 4)
-    half = evaluation.generate(denoiser, card.image_shape, y, 4, bf16=True)
+    plain = evaluation.generate(denoiser, card.image_shape, y, Sampling(steps=4))
+    half = evaluation.generate(denoiser, card.image_shape, y, Sampling(steps=4, bf16=True))
     assert half.dtype == torch.float32 and not torch.equal(half, plain)
     assert float((half - plain).abs().mean()) < 0.05
 
@@ -413,7 +427,7 @@ def test_compiling_is_of_a_twin(finished, monkeypatch, wrap):
     denoiser, _ = zoo.load(finished, "cpu")
     net, given = denoiser.net, wrap(denoiser)
     monkeypatch.setattr(torch, "compile", fake_compile)
-    twin = generate._compiled(given)
+    twin = drawing._compiled(given)
     inner = twin if given is denoiser else twin.denoiser
     assert compiled == [inner.net] and inner.net is not net and twin is not given
     assert denoiser.net is net and net._compiled_call_impl is None
@@ -425,14 +439,14 @@ def test_generate_needs_labels_or_a_number(finished):
     denoiser, card = zoo.load(finished, "cpu")
     for y, n in ((None, None), (None, 0), (torch.zeros(2, dtype=torch.int64), 3)):
         with pytest.raises(ValueError, match="give labels or a number of samples"):
-            evaluation.generate(denoiser, card.image_shape, y, 2, n=n)
+            evaluation.generate(denoiser, card.image_shape, y, TWO, n=n)
 
 
 def test_an_entry_that_is_measured_again_stays_where_it_was():
     cell = {"metric": "samples", "n": 10, "eta": 0.0, "seed": 0, "judge": "a"}
     known = [cell | {"steps": k, "frechet": k} for k in (50, 10, 5)]
-    found, entry = checkpoint._with_entry(known, cell | {"steps": 10, "frechet": 0.5})
+    found, entry = entries.with_entry(known, cell | {"steps": 10, "frechet": 0.5})
     assert [(m["steps"], m["frechet"]) for m in found] == [(50, 50), (10, 0.5), (5, 5)]
     assert entry is found[1]
-    found, _ = checkpoint._with_entry(known, cell | {"steps": 7, "frechet": 7})
+    found, _ = entries.with_entry(known, cell | {"steps": 7, "frechet": 7})
     assert [m["steps"] for m in found] == [50, 10, 5, 7]

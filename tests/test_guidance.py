@@ -819,13 +819,13 @@ def test_the_shipped_digits_follow_the_weight() -> None:
         "thresholded": DynamicThreshold(ClassifierFree(denoiser, 2.0)),
         "classifier": ClassifierGuidance(denoiser, lambda x, t: judge(x), 1.0),
     }.items():
-        x0 = evaluation.generate(guide, card.image_shape, y, 8)
+        x0 = evaluation.generate(guide, card.image_shape, y, evaluation.Sampling(steps=8))
         _, logits = features.judge(judge, x0)
         sure[name] = float(logits.log_softmax(1)[torch.arange(40), y].mean())
     assert sure["null"] < sure["plain"] - 1 and sure["plain"] < sure["guided"]
     assert sure["plain"] < sure["thresholded"] and sure["plain"] != sure["classifier"]
     plain, same = (
-        evaluation.generate(d, card.image_shape, y[:9], 3)
+        evaluation.generate(d, card.image_shape, y[:9], evaluation.Sampling(steps=3))
         for d in (denoiser, ClassifierFree(denoiser, 0.0))
     )
     assert torch.equal(plain, same)

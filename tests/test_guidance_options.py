@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ddpmlib import evaluation, zoo
-from ddpmlib.evaluation import GuidanceOptions, metrics
+from ddpmlib.evaluation import Guidance, Sampling, metrics
 from ddpmlib.guidance import (
     ClassifierFree,
     ClassifierGuidance,
@@ -42,29 +42,29 @@ def sampled(denoiser, n=4):
 
 
 def test_nothing_asked_for_is_the_denoiser_itself(digits, card):
-    assert GuidanceOptions().wrap(digits, card) is digits
-    assert GuidanceOptions().record() == {}
+    assert Guidance().wrap(digits, card) is digits
+    assert Guidance().record() == {}
 
 
 def test_the_record_names_what_was_asked_for_alone():
-    assert GuidanceOptions(w=2.0, threshold=0.99).record() == {"w": 2.0, "threshold": 0.99}
-    assert GuidanceOptions(w=1.0, low=3, high=7).record() == {"w": 1.0, "low": 3, "high": 7}
+    assert Guidance(w=2.0, threshold=0.99).record() == {"w": 2.0, "threshold": 0.99}
+    assert Guidance(w=1.0, low=3, high=7).record() == {"w": 1.0, "low": 3, "high": 7}
 
 
 def test_the_wrappers_are_those_one_would_write(digits, card):
     classifier, _ = zoo.load(NOISY, "cpu")
     pairs = (
-        (GuidanceOptions(w=3.0), ClassifierFree(digits, 3.0)),
-        (GuidanceOptions(w=3.0, low=1, high=1000), ClassifierFree(digits, 3.0)),
-        (GuidanceOptions(w=9.0, threshold=0.9), DynamicThreshold(ClassifierFree(digits, 9.0), 0.9)),
-        (GuidanceOptions(unconditional=True), Unconditional(digits)),
-        (GuidanceOptions(w=9.0, clip=True), StaticThreshold(ClassifierFree(digits, 9.0))),
+        (Guidance(w=3.0), ClassifierFree(digits, 3.0)),
+        (Guidance(w=3.0, low=1, high=1000), ClassifierFree(digits, 3.0)),
+        (Guidance(w=9.0, threshold=0.9), DynamicThreshold(ClassifierFree(digits, 9.0), 0.9)),
+        (Guidance(unconditional=True), Unconditional(digits)),
+        (Guidance(w=9.0, clip=True), StaticThreshold(ClassifierFree(digits, 9.0))),
         (
-            GuidanceOptions(classifier=NOISY, strength=2.0, unconditional=True, low=1, high=500),
+            Guidance(classifier=NOISY, strength=2.0, unconditional=True, low=1, high=500),
             ClassifierGuidance(Unconditional(digits), classifier, lambda t: 2.0 * (t <= 500)),
         ),
         (
-            GuidanceOptions(w=1.0, classifier=NOISY, strength=2.0, high=800),
+            Guidance(w=1.0, classifier=NOISY, strength=2.0, high=800),
             ClassifierGuidance(
                 ClassifierFree(digits, lambda t: 1.0 * (t <= 800)),
                 classifier,
@@ -78,23 +78,23 @@ def test_the_wrappers_are_those_one_would_write(digits, card):
 
 def test_the_least_noise_is_guided_too(digits, card):
     x, y = torch.randn(2, 1, 8, 8), torch.tensor([3, 4])
-    for options in (GuidanceOptions(w=1.0), GuidanceOptions(classifier=NOISY, strength=1.0)):
+    for options in (Guidance(w=1.0), Guidance(classifier=NOISY, strength=1.0)):
         assert not torch.equal(options.wrap(digits, card)(x, 1, y).x0, digits(x, 1, y).x0)
 
 
 def test_a_lower_end_above_the_classifiers_default_moves_that(digits, card):
     x, y = torch.randn(2, 1, 8, 8), torch.tensor([3, 4])
-    guided = GuidanceOptions(classifier=NOISY, strength=1.0, low=950).wrap(digits, card)
+    guided = Guidance(classifier=NOISY, strength=1.0, low=950).wrap(digits, card)
     assert not torch.equal(guided(x, 950, y).x0, digits(x, 950, y).x0)
     assert torch.equal(guided(x, 900, y).x0, digits(x, 900, y).x0)
 
 
 def test_a_classifier_leaves_the_noisiest_tenth_alone_unless_told(digits, card):
     x, y = torch.randn(2, 1, 8, 8), torch.tensor([3, 4])
-    guided = GuidanceOptions(classifier=NOISY, strength=1.0).wrap(digits, card)
+    guided = Guidance(classifier=NOISY, strength=1.0).wrap(digits, card)
     assert torch.equal(guided(x, 901, y).x0, digits(x, 901, y).x0)
     assert not torch.equal(guided(x, 900, y).x0, digits(x, 900, y).x0)
-    told = GuidanceOptions(classifier=NOISY, strength=1.0, high=1000).wrap(digits, card)
+    told = Guidance(classifier=NOISY, strength=1.0, high=1000).wrap(digits, card)
     assert not torch.equal(told(x, 901, y).x0, digits(x, 901, y).x0)
 
 
@@ -106,7 +106,7 @@ def test_a_classifier_leaves_the_noisiest_tenth_alone_unless_told(digits, card):
         ({"unconditional": True, "w": 1.0}, "needs the class"),
         ({"low": 5}, "needs guidance"),
         ({"w": math.nan}, "finite"),
-        ({"strength": math.inf, "classifier": NOISY}, "strength must be finite"),
+        ({"strength": math.inf, "classifier": NOISY}, "strength must be a finite number"),
         ({"w": 1.0, "low": 9, "high": 3}, "must lie in 1..1000 and not be empty"),
         ({"w": 2.0, "low": 2000, "high": 3000}, "must lie in 1..1000"),
         ({"w": 2.0, "low": 0, "high": 300}, "must lie in 1..1000"),
@@ -121,7 +121,7 @@ def test_a_classifier_leaves_the_noisiest_tenth_alone_unless_told(digits, card):
 )
 def test_bad_options_are_refused_with_a_reason(digits, card, values, sentence):
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
-        GuidanceOptions(**values).wrap(digits, card)
+        Guidance(**values).wrap(digits, card)
 
 
 def test_guided_and_plain_samples_are_two_entries_of_a_card(tmp_path):
@@ -130,14 +130,15 @@ def test_guided_and_plain_samples_are_two_entries_of_a_card(tmp_path):
             zoo.find("digits").with_suffix(suffix).read_bytes()
         )
     path = tmp_path / "digits.safetensors"
-    common = {"n": 20, "steps": 2, "draws": 20, "metrics": ("agreement",), "device": "cpu"}
-    (plain,) = evaluation.evaluate(path, **common)
-    (guided,) = evaluation.evaluate(path, guidance=GuidanceOptions(w=4.0), **common)
+    common = {"n": 20, "draws": 20, "metrics": ("agreement",), "device": "cpu"}
+    plainly, guidedly = Sampling(steps=2), Sampling(steps=2, guidance=Guidance(w=4.0))
+    (plain,) = evaluation.evaluate(path, plainly, **common)
+    (guided,) = evaluation.evaluate(path, guidedly, **common)
     assert "guidance" not in plain and guided["guidance"] == {"w": 4.0}
     entries = zoo.Card.read(path.with_suffix(".json")).metrics
     same = [m for m in entries if m.get("n") == 20 and m["steps"] == 2]
     assert [m.get("guidance") for m in same] == [None, {"w": 4.0}]
-    evaluation.evaluate(path, guidance=GuidanceOptions(w=4.0), **common)
+    evaluation.evaluate(path, guidedly, **common)
     assert len(zoo.Card.read(path.with_suffix(".json")).metrics) == len(entries)
 
 
@@ -157,7 +158,7 @@ def test_saturation_counts_white_and_what_will_be_clipped():
 def test_guidance_saturates_and_the_threshold_brings_back(digits, card):
     found = {}
     for threshold in (0.0, 0.9):
-        guided = GuidanceOptions(w=12.0, threshold=threshold).wrap(digits, card)
+        guided = Guidance(w=12.0, threshold=threshold).wrap(digits, card)
         found[threshold] = metrics.saturation(sampled(guided, 10))
     assert found[0.0].out_of_range > metrics.saturation(sampled(digits, 10)).out_of_range
     assert found[0.9].out_of_range == 0

@@ -73,6 +73,8 @@ def test_pieces_of_one_process_are_equal_parts_of_the_batch():
     assert torch.equal(whole.batches[0], halves.batches[0])
     with pytest.raises(ValueError, match=r"batch_size = 8 cannot be cut .* a multiple of 3"):
         worker.trainer(accumulate=3)
+    with pytest.raises(ValueError, match="cut into at most 256 pieces, got 257"):
+        worker.trainer(accumulate=257)
     for wrong in (0, -1, 1.5):
         with pytest.raises(ValueError, match="accumulate counts pieces"):
             worker.trainer(accumulate=wrong)
@@ -166,6 +168,13 @@ def test_work_is_dealt_out_without_overlap_and_comes_back_in_order(both):
 def test_samples_of_two_processes_are_those_of_one_to_the_bit(both):
     (first, _), _ = both
     compare(first, worker.judged(), "samples.", 0)
+
+
+def test_samples_of_two_processes_are_those_of_any_batch_size_to_rounding(both):
+    (first, _), _ = both
+    for eta, w, size in ((0.0, 0.0, 1), (0.5, 2.0, 7), (1.0, 0.0, 500), (1.0, 2.0, 7)):
+        expected = worker.samples(eta, w, size)
+        torch.testing.assert_close(first[f"samples.{eta}.{w}"], expected, rtol=0, atol=1e-5)
 
 
 def test_features_and_moments_of_two_processes_are_those_of_one(both):

@@ -367,7 +367,8 @@ def test_a_network_without_classes_is_trained_loaded_and_sampled(tmp_path):
     card = runs.train(recipe, tmp_path / "r", device="cpu")
     assert card.num_classes == 0 and evaluation.classes_in_turn(card, 3) is None
     denoiser, _ = zoo.load(tmp_path / "r", "cpu")
-    assert evaluation.generate(denoiser, (1, 8, 8), None, 2, n=3).shape == (3, 1, 8, 8)
+    x0 = evaluation.generate(denoiser, (1, 8, 8), None, evaluation.Sampling(steps=2), n=3)
+    assert x0.shape == (3, 1, 8, 8)
 
 
 # ---- shipping and loading ----------------------------------------------------------------------
@@ -788,7 +789,7 @@ def test_a_noisy_classifier_is_trained_shipped_loaded_and_measured(tmp_path, shi
     assert entry["at_times"] == again["at_times"] and entry["metric"].endswith("under noise")
     with pytest.raises(ValueError, match="guide is a classifier: it is measured by its accuracy"):
         evaluation.evaluate("guide", metrics=["fid"], device="cpu")
-    evaluation.evaluate("guide", seed=1, device="cpu")
+    evaluation.evaluate("guide", evaluation.Sampling(seed=1), device="cpu")
     assert len(zoo.Card.read(path.with_suffix(".json")).metrics) == 2
 
 
@@ -886,6 +887,7 @@ def test_every_shipped_model_does_its_work(path):
         found = evaluation.accuracy_under_noise(model, data.load("digits"))["at_times"]
         assert found[0] > 0.9 and found[5] > 0.5 and found[-1] < 0.2
     else:
-        x0 = evaluation.generate(model, card.image_shape, evaluation.classes_in_turn(card, 4), 2)
+        y = evaluation.classes_in_turn(card, 4)
+        x0 = evaluation.generate(model, card.image_shape, y, evaluation.Sampling(steps=2))
         assert x0.shape == (4, *card.image_shape) and bool(x0.isfinite().all())
         assert float(x0.mean()) < 0 < float(x0.max())  # bright strokes on a dark ground

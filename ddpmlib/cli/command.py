@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import difflib
 import json
-import math
 import os
 import shlex
 import sys
@@ -15,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ddpmlib.cli import sampling, values
+
 RUNS = Path("runs")
-MOST_THREADS = 1024
 EXAMPLES = """examples:
   ddpmlib train digits                    about a minute on one CPU thread, into runs/digits
   ddpmlib train digits --resume           after an interruption
@@ -110,17 +110,17 @@ def _parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=int, help="instead of the recipe's steps")
     length.add_argument(
         "--minutes",
-        type=time_limit,
+        type=values.time_limit,
         help="as many steps as fit into this time, judged by the first",
     )
-    for name, kind in (("batch-size", int), ("lr", float), ("seed", _seed)):
+    for name, kind in (("batch-size", int), ("lr", float), ("seed", values.seed)):
         train.add_argument(f"--{name}", type=kind, help=f"instead of the recipe's {name}")
     train.add_argument(
         "--set", nargs="+", default=[], metavar="FIELD=VALUE", dest="changes",
         help="other fields of the recipe, for example schedule=linear T=500 net.width=16",
     )  # fmt: skip
     train.add_argument(
-        "--save-every", type=_positive, default=100, metavar="STEPS", help="default 100"
+        "--save-every", type=values.positive, default=100, metavar="STEPS", help="default 100"
     )
     train.add_argument(
         "--bf16", action=argparse.BooleanOptionalAction, help="default: on a CUDA GPU"
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         "--channels-last", action="store_true", help="memory layout of weights and images"
     )
     train.add_argument(
-        "--accumulate", type=_positive, default=1, metavar="PIECES",
+        "--accumulate", type=values.positive, default=1, metavar="PIECES",
         help="cut each process's share of a batch into pieces, for less memory (default 1)",
     )  # fmt: skip
 
@@ -143,11 +143,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     # Two names, as torchrun takes --n for an abbreviation of options of its own.
     sample.add_argument(
-        "--n", "--samples", dest="n", type=_positive, default=100, help="samples (default 100)"
-    )
+        "--n", "--samples", dest="n", type=values.positive, default=100,
+        help="samples (default 100)",
+    )  # fmt: skip
     sample.add_argument("--label", type=int, help="one class only (default: every class in turn)")
     sample.add_argument("--out", type=Path, default=Path("samples.png"), help="default samples.png")
-    _sampling(sample)
+    sampling.add_options(sample)
 
     evaluate = _verb(verbs, "evaluate", _evaluate, "measure a checkpoint and note it in its card")
     evaluate.add_argument("model", nargs="?", help="as for sample")
@@ -158,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         "said of the samples); default: all but nll",
     )  # fmt: skip
     evaluate.add_argument(
-        "--n", "--samples", dest="n", type=_positive, default=2000,
+        "--n", "--samples", dest="n", type=values.positive, default=2000,
         help="samples, test images for nll (default 2000)",
     )  # fmt: skip
     evaluate.add_argument(
@@ -167,13 +168,14 @@ def _parser() -> argparse.ArgumentParser:
         "colour images",
     )  # fmt: skip
     evaluate.add_argument(
-        "--draws", type=_positive, default=200, help="of the bootstrap intervals (default 200)"
-    )
+        "--draws", type=values.positive, default=200,
+        help="of the bootstrap intervals (default 200)",
+    )  # fmt: skip
     evaluate.add_argument(
-        "--nll-draws", type=_positive, default=50, metavar="DRAWS",
+        "--nll-draws", type=values.positive, default=50, metavar="DRAWS",
         help="random steps of the chain per test image (default 50)",
     )  # fmt: skip
-    _sampling(evaluate)
+    sampling.add_options(evaluate)
 
     statistics = _verb(
         verbs, "statistics", _statistics, "write what data sets look like to their judges"
@@ -207,84 +209,14 @@ def _parser() -> argparse.ArgumentParser:
 def _verb(verbs: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=text, description=text)
     parser.add_argument("--device", help="cpu, cuda or mps (default: a GPU if there is one)")
-    parser.add_argument("--threads", type=_threads, help="CPU threads (one is often fastest)")
+    parser.add_argument("--threads", type=values.threads, help="CPU threads (one is often fastest)")
     parser.set_defaults(run=run)
     return parser
 
 
-def _sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--steps", "--sampling-steps", dest="sampling_steps", type=_positive, default=50,
-        help="network calls (default 50)",
-    )  # fmt: skip
-    parser.add_argument("--eta", type=float, default=0.0, help="0 is DDIM (default), 1 is DDPM")
-    parser.add_argument("--seed", type=_seed, default=0, help="of the noise (default 0)")
-    parser.add_argument(
-        "--spacing", default="uniform", choices=("uniform", "leading", "linspace", "quadratic"),
-        help="of the sampling steps over 1..T (default uniform)",
-    )  # fmt: skip
-    parser.add_argument("--bf16", action="store_true", help="run the network in bfloat16")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
-    guide = parser.add_argument_group("guidance towards the class")
-    guide.add_argument(
-        "--w", type=float, default=0.0,
-        help="of classifier-free guidance: 0 is none (default); where others say guidance scale s, "
-        "w = s - 1",
-    )  # fmt: skip
-    guide.add_argument("--classifier", default="", help="noisy classifier that guides")
-    guide.add_argument("--strength", type=float, default=0.0, help="of its gradient")
-    guide.add_argument(
-        "--unconditional", action="store_true", help="do not tell the model the class"
-    )
-    guide.add_argument(
-        "--interval", type=int, nargs=2, default=(None, None), metavar=("LOW", "HIGH"),
-        help="guide at these times alone (default: all; with a classifier 1 to 9T/10)",
-    )  # fmt: skip
-    guide.add_argument(
-        "--threshold", type=float, default=0.0, metavar="QUANTILE",
-        help="dynamic thresholding after guidance, for example 0.995",
-    )  # fmt: skip
-    guide.add_argument("--clip", action="store_true", help="clip beliefs to the range of images")
-
-
-def _guidance(args: argparse.Namespace) -> Any:
-    from ddpmlib.evaluation.guidance_options import GuidanceOptions
-
-    low, high = args.interval
+def _sampling_of(args: argparse.Namespace) -> Any:
     classifier = str(_own_run_or(args.classifier)) if args.classifier else ""
-    return GuidanceOptions(
-        args.w, classifier, args.strength, args.unconditional, low, high, args.threshold, args.clip
-    )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"must be a whole number 1..2**31 - 1, got {text!r}")
-    return int(text)
-
-
-def _threads(text: str) -> int:
-    threads = _positive(text)
-    if threads > MOST_THREADS:  # the runtime below ends the process where it cannot start them
-        raise argparse.ArgumentTypeError(f"must be at most {MOST_THREADS}, got {text!r}")
-    return threads
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"must be a whole number 0..2**32 - 1, got {text!r}")
-    return int(text)
-
-
-def time_limit(text: str) -> float:
-    """Minutes of a command line: positive and finite."""
-    try:
-        minutes = float(text)
-    except ValueError:
-        minutes = math.nan
-    if not 0 < minutes < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number of minutes, got {text!r}")
-    return minutes
+    return sampling.sampling_of(args, classifier)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -335,66 +267,52 @@ def _pairs(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _sample(args: argparse.Namespace) -> None:
-    import torch
-
     from ddpmlib import evaluation, plots
     from ddpmlib.training import parallel
 
     if args.out.suffix.lower() != ".png" or args.out.is_dir():
         raise ValueError(f"--out names the PNG to write, for example samples.png, got {args.out}")
     denoiser, card = _denoiser(args)
-    guidance = _guidance(args)
-    guided = guidance.wrap(denoiser, card)
-    y = evaluation.classes_in_turn(card, args.n)
-    if args.label is not None and args.unconditional and not args.classifier:
-        raise ValueError("--unconditional keeps the --label from the model: leave one of them out")
-    if args.label is not None:
-        if not 0 <= args.label < card.num_classes:
-            known = (
-                f"must lie in 0..{card.num_classes - 1}" if card.num_classes else "needs classes"
-            )
-            raise ValueError(f"--label {known} for {card.name}, got {args.label}")
-        y = torch.full((args.n,), args.label)
+    how = _sampling_of(args)
     x0 = evaluation.generate(
-        guided,
+        denoiser,
         card.image_shape,
-        y,
-        args.sampling_steps,
+        _labels(args, card),
+        how,
         n=args.n,
-        eta=args.eta,
-        seed=args.seed,
-        times=evaluation.SPACINGS[args.spacing],
-        bf16=args.bf16,
+        card=card,
         compile=args.compile,
     )
     if parallel.is_main():
         plots.save_grid(x0, args.out, ncol=10)
-    how = "".join(f", {name} {value}" for name, value in guidance.record().items())
-    print(
-        f"{args.out}: {args.n} samples of {card.name}, {args.sampling_steps} steps, "
-        f"eta {args.eta:g}{how}"
-    )
+    guided = "".join(f", {name} {value}" for name, value in how.guidance.record().items())
+    drawn = f"{how.steps} steps, eta {how.eta:g}{guided}"
+    print(f"{args.out}: {args.n} samples of {card.name}, {drawn}")
+
+
+def _labels(args: argparse.Namespace, card: Any) -> Any:
+    """One label per sample, or None if the model knows no classes."""
+    import torch
+
+    from ddpmlib import evaluation
+
+    if args.label is None:
+        return evaluation.classes_in_turn(card, args.n)
+    if args.unconditional and not args.classifier:
+        raise ValueError("--unconditional keeps the --label from the model: leave one of them out")
+    if not 0 <= args.label < card.num_classes:
+        known = f"must lie in 0..{card.num_classes - 1}" if card.num_classes else "needs classes"
+        raise ValueError(f"--label {known} for {card.name}, got {args.label}")
+    return torch.full((args.n,), args.label)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
     from ddpmlib import evaluation
 
     entries = evaluation.evaluate(
-        _model(args),
-        metrics=args.metric,
-        n=args.n,
-        steps=args.sampling_steps,
-        eta=args.eta,
-        seed=args.seed,
-        spacing=args.spacing,
-        bf16=args.bf16,
-        compile=args.compile,
-        judge=args.judge,
-        draws=args.draws,
-        nll_draws=args.nll_draws,
-        guidance=_guidance(args),
-        device=args.device,
-    )
+        _model(args), _sampling_of(args), metrics=args.metric, n=args.n, judge=args.judge,
+        draws=args.draws, nll_draws=args.nll_draws, compile=args.compile, device=args.device,
+    )  # fmt: skip
     for entry in entries:
         for key, value in entry.items():
             print(f"{key:24} {value}")

@@ -1,10 +1,12 @@
 """Drawing samples and measuring them: features, distances, intervals, whole checkpoints."""
 
-from ddpmlib.evaluation.checkpoint import METRICS, accuracy_under_noise, evaluate, network_of, nll
-from ddpmlib.evaluation.generate import SPACINGS, classes_in_turn, generate
-from ddpmlib.evaluation.guidance_options import GuidanceOptions
+from ddpmlib.evaluation.accuracy import accuracy_under_noise
+from ddpmlib.evaluation.bits_per_dim import nll
+from ddpmlib.evaluation.checkpoint import METRICS, evaluate, network_of
+from ddpmlib.evaluation.drawing import classes_in_turn, generate
+from ddpmlib.evaluation.entries import is_measured
+from ddpmlib.evaluation.guidance_options import Guidance
 from ddpmlib.evaluation.intervals import bootstrap, share_interval
-from ddpmlib.evaluation.judged import OF_SAMPLES, Reference, judged, reference
 from ddpmlib.evaluation.metrics import (
     Moments,
     class_agreement,
@@ -14,14 +16,18 @@ from ddpmlib.evaluation.metrics import (
     precision_recall,
     saturation,
 )
+from ddpmlib.evaluation.sample_quality import OF_SAMPLES, Reference, judged, reference
+from ddpmlib.evaluation.sampling import SPACINGS, STEPS, Sampling
 
 __all__ = [
     "METRICS",
     "OF_SAMPLES",
     "SPACINGS",
-    "GuidanceOptions",
+    "STEPS",
+    "Guidance",
     "Moments",
     "Reference",
+    "Sampling",
     "accuracy_under_noise",
     "bootstrap",
     "class_agreement",
@@ -30,6 +36,7 @@ __all__ = [
     "frechet_distance",
     "generate",
     "inception_score",
+    "is_measured",
     "judged",
     "kid",
     "network_of",

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from torch import nn
 
 from ddpmlib import zoo
-from ddpmlib.denoiser.denoiser import Denoiser
+from ddpmlib.denoiser.denoiser import Denoiser, FixedVariance
+from ddpmlib.evaluation.records import check_fields, check_values
 from ddpmlib.guidance.classifier import ClassifierGuidance
 from ddpmlib.guidance.classifier_free import ClassifierFree, interval
 from ddpmlib.guidance.thresholding import DynamicThreshold, StaticThreshold
 from ddpmlib.guidance.wrapper import Unconditional, Weight, Wrapper
 from ddpmlib.models.noisy_classifier import NoisyClassifier
+from ddpmlib.zoo.card import Card
 
 
 @dataclass(frozen=True)
-class GuidanceOptions:
+class Guidance:
     """Which wrappers go around a denoiser; by default none.
 
     Attributes:
@@ -44,9 +45,7 @@ class GuidanceOptions:
     clip: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("w", "strength", "threshold"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name} must be finite, got {getattr(self, name)}")
+        check_values(self)
         if bool(self.classifier) != bool(self.strength):
             raise ValueError("guidance by a classifier needs both its name and a strength")
         if self.unconditional and self.w:
@@ -60,20 +59,33 @@ class GuidanceOptions:
 
     def record(self) -> dict[str, Any]:
         """The values that differ from the defaults."""
-        return {k: v for k, v in asdict(self).items() if v != getattr(GuidanceOptions, k)}
+        return {k: v for k, v in asdict(self).items() if v != getattr(Guidance, k)}
 
-    def wrap(self, denoiser: Denoiser, card: zoo.Card) -> Denoiser | Wrapper:
+    @staticmethod
+    def from_record(record: dict[str, Any]) -> Guidance:
+        """The way back from :meth:`record`.
+
+        Raises:
+            ValueError: if a field is unknown or bad.
+        """
+        check_fields("a Guidance", record, [f.name for f in fields(Guidance)], ())
+        return Guidance(**record)
+
+    def wrap(
+        self, denoiser: Denoiser | FixedVariance | Wrapper, card: Card | None = None
+    ) -> Denoiser | FixedVariance | Wrapper:
         """The guided denoiser; the denoiser itself if nothing is asked for.
 
         Args:
-            denoiser, card: as :func:`ddpmlib.zoo.checkpoints.load` returns them.
+            denoiser: to guide.
+            card: of the denoiser; then a classifier is checked to be of its data.
 
         Raises:
             FileNotFoundError: if there is no such classifier.
             ValueError: if it is no noisy classifier, or one of other data or of another process,
                 the denoiser knows no classes, or a value is out of range.
         """
-        T, guided = denoiser.process.end, cast(Denoiser | Wrapper, denoiser)
+        T, guided = denoiser.process.end, denoiser
         if self.unconditional:
             guided = Unconditional(guided)
         if self.w:
@@ -95,14 +107,14 @@ class GuidanceOptions:
             )
         return w if (low, high) == (1, T) else interval(w, low, high)
 
-    def _classifier(self, denoiser: Denoiser, card: zoo.Card) -> NoisyClassifier:
-        model, theirs = zoo.load(self.classifier, next(nn.Module.parameters(denoiser)).device)
+    def _classifier(self, denoiser: nn.Module, card: Card | None) -> NoisyClassifier:
+        model, theirs = zoo.load(self.classifier, next(denoiser.parameters()).device)
         if not isinstance(model, NoisyClassifier):
             raise ValueError(
                 f"{theirs.name} cannot guide: that takes a classifier of noisy images, trained by "
                 "a recipe such as digits-noisy-classifier"
             )
-        if theirs.recipe["data"] != card.recipe["data"]:
+        if card is not None and theirs.recipe["data"] != card.recipe["data"]:
             raise ValueError(
                 f"{theirs.name} was trained on {theirs.recipe['data']}, and {card.name} on "
                 f"{card.recipe['data']}: a classifier guides models of its own data"

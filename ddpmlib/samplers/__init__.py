@@ -12,6 +12,7 @@ from ddpmlib.samplers.langevin_dynamics import (
 )
 from ddpmlib.samplers.latents import ddim_invert, slerp
 from ddpmlib.samplers.loop import draw, sample
+from ddpmlib.samplers.noise import NoiseSource, SampleNoise
 from ddpmlib.samplers.ode import Euler, Heun
 from ddpmlib.samplers.sde import EulerMaruyama
 from ddpmlib.samplers.state import Hook, State, Step
@@ -35,6 +36,8 @@ __all__ = [
     "Heun",
     "Hook",
     "Langevin",
+    "NoiseSource",
+    "SampleNoise",
     "State",
     "Step",
     "annealed_langevin",

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from ddpmlib.broadcast import Time
 from ddpmlib.prediction import Denoise
 from ddpmlib.process.process import Process, check_eta
-from ddpmlib.samplers.noise import normal
+from ddpmlib.samplers.noise import NoiseSource, normal
 from ddpmlib.samplers.state import State, Step
 
 
@@ -36,7 +34,7 @@ class Ancestral:
         process: Process,
         past: Sequence[State],
         s: Time,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
     ) -> State:
         t, x = past[-1].t, past[-1].x
         prediction = denoise(x, t)
@@ -62,7 +60,7 @@ class Noising:
         process: Process,
         past: Sequence[State],
         s: Time,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
     ) -> State:
         t, x = past[-1].t, past[-1].x
         if process.less_noisy(s, t):

@@ -20,7 +20,7 @@ from ddpmlib.prediction import AnyDenoiser, Denoise
 from ddpmlib.process.process import Process
 from ddpmlib.samplers.ancestral import Ancestral
 from ddpmlib.samplers.loop import check_same_process, walk
-from ddpmlib.samplers.noise import normal
+from ddpmlib.samplers.noise import NoiseSource, normal
 from ddpmlib.samplers.state import State, Step
 from ddpmlib.samplers.times import checked_times
 
@@ -35,7 +35,7 @@ def langevin(
     steps: int,
     *,
     y: Condition | None = None,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource = None,
 ) -> Iterator[State]:
     """Unadjusted Langevin at one noise level: x ← x + h ∇ log q(x_t) + √(2h) z.
 
@@ -77,7 +77,7 @@ def annealed_langevin(
     steps: int = 5,
     snr: float = 0.16,
     y: Condition | None = None,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource = None,
 ) -> Iterator[State]:
     """Langevin at one noise level after the other, falling (Song & Ermon 2019, Algorithm 1).
 
@@ -117,7 +117,7 @@ def predictor_corrector(
     steps: int = 1,
     snr: float = 0.16,
     y: Condition | None = None,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource = None,
 ) -> Iterator[State]:
     """The step of :func:`ddpmlib.samplers.loop.sample`, then Langevin at its level.
 
@@ -165,7 +165,7 @@ class Langevin:
         process: Process,
         past: Sequence[State],
         s: Time,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
     ) -> State:
         x, h = past[-1].x, self.size(process, s)
         for _ in range(self.steps):
@@ -187,7 +187,7 @@ class Annealed:
         process: Process,
         past: Sequence[State],
         s: Time,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
     ) -> State:
         if s != process.clean:
             return self.langevin(denoise, process, past, s, generator)
@@ -213,7 +213,7 @@ class Corrected:
         process: Process,
         past: Sequence[State],
         s: Time,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
     ) -> State:
         state = self.predictor(denoise, process, past, s, generator)
         if s == process.clean:

@@ -14,6 +14,7 @@ from ddpmlib.equations import equation
 from ddpmlib.prediction import AnyDenoiser, Denoise
 from ddpmlib.process.process import Process
 from ddpmlib.samplers.loop import check_same_process, walk
+from ddpmlib.samplers.noise import NoiseSource
 from ddpmlib.samplers.state import State
 from ddpmlib.samplers.times import checked_times
 
@@ -111,7 +112,7 @@ class _Inversion:
         process: Process,
         past: Sequence[State],
         t: Time,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
     ) -> State:
         s, x = past[-1].t, past[-1].x
         (scale_s, std_s), (scale_t, std_t) = process.kernel(s, x), process.kernel(t, x)

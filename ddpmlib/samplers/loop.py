@@ -17,6 +17,7 @@ from ddpmlib.equations import equation
 from ddpmlib.prediction import AnyDenoiser, Prediction
 from ddpmlib.process.process import Process
 from ddpmlib.samplers.ancestral import Ancestral, Noising
+from ddpmlib.samplers.noise import NoiseSource
 from ddpmlib.samplers.state import PAST, Hook, State, Step
 from ddpmlib.samplers.times import checked_times
 
@@ -32,7 +33,7 @@ def sample(
     step: Step | None = None,
     y: Condition | None = None,
     hook: Hook | None = None,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource = None,
 ) -> Iterator[State]:
     """Walk along the times: predict the clean data, then draw the next state.
 
@@ -51,7 +52,7 @@ def sample(
             :mod:`ddpmlib.samplers`.
         y: condition, passed on to the denoiser: labels (B,) or a mapping of tensors (B, ...).
         hook: edits each new state before the chain goes on from it, and before it is yielded.
-        generator: source of the step noise, on the device of ``x``.
+        generator: source of the step noise, see :data:`ddpmlib.samplers.noise.NoiseSource`.
 
     Yields:
         the starting state, then one :class:`State` per step.
@@ -77,7 +78,7 @@ def walk(
     step: Step,
     y: Condition | None = None,
     hook: Hook | None = None,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource = None,
 ) -> Iterator[State]:
     """The loop itself: one step for each pair of times, unchecked; see :func:`sample`."""
 
@@ -104,7 +105,7 @@ def draw(
     step: Step | None = None,
     y: Condition | None = None,
     hook: Hook | None = None,
-    generator: torch.Generator | None = None,
+    generator: NoiseSource = None,
 ) -> Tensor:
     """Run :func:`sample` to its end and return the last x; arguments as there."""
     states = sample(

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from ddpmlib.broadcast import Time
 from ddpmlib.prediction import Denoise
 from ddpmlib.process.process import Process
+from ddpmlib.samplers.noise import NoiseSource
 from ddpmlib.samplers.state import State
 
 
@@ -26,7 +25,7 @@ class Euler:
         process: Process,
         past: Sequence[State],
         s: Time,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
     ) -> State:
         t, x = past[-1].t, past[-1].x
         x0 = denoise(x, t).x0
@@ -47,7 +46,7 @@ class Heun:
         process: Process,
         past: Sequence[State],
         s: Time,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
     ) -> State:
         t, x = past[-1].t, past[-1].x
         x0 = denoise(x, t).x0

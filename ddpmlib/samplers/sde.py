@@ -6,12 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from ddpmlib.broadcast import Time, weighted_sum
 from ddpmlib.prediction import Denoise
 from ddpmlib.process.process import Process
-from ddpmlib.samplers.noise import normal
+from ddpmlib.samplers.noise import NoiseSource, normal
 from ddpmlib.samplers.state import State
 
 
@@ -28,7 +26,7 @@ class EulerMaruyama:
         process: Process,
         past: Sequence[State],
         s: Time,
-        generator: torch.Generator | None,
+        generator: NoiseSource,
     ) -> State:
         t, x = past[-1].t, past[-1].x
         x0 = denoise(x, t).x0

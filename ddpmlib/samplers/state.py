@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ddpmlib.broadcast import Time
 from ddpmlib.prediction import Denoise
 from ddpmlib.process.process import Process
+from ddpmlib.samplers.noise import NoiseSource
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class State:
 
 PAST = 4
 """How many of the latest states a step is handed."""
-Step = Callable[[Denoise, Process, Sequence[State], Time, torch.Generator | None], State]
+Step = Callable[[Denoise, Process, Sequence[State], Time, NoiseSource], State]
 """(denoise, process, past, s, generator) -> the state at s.
 
 ``denoise(x, t)`` asks the network, the condition being bound; ``past`` holds the latest states, the

@@ -137,7 +137,7 @@ BUGS: dict[str, Bug] = {
     "uniform_noise": Bug(
         edits=(
             Edit(
-                "samplers.loop",
+                "samplers.noise",
                 "torch.randn(x.shape, generator=generator",
                 "torch.rand(x.shape, generator=generator",
             ),

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ddpmlib import seeds
+
 BatchLoss = Callable[[nn.Module, Tensor, Tensor | None, torch.Generator], Tensor]
 """(model, x (B, ...) float, y (B,) or None, generator) -> mean loss, a scalar.
 
@@ -24,7 +26,7 @@ class Settings:
     """Optimiser and budget.
 
     Attributes:
-        steps: optimiser updates in all.
+        steps: optimiser updates in all, at most 2²³.
         batch_size: samples per update, over all processes.
         lr: peak learning rate; linear warm-up, then half a cosine down to zero.
         warmup: updates of warm-up.
@@ -53,6 +55,8 @@ class Settings:
         for name in ("steps", "batch_size", "lr", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        if self.steps > seeds.MOST_UPDATES:
+            raise ValueError(f"steps must be at most {seeds.MOST_UPDATES}, got {self.steps}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema must lie in [0, 1), got {self.ema}")
         for name in ("warmup", "weight_decay"):

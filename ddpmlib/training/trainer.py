@@ -2,9 +2,9 @@
 
 A :class:`Trainer` holds everything that changes while training; one file holds it all, is replaced
 in one go, and brings the run back to the same bits on the CPU. Random numbers are no part of it:
-those of a piece of an update are a function of (seed, update, piece). So a batch may be cut into
-pieces, and these dealt out to several processes (see :mod:`ddpmlib.training.parallel`), and nothing
-else changes.
+those of a piece of an update are a function of (seed, update, piece), see
+:mod:`ddpmlib.seeds`. So a batch may be cut into pieces, and these dealt out to several processes
+(see :mod:`ddpmlib.training.parallel`), and nothing else changes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ddpmlib import seeds
 from ddpmlib.data.batches import Batches
 from ddpmlib.data.scale import to_float
 from ddpmlib.files import read_safetensors, write_safetensors
@@ -145,12 +145,11 @@ class Trainer:
     @contextmanager
     def _random_numbers_of(self, piece: int) -> Iterator[None]:
         """Seed what draws: the loss by its generator, dropout by PyTorch's own numbers."""
-        where = self.settings.seed, self.step, piece
-        devices = [self.device] if self.device.type == "cuda" else []
+        run, devices = self.settings.seed, [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             # Two seeds: from one, the noise and the mask of a dropout would be the same numbers.
-            torch.manual_seed(_seed_of("dropout", *where))
-            self.generator.manual_seed(_seed_of("loss", *where))
+            torch.manual_seed(seeds.of_update(run, "dropout", self.step, piece))
+            self.generator.manual_seed(seeds.of_update(run, "loss", self.step, piece))
             yield
 
     def _loss_of(self, index: Tensor) -> Tensor:
@@ -279,16 +278,12 @@ class _Objective(nn.Module):
         return self.loss(self.model, x, y, generator)
 
 
-def _seed_of(use: str, seed: int, step: int, piece: int) -> int:
-    """One of 2⁶³ seeds, as good as independent for other arguments."""
-    digest = blake2b(f"{use} {seed} {step} {piece}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
 def _check_pieces(batch_size: int, accumulate: int) -> None:
     if not isinstance(accumulate, int) or accumulate < 1:
         raise ValueError(f"accumulate counts pieces and must be at least 1, got {accumulate!r}")
     pieces = parallel.size() * accumulate
+    if pieces > seeds.MOST_PIECES:
+        raise ValueError(f"a batch is cut into at most {seeds.MOST_PIECES} pieces, got {pieces}")
     if batch_size % pieces:
         raise ValueError(
             f"batch_size = {batch_size} cannot be cut into equal pieces, {accumulate} for each of "

@@ -305,9 +305,8 @@ for name, recipe in rungs.items():
     for _ in fit(trainer):
         pass
     for eta in (1.0, 0.0):
-        x0 = evaluation.generate(
-            trainer.averaged, (1, 8, 8), y, 20, eta=eta, seed=0
-        )
+        how = evaluation.Sampling(steps=20, eta=eta)
+        x0 = evaluation.generate(trainer.averaged, (1, 8, 8), y, how)
         row = evaluation.judged(
             judge, x0, y, digits, metrics=("fid", "agreement")
         )
@@ -488,7 +487,9 @@ assert min(share.values()) > 0.9
 # %% mystnb={"image": {"alt": "Left: Fréchet distance of the same digits model over the number of samples, falling, with the floor of as many real images. Right: histograms of one measurement and of the best of three, the latter shifted to smaller values."}}
 digits_net, card = zoo.load("digits", device="cpu")
 y = torch.arange(1500) % 10
-many = evaluation.generate(digits_net, (1, 8, 8), y, 10, eta=1.0, seed=0)
+many = evaluation.generate(
+    digits_net, (1, 8, 8), y, evaluation.Sampling(steps=10, eta=1.0)
+)
 from ddpmlib.evaluation import features, metrics
 
 h_many, _ = features.judge(judge, many)

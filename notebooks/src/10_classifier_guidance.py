@@ -1003,7 +1003,8 @@ real = evaluation.reference(judge, digits, 300, y)
 
 
 def measured(belief, seed=0, y=y):
-    x0 = evaluation.generate(belief, (1, 8, 8), y, 20, eta=1.0, seed=seed)
+    how = evaluation.Sampling(steps=20, eta=1.0, seed=seed)
+    x0 = evaluation.generate(belief, (1, 8, 8), y, how)
     found = evaluation.judged(
         judge, x0, y, digits, ("agreement", "fid", "pr"), draws=40, real=real
     )
@@ -1299,7 +1300,8 @@ remedies = {
 print(f"{'':28} |x| of the image   judge sees the class")
 explosion = {}
 for name, (belief, eta) in remedies.items():
-    x0 = evaluation.generate(belief, (1, 8, 8), y100, 20, eta=eta, seed=0)
+    how = evaluation.Sampling(steps=20, eta=eta)
+    x0 = evaluation.generate(belief, (1, 8, 8), y100, how)
     _, logits = features.judge(judge, x0)
     explosion[name] = (
         float(x0.abs().mean()),
