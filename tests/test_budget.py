@@ -18,7 +18,7 @@ def test_bytes_are_those_that_a_trainer_holds(name):
         recipe.build(), recipe.loss(), images.x_train, images.y_train, recipe.settings, device="cpu"
     )
     trainer.update()
-    tensors = trainer._tensors()
+    tensors = trainer.state_dict()
 
     def held(*kinds):
         return sum(v.numel() * v.element_size() for k, v in tensors.items() if k.startswith(kinds))

@@ -60,7 +60,7 @@ def line_trainer(settings=SETTINGS, loss=line_loss, **options):
 
 def everything(trainer):
     """All that changes while training, as copies."""
-    return {k: v.clone() for k, v in trainer._tensors().items()} | {
+    return {k: v.clone() for k, v in trainer.state_dict().items()} | {
         "step": torch.tensor(trainer.step)
     }
 
@@ -102,7 +102,7 @@ class Clock:
 
         monkeypatch.setattr(Trainer, "update", counted)
         monkeypatch.setattr(Trainer, "save", saved)
-        monkeypatch.setattr(training.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(training.time_budget.time, "perf_counter", lambda: self.now)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """The training loop: settings, trainer, averaged weights, several processes, limits of time."""
 
 from ddpmlib.training.averaging import Average
+from ddpmlib.training.loop import fit
 from ddpmlib.training.machine import compile_network, default_device, hardware, processor
 from ddpmlib.training.settings import BatchLoss, Progress, Settings, TrainingDiverged
 from ddpmlib.training.time_budget import updates_within
-from ddpmlib.training.trainer import Trainer, fit
+from ddpmlib.training.trainer import Trainer
 
 __all__ = [
     "Average",

@@ -18,9 +18,10 @@ import torch
 from ddpmlib import data
 from ddpmlib.files import PACKAGE, read_safetensors
 from ddpmlib.training import parallel
+from ddpmlib.training.loop import fit
 from ddpmlib.training.machine import hardware
 from ddpmlib.training.time_budget import updates_within
-from ddpmlib.training.trainer import Trainer, fit
+from ddpmlib.training.trainer import Trainer
 from ddpmlib.zoo import recipes
 from ddpmlib.zoo.card import Card
 from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, read, start_from, write_model
