@@ -1,4 +1,4 @@
-"""`ddpmlib.training.state`: what is written is read back, old formats too, and newer ones are not."""
+"""`ddpmlib.training.state`: what is written is read back, an old format too, a newer one not."""
 
 import json
 from dataclasses import asdict
@@ -119,14 +119,14 @@ def test_moments_of_some_weights_alone_are_refused(tmp_path):
     modules, shapes = {"model": one.model, "ema": one.ema}, [(1, 2), (1,)]
     state.check_fits("s", tensors, 2, modules, shapes)
     for lost in ("optimiser.0.step", "optimiser.1.exp_avg_sq"):
+        rest = {k: v for k, v in tensors.items() if k != lost}
         with pytest.raises(ValueError, match="s is damaged: the optimiser's moments"):
-            rest = {k: v for k, v in tensors.items() if k != lost}
             state.check_fits("s", rest, 2, modules, shapes)
     none = {k: v for k, v in tensors.items() if not k.startswith("optimiser.")}
     state.check_fits("s", none, 0, modules, shapes)  # before the first update there are none
     with pytest.raises(ValueError, match="s is damaged"):
         state.check_fits("s", none, 1, modules, shapes)
     for i in ("2", "x"):
+        extra = {f"optimiser.{i}.step": torch.tensor(1.0)}
         with pytest.raises(ValueError, match=rf"optimiser.{i}.step fits no weight here"):
-            extra = {f"optimiser.{i}.step": torch.tensor(1.0)}
             state.check_fits("s", tensors | extra, 2, modules, shapes)

@@ -153,7 +153,7 @@ def _check_choices(metrics: Sequence[str] | None, spacing: str, judge: str, n: i
 
 def network_of(
     judge: str,
-    images: data.Images,
+    images: data.Dataset,
     device: torch.device | str | None = None,
     folder: Path | None = None,
 ) -> tuple[Judge, str]:
@@ -173,15 +173,15 @@ def network_of(
     return features.inception().to(device or default_device()), features.INCEPTION_SHA256
 
 
-def _accuracy(model: Classifier, images: data.Images) -> dict[str, Any]:
+def _accuracy(model: Classifier, images: data.Dataset) -> dict[str, Any]:
     _, logits = features.judge(model, images.x_test)
-    value = measures.class_agreement(logits, images.y_test)
+    value = measures.class_agreement(logits, images.labels("test"))
     return {"metric": "test accuracy", "n": len(logits), "value": value}
 
 
 @torch.no_grad()
 def accuracy_under_noise(
-    model: NoisyClassifier, images: data.Images, seed: int = 0, batch_size: int = 500
+    model: NoisyClassifier, images: data.Dataset, seed: int = 0, batch_size: int = 500
 ) -> dict[str, Any]:
     """Accuracy of p(y|x_t) on the test set at t = 1, T/10, 2T/10, ..., T, fresh noise at each.
 
@@ -202,7 +202,7 @@ def accuracy_under_noise(
     if process is None:
         raise ValueError("the classifier knows no process whose noise it should be measured under")
     device = next(model.parameters()).device
-    x, y = data.to_float(images.x_test).to(device), images.y_test.to(device)
+    x, y = data.to_float(images.x_test).to(device), images.labels("test").to(device)
     generator = torch.Generator(device).manual_seed(seed)
     times, found = sorted({max(1, round(process.T * k / 10)) for k in range(11)}), []
     for t in times:
@@ -219,7 +219,7 @@ def accuracy_under_noise(
 
 def nll(
     denoiser: Denoiser | FixedVariance,
-    images: data.Images,
+    images: data.Dataset,
     n: int,
     *,
     draws: int = 50,
@@ -243,11 +243,11 @@ def nll(
     """
     device = next(denoiser.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    order = random_places(images.y_test, n)
+    order = random_places(images.x_test, n)
     found, parts = [], max(1, len(order) // batch_size)  # none of a single image
     for index in progress_bar(order.tensor_split(parts)):
         x0 = data.to_float(images.x_test[index]).to(device)
-        y = images.y_test[index].to(device) if labels else None
+        y = images.labels("test")[index].to(device) if labels else None
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             found.append(
                 likelihood.elbo_monte_carlo(

@@ -20,7 +20,7 @@ def fit(
 
     Args:
         trainer: fresh, or after :meth:`~ddpmlib.training.trainer.Trainer.load`.
-        checkpoint: file for :meth:`~ddpmlib.training.trainer.Trainer.save`, every ``save_every`` updates and at the end.
+        checkpoint: file for the state, written every ``save_every`` updates and at the end.
         save_every: updates between two saves.
         check_every: updates between two looks at the loss (each makes the CPU wait for a GPU).
 
