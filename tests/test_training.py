@@ -842,5 +842,12 @@ def test_fit_refuses_to_divide_by_zero(options):
         next(fit(line_trainer(), **options))
 
 
+def test_the_hardware_is_a_name_and_how_much_of_it_was_used():
+    cpu = torch.device("cpu")
+    threads = torch.get_num_threads()
+    assert training.device_name(cpu) == training.processor() != ""
+    assert training.hardware(cpu).startswith(f"{training.processor()}, {threads} thread")
+
+
 def test_default_device_is_usable():
     assert torch.empty(1, device=training.default_device()).numel() == 1
