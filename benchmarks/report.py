@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from benchmarks.libraries import Library, version
 from benchmarks.rows import Row
 from benchmarks.sizes import SIZES, count
 from benchmarks.switches import WHAT, Gain
+from ddpmlib.training import device_name
 
 FORMAT = "ddpmlib-benchmark-1"
 Report = dict[str, Any]
@@ -40,25 +42,15 @@ def counted(libraries: Sequence[Library], sizes: Sequence[str]) -> dict[str, dic
 def circumstances(libraries: Sequence[Library], device: torch.device) -> dict[str, Any]:
     """Date, commit, hardware, versions, threads."""
     versions = {lib.name: version(lib) for lib in libraries}
+    cores = f", {os.cpu_count()} cores" if device.type == "cpu" else ""
     return {
         "date": date.today().isoformat(),
         "commit": _commit(),
         "device": device.type,
-        "hardware": hardware(device),
+        "hardware": device_name(device) + cores,
         "threads": torch.get_num_threads(),
         "versions": versions | {"torch": torch.__version__, "python": platform.python_version()},
     }
-
-
-def hardware(device: torch.device) -> str:
-    """The name of the GPU, or of the processor and its cores."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = {line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")}
-    cores = sum(line.startswith("processor") for line in lines)
-    return f"{names.pop()}, {cores} cores" if names else platform.processor() or "CPU"
 
 
 def _commit() -> str:

@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from ddpmlib.models import UNetConfig
+from ddpmlib.zoo.cost import operations_of_a_pass
 
 
 @dataclass(frozen=True)
@@ -86,13 +84,7 @@ SIZES = {
 def count(net: nn.Module, size: Size) -> tuple[int, int]:
     """Weights, and floating-point operations of one forward pass for one image.
 
-    Counted on the meta device, where nothing is computed. Attention is counted by its products:
-    the counter does not know every fused kernel.
+    Counted by :func:`ddpmlib.zoo.cost.operations_of_a_pass`, where nothing is computed.
     """
     weights = sum(p.numel() for p in net.parameters())
-    x = torch.zeros(1, *size.image_shape, device="meta")
-    t = torch.ones(1, dtype=torch.int64, device="meta")
-    net = net.to("meta").eval()
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        net(x, t)
-    return weights, counter.get_total_flops()
+    return weights, operations_of_a_pass(net, size.image_shape)

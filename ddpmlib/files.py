@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from torch import Tensor
 
@@ -73,19 +76,30 @@ def write_atomically(path: Path | str, content: bytes) -> None:
     Raises:
         OSError: naming ``path``, for a full disk or a folder that takes no files.
     """
-    path = Path(path)
     try:
-        _write_beside_and_rename(path, content)
+        with replacing(path) as file:
+            file.write(content)
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _write_beside_and_rename(path: Path, content: bytes) -> None:
+@contextmanager
+def replacing(path: Path | str, writer: str = "") -> Iterator[BinaryIO]:
+    """A file to write to, which gets the name ``path`` once the block has ended, and only then.
+
+    For what is written piece by piece; :func:`write_atomically` writes what lies ready.
+
+    Args:
+        path: may exist, and is then replaced in one go; its folder is made if needed.
+        writer: of several who may write the same path at once, which one this is. Without it there
+            is one name for the half file, so that the next write tidies up after a killed one.
+    """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")  # one name, so a killed write is tidied by the next
+    part = path.with_name(f".{path.name}.{writer}.part" if writer else f".{path.name}.part")
     try:
         with open(part, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

@@ -224,7 +224,7 @@ def measure(
 
 
 @cache
-def _real(dataset: str, n: int) -> tuple[Any, data.Images, evaluation.Reference]:
+def _real(dataset: str, n: int) -> tuple[Any, data.Dataset, evaluation.Reference]:
     classifier, images = zoo.load(f"{dataset}-classifier", "cpu")[0], data.load(dataset)
     y = torch.arange(n) % 10
     return classifier, images, evaluation.reference(classifier, images, n, y)
@@ -245,7 +245,7 @@ def add_row(name: str, cell: dict[str, Any], row: dict[str, Any]) -> None:
 def _likelihood(n: int = 2000, draws: int = 40) -> None:
     images = data.load("mnist")
     order = torch.randperm(len(images.x_test), generator=torch.Generator().manual_seed(0))[:n]
-    x0, y = data.to_float(images.x_test[order]), images.y_test[order]
+    x0, y = data.to_float(images.x_test[order]), images.labels("test")[order]
     for run in (run for run in TRAININGS if "T" not in run and "dropout" not in run):
         methods = ("learned",) * ("var_mix=null" in TRAININGS[run]) + ("beta", "beta_tilde")
         cells = [{"run": run, "method": m, "steps": 1000, "n": n, "draws": draws} for m in methods]
@@ -304,7 +304,7 @@ def _guesses(
 def _gradient_noise(batches: int = 100, batch_size: int = 128) -> None:
     """tr Cov(g) / |E g|² of minibatch gradients g: uniform and importance-drawn times."""
     images = data.load("mnist")
-    x, labels = data.to_float(images.x_train[:20_000]), images.y_train[:20_000]
+    x, labels = data.to_float(images.x_train[:20_000]), images.labels("train")[:20_000]
     kinds = (("vlb", "uniform"), ("vlb", "importance"), ("simple", "uniform"))
     cells = [
         {"run": run, "objective": o, "times": t, "batches": batches, "batch_size": batch_size}

@@ -29,7 +29,7 @@ from ddpmlib.cli import time_limit
 from ddpmlib.data import archives
 from ddpmlib.evaluation import Guidance, Sampling, statistics
 from ddpmlib.training import default_device
-from ddpmlib.zoo import RECIPES, ClassifierRecipe, Recipe, recipes, runs
+from ddpmlib.zoo import RECIPES, Recipe, recipes, runs
 from ddpmlib.zoo.cost import budget
 
 TRAINING = 0.8  # of the time; the rest measures
@@ -127,14 +127,14 @@ def _carry_out(job: Job, minutes: float, out: Path, args: argparse.Namespace) ->
         command=_command(job, fast),
     )  # fmt: skip
     path = _shipped(out / recipe.name, recipe.name, out / "checkpoints")
-    if isinstance(recipe, ClassifierRecipe):
+    if recipe.kind == "classifier":
         _judge(path, images, out / "statistics", device)
     else:
         for how in TOY if args.dry_run else MEASUREMENTS:
             _measure(path, how, device)
 
 
-def _images(name: str, sheets: Path | None) -> data.Images:
+def _images(name: str, sheets: Path | None) -> data.Dataset:
     if sheets is not None and name in archives.SIDES and not data.archive_path(name).exists():
         print(f"{data.unpack(sheets, name)}: made of the sheets in {sheets}")
     return data.load(name)
@@ -147,7 +147,7 @@ def _command(job: Job, fast: bool) -> str:
     return shlex.join([*words, *(["--set", *changes] if changes else [])])
 
 
-def _print_plan(recipe: Recipe, images: data.Images, minutes: float) -> None:
+def _print_plan(recipe: Recipe, images: data.Dataset, minutes: float) -> None:
     cost, batch = budget(recipe, images), recipe.settings.batch_size
     held = {"weights": cost.weights, "gradients": cost.weights, "average": cost.average}
     held |= {"optimiser": cost.optimiser, "images": cost.images}
@@ -169,7 +169,7 @@ def _shipped(run: Path, name: str, folder: Path) -> Path:
     return path if whole else zoo.ship(run, folder=folder)
 
 
-def _judge(path: Path, images: data.Images, folder: Path, device: torch.device) -> None:
+def _judge(path: Path, images: data.Dataset, folder: Path, device: torch.device) -> None:
     """How often a classifier is right, and what its data set looks like to it."""
     if zoo.Card.read(path.with_suffix(".json")).metrics:
         return

@@ -21,7 +21,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -358,13 +357,11 @@ def _merged(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write beside, then replace: no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-    os.chmod(beside, 0o644)
-    os.replace(beside, path)
+    """No reader ever sees half a file, and two runs may note their costs at once."""
+    from ddpmlib.files import replacing
+
+    with replacing(path, writer=str(os.getpid())) as file:
+        file.write(text.encode())
 
 
 # The command

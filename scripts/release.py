@@ -10,7 +10,6 @@ machine; `book/_static/print.css` says how they look.
 from __future__ import annotations
 
 import argparse
-import os
 import posixpath
 import re
 import shutil
@@ -56,10 +55,13 @@ def built(html: Path) -> Path:
 
 def pack(html: Path, path: Path) -> Path:
     """Write the book as one zip with one folder in it, named as the zip."""
+    from ddpmlib.files import replacing
+
     html, top = built(html), path.stem
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with (
+        replacing(path) as whole,
+        zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
+    ):
         archive.writestr(zipfile.ZipInfo(f"{top}/README.txt", DATE), README)
         for file in sorted(html.rglob("*")):
             name = file.relative_to(html).as_posix()
@@ -67,7 +69,6 @@ def pack(html: Path, path: Path) -> Path:
                 entry = zipfile.ZipInfo(f"{top}/{name}", DATE)
                 entry.compress_type = zipfile.ZIP_DEFLATED
                 archive.writestr(entry, file.read_bytes())
-    os.replace(part, path)
     return path
 
 

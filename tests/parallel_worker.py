@@ -54,7 +54,7 @@ def trained(one, updates):
     losses = [one.update().loss]
     gradients = {f"gradient.{k}": p.grad.clone() for k, p in one.model.named_parameters()}
     losses += [one.update().loss for _ in range(updates - 1)]
-    state = {f"state.{k}": v for k, v in one._tensors().items()}
+    state = {f"state.{k}": v for k, v in one.state_dict().items()}
     return {"losses": torch.stack(losses)} | gradients | state
 
 

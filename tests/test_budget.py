@@ -7,7 +7,7 @@ from torch import nn
 from ddpmlib import data
 from ddpmlib.training import Trainer
 from ddpmlib.zoo import RECIPES, recipes
-from ddpmlib.zoo.cost import budget
+from ddpmlib.zoo.cost import budget, operations, operations_of_a_pass
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-classifier", "digits-noisy-classifier"])
@@ -18,7 +18,7 @@ def test_bytes_are_those_that_a_trainer_holds(name):
         recipe.build(), recipe.loss(), images.x_train, images.y_train, recipe.settings, device="cpu"
     )
     trainer.update()
-    tensors = trainer._tensors()
+    tensors = trainer.state_dict()
 
     def held(*kinds):
         return sum(v.numel() * v.element_size() for k, v in tensors.items() if k.startswith(kinds))
@@ -58,6 +58,43 @@ def test_operations_grow_with_the_square_of_the_width():
     )
     assert 3.5 < wide.flops / narrow.flops < 4.1
     assert 3.5 < wide.parameters / narrow.parameters < 4.1
+
+
+def test_operations_of_a_product_are_two_a_multiplication():
+    a, b = torch.zeros(3, 5), torch.zeros(5, 7)
+    done = []
+    assert operations(lambda: done.append(a @ b)) == 2 * 3 * 5 * 7
+    assert done[0].shape == (3, 7)  # the work is done
+
+
+def test_attention_is_counted_by_its_two_products():
+    q = torch.zeros(1, 2, 9, 4)  # heads, positions, width
+    attention = nn.functional.scaled_dot_product_attention
+    assert operations(lambda: attention(q, q, q)) == 2 * 2 * (2 * 9 * 9 * 4)
+
+
+def test_operations_of_a_pass_compute_nothing_and_leave_the_network_alone():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.seen = nn.Conv2d(3, 5, 3, padding=1), []
+
+        def forward(self, x, t):
+            self.seen.append((x.device.type, self.training, t.shape))
+            return self.conv(x)
+
+    net = Net()
+    before = net.conv.weight.clone()
+    assert operations_of_a_pass(net, (3, 4, 6)) == 2 * (4 * 6) * 5 * (3 * 3 * 3)
+    assert net.training and net.seen == [] and torch.equal(net.conv.weight, before)
+
+
+def test_images_without_classes_are_counted_too():
+    recipe = recipes.changed(RECIPES["digits"], {"net.num_classes": 0})
+    images = data.load("digits")
+    bare = data.Dataset("bare", images.x_train, None, images.x_test, None)
+    assert budget(recipe, bare).images == 1442 * 8 * 8
+    assert budget(recipe, bare).flops == budget(recipe, images).flops
 
 
 def test_counting_leaves_the_random_numbers_alone():

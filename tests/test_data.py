@@ -91,6 +91,7 @@ def test_a_file_is_no_data_directory(tmp_path, monkeypatch):
 def test_digits_are_all_there_once():
     images = data.load("digits")
     assert images.image_shape == (1, 8, 8) and images.num_classes == 10
+    assert images.classes == tuple("0123456789")
     assert len(images.x_train) + len(images.x_test) == 1797
     assert len(images.x_train) == len(images.y_train) == 1442
     rows = torch.cat([images.x_train, images.x_test]).flatten(1)
@@ -138,7 +139,7 @@ def test_a_prefilled_archive_is_used_as_it_is(cache, name, shape, planes):
     np.savez(cache / f"{name}.npz", **archive)
     before = (cache / f"{name}.npz").read_bytes()
     images = data.load(name)
-    assert images.name == name and images.image_shape == planes
+    assert images.name == name and images.image_shape == planes and len(images.classes) == 10
     for key in ("x_train", "x_test"):
         found = getattr(images, key)
         assert found.dtype == torch.uint8 and found.is_contiguous()
@@ -239,6 +240,68 @@ def test_real_mnist(tmp_path, monkeypatch):
     scaled = images.x_train.double() / 255
     assert float(scaled.mean()) == pytest.approx(0.1307, abs=5e-5)
     assert float(scaled.std()) == pytest.approx(0.3081, abs=5e-5)
+
+
+# ---- sets of one's own -------------------------------------------------------------------------
+
+
+def own_set(n=(5, 3), shape=(3, 6, 4), **changes):
+    x = [torch.zeros(k, *shape, dtype=torch.uint8) for k in n]
+    y = [torch.arange(k) % 3 for k in n]
+    parts = {"x_train": x[0], "y_train": y[0], "x_test": x[1], "y_test": y[1]}
+    return data.Dataset(**{"name": "mine", "classes": ("cat", "dog", "owl")} | parts | changes)
+
+
+def test_a_data_set_is_whatever_fits_together():
+    mine = own_set()
+    assert mine.num_classes == 3 and mine.image_shape == (3, 6, 4)
+    assert mine.labels("train").tolist() == [0, 1, 2, 0, 1]
+    assert mine.labels("test") is mine.y_test
+    without_test = own_set(n=(5, 0))
+    assert len(without_test.x_test) == len(without_test.labels("test")) == 0
+
+
+def test_a_data_set_may_have_no_classes():
+    bare = own_set(y_train=None, y_test=None, classes=())
+    assert bare.num_classes == 0 and bare.y_train is None
+    with pytest.raises(ValueError, match="mine has no classes, and this needs"):
+        bare.labels("train")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"name": "../mine"}, "data set's name is a plain file name, got '../mine'"),
+        ({"name": ""}, "plain file name, got ''"),
+        ({"x_train": torch.zeros(5, 3, 6, 4)}, r"x_train of mine must hold uint8 .*torch.float32"),
+        ({"x_test": torch.zeros(3, 6, 4, dtype=torch.uint8)}, r"x_test of mine .* \(3, 6, 4\)"),
+        ({"n": (0, 3)}, "mine has no images to train on"),
+        (
+            {"x_test": torch.zeros(3, 1, 6, 4, dtype=torch.uint8)},
+            r"one shape, got \(3, 6, 4\), \(1",
+        ),
+        ({"y_train": torch.zeros(4, dtype=torch.int64)}, r"label for each of 5 images, .* \(4,\)"),
+        ({"y_test": torch.zeros(3)}, "y_test of mine must hold one int64 label .*torch.float32"),
+        ({"y_test": torch.zeros(3, dtype=torch.uint8)}, "one int64 label .*torch.uint8"),
+        ({"y_train": torch.tensor([0, 1, 2, 3, 0])}, r"0..2, one .* 3 classes, but y_train .*0..3"),
+        ({"y_test": torch.tensor([0, -1, 2])}, "0..2, .* but y_test holds -1..2"),
+        ({"y_test": None}, "mine needs both labels and the names of its classes, or neither"),
+        ({"classes": ()}, "or neither"),
+        ({"y_train": None, "y_test": None}, "or neither"),
+    ],
+)
+def test_what_does_not_fit_together_is_one_sentence(changes, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+        own_set(**changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_set_with_a_name_is_found_like_the_others(monkeypatch):
+    mine = own_set()
+    monkeypatch.setitem(data.DATASETS, "mine", lambda: mine)
+    assert data.load("mine") is mine
+    with pytest.raises(ValueError, match="cifar10, mine"):
+        data.load("yours")
 
 
 # ---- downloads -------------------------------------------------------------------------------
@@ -367,7 +430,7 @@ def test_the_archive_is_complete_before_it_gets_its_name(torchvision_datasets, m
 KILLED = """
 import os, signal, numpy as np
 from ddpmlib import data
-data._download = lambda name: (np.zeros((10, 8, 8), np.uint8), np.arange(10)) * 2
+data.archives._download = lambda name: (np.zeros((10, 8, 8), np.uint8), np.arange(10)) * 2
 real = np.savez
 def cut(file, **kw):
     real(file, **kw)

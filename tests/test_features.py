@@ -28,7 +28,7 @@ def images(n=7, channels=1, side=8):
 
 def small_set(name="digits"):
     x, y = images(40), torch.zeros(40, dtype=torch.int64)
-    return data.Images(name, x[:30], y[:30], x[30:], y[30:])
+    return data.Dataset(name, x[:30], y[:30], x[30:], y[30:], tuple("0123456789"))
 
 
 def test_features_and_logits_are_the_classifiers_own(judge):

@@ -145,8 +145,8 @@ def test_a_state_goes_on_in_another_number_of_processes(both):
         straight.update()
     for _ in range(3):
         one.update()
-    expected = {f"state.{k}": v for k, v in straight._tensors().items()}
-    compare({f"state.{k}": v for k, v in one._tensors().items()}, expected, "state.", 1e-5)
+    expected = {f"state.{k}": v for k, v in straight.state_dict().items()}
+    compare({f"state.{k}": v for k, v in one.state_dict().items()}, expected, "state.", 1e-5)
 
 
 def test_a_batch_that_does_not_divide_is_refused_by_name(both):

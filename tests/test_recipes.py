@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ from ddpmlib.zoo import (
     recipes,
     runs,
 )
+from ddpmlib.zoo.cost import budget
 
 NET = UNetConfig(
     width=8, mults=(1,), attention=(False,), heads=1, groups=4, num_classes=10, dropout=0.1
@@ -90,7 +92,7 @@ def test_defaults_may_be_left_out():
         (("net", "depth"), 3, "UNetConfig has no field 'depth'"),
         (("settings", "epochs"), 3, "Settings has no field 'epochs'"),
         (("net",), [1, 2], r"UNetConfig is a JSON object with named fields, got \[1, 2\]"),
-        (("data",), "minst", "data must be one of digits, mnist.*'minst'"),
+        (("data",), "../mnist", "data set's name is a plain file name, got '../mnist'"),
         (("schedule",), "square", "schedule must be one of linear, cosine, sigmoid, got 'square'"),
         (("predicts",), "score", "predicts must be one of .*'score'"),
         (("label_dropout",), 1.5, "label_dropout must lie in"),
@@ -132,9 +134,125 @@ def test_what_is_missing_is_said(path, owner):
         recipes.from_dict(values)
 
 
+def test_a_recipe_may_name_a_data_set_that_is_not_there_yet():
+    recipe = recipes.from_dict(recipes.to_dict(TINY) | {"data": "my-photos"})
+    assert recipe.data == "my-photos"
+    with pytest.raises(
+        ValueError, match="unknown data set 'my-photos': choose one of digits, mnist"
+    ):
+        data.load(recipe.data)
+
+
+def test_a_kind_is_found_by_its_own_name():
+    assert {name: cls.kind for name, cls in recipes.KINDS.items()} == {k: k for k in recipes.KINDS}
+    assert {type(r) for r in RECIPES.values()} == set(recipes.KINDS.values())
+
+
+@dataclass(frozen=True)
+class MeanNet:
+    """The shape of :class:`Mean`."""
+
+    sides: tuple[int, ...] = (8, 8)
+
+
+@dataclass(frozen=True)
+class MeanRecipe:
+    """A family of one's own: the mean image, learned by gradient descent."""
+
+    kind: ClassVar[str] = "mean"
+    name: str
+    data: str
+    settings: Settings
+    net: MeanNet = MeanNet()
+    num_classes: ClassVar[int] = 0
+
+    def build(self):
+        model = nn.Module()
+        model.mean = nn.Parameter(torch.zeros(1, *self.net.sides))
+        return model
+
+    def loss(self):
+        return lambda model, x, y, generator: ((x - model.mean) ** 2).mean()
+
+    def check(self, dataset):
+        if dataset.image_shape[1:] != self.net.sides:
+            raise ValueError(f"{dataset.name} has other sides than {self.net.sides}")
+
+
+def test_another_family_is_one_class_and_one_line(tmp_path, monkeypatch):
+    """It travels as JSON, is changed, trained, counted, shipped as far as a card, and loaded."""
+    monkeypatch.setitem(recipes.KINDS, "mean", MeanRecipe)
+    recipe = MeanRecipe(
+        "mean", "digits", Settings(steps=60, batch_size=100, lr=0.1, warmup=0, ema=0.5)
+    )
+    assert recipes.from_dict(json.loads(json.dumps(recipes.to_dict(recipe)))) == recipe
+    card = runs.train(recipe, tmp_path / "run", device="cpu")
+    assert card.recipe["kind"] == "mean" and card.num_classes == 0 and card.parameters == 64
+    model, _ = zoo.load(tmp_path / "run", "cpu")
+    images = data.load("digits")
+    expected = data.to_float(images.x_train).mean(0)
+    assert float((model.mean - expected).abs().mean()) < 0.1
+    assert budget(recipe, images).parameters == 64
+    other = recipes.changed(recipe, {"net.sides": [8, 9]})
+    assert other.net == MeanNet((8, 9))
+    with pytest.raises(ValueError, match="digits has other sides"):
+        runs.train(other, tmp_path / "other", device="cpu")
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_classifier_has_no_schedule():
     with pytest.raises(ValueError, match="ClassifierRecipe has no field 'schedule'"):
         recipes.from_dict(recipes.to_dict(JUDGE) | {"schedule": "cosine"})
+
+
+# ---- data sets that fit --------------------------------------------------------------------------
+
+
+def images_of(shape=(1, 8, 8), classes=tuple("0123456789")):
+    x = torch.zeros(10, *shape, dtype=torch.uint8)
+    y = torch.arange(10) % len(classes) if classes else None
+    return data.Dataset("these", x, y, x, y, classes)
+
+
+BARE = replace(TINY, net=replace(NET, num_classes=0))
+SHIFTING = replace(GUIDE, reach=7)
+
+
+@pytest.mark.parametrize("recipe", [TINY, JUDGE, GUIDE, BARE, SHIFTING])
+def test_images_that_fit_are_taken(recipe):
+    assert recipe.check(images_of()) is None
+    assert recipe.num_classes == (0 if recipe is BARE else 10)
+    model = recipe.build()
+    x, y = torch.zeros(10, 1, 8, 8), torch.arange(10)
+    assert bool(recipe.loss()(model, x, y, generator()).isfinite())
+
+
+def test_a_denoiser_without_classes_takes_images_with_and_without():
+    BARE.check(images_of(classes=()))
+    BARE.check(images_of(classes=("a", "b")))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "images", "sentence"),
+    [
+        *(
+            (r, {"shape": (3, 8, 8)}, "these has 3 channels, the net 1")
+            for r in (TINY, JUDGE, GUIDE)
+        ),
+        *(
+            (r, {"classes": ("a",)}, "these has 1 classes, the net 10")
+            for r in (TINY, JUDGE, GUIDE)
+        ),
+        *((r, {"classes": ()}, "these has 0 classes, the net 10") for r in (TINY, JUDGE, GUIDE)),
+        (replace(TINY, net=replace(NET, patch=3)), {}, "these is 8 × 8 pixels, .* multiples of 3"),
+        (replace(GUIDE, net=replace(GUIDE.net, patch=3)), {}, "8 × 8 pixels, .* multiples of 3"),
+        (replace(JUDGE, reach=8), {}, "reach = 8 shifts images of side 8 out of sight"),
+        (SHIFTING, {"shape": (1, 8, 7)}, "reach = 7 shifts images of side 7 out of sight"),
+    ],
+)
+def test_images_that_do_not_fit_are_refused(recipe, images, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        recipe.check(images_of(**images))
 
 
 # ---- building ----------------------------------------------------------------------------------

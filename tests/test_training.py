@@ -60,7 +60,7 @@ def line_trainer(settings=SETTINGS, loss=line_loss, **options):
 
 def everything(trainer):
     """All that changes while training, as copies."""
-    return {k: v.clone() for k, v in trainer._tensors().items()} | {
+    return {k: v.clone() for k, v in trainer.state_dict().items()} | {
         "step": torch.tensor(trainer.step)
     }
 
@@ -102,7 +102,7 @@ class Clock:
 
         monkeypatch.setattr(Trainer, "update", counted)
         monkeypatch.setattr(Trainer, "save", saved)
-        monkeypatch.setattr(training.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(training.time_budget.time, "perf_counter", lambda: self.now)
 
 
 @pytest.mark.parametrize(
@@ -840,6 +840,13 @@ def test_trainer_refuses_data_that_do_not_fit():
 def test_fit_refuses_to_divide_by_zero(options):
     with pytest.raises(ValueError, match="at least 1 update"):
         next(fit(line_trainer(), **options))
+
+
+def test_the_hardware_is_a_name_and_how_much_of_it_was_used():
+    cpu = torch.device("cpu")
+    threads = torch.get_num_threads()
+    assert training.device_name(cpu) == training.processor() != ""
+    assert training.hardware(cpu).startswith(f"{training.processor()}, {threads} thread")
 
 
 def test_default_device_is_usable():

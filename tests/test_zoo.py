@@ -371,6 +371,100 @@ def test_a_network_without_classes_is_trained_loaded_and_sampled(tmp_path):
     assert x0.shape == (3, 1, 8, 8)
 
 
+# ---- images of one's own ------------------------------------------------------------------------
+
+
+def own_images(classes=("left", "right"), side=4):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (24, 1, side, side), generator=generator, dtype=torch.uint8)
+    y = torch.arange(24) % len(classes) if classes else None
+    parts = (x[:16], None, x[16:], None) if y is None else (x[:16], y[:16], x[16:], y[16:])
+    return data.Dataset("mine", *parts, classes)
+
+
+@pytest.mark.parametrize("classes", [("left", "right"), ()])
+def test_a_recipe_is_carried_out_on_images_of_ones_own(tmp_path, classes):
+    recipe = replace(TINY, net=replace(NET, num_classes=len(classes)))
+    mine = own_images(classes)
+    card = runs.train(recipe, tmp_path / "r", dataset=mine, device="cpu")
+    assert card.image_shape == (1, 4, 4) and card.num_classes == len(classes)
+    assert card.recipe["data"] == "mine" and recipe.data == "digits"
+    tensors = weights(tmp_path / "r" / zoo.MODEL)
+    # The same by the trainer alone: these images, and no others, were trained on.
+    twin = training.Trainer(
+        recipe.build(), recipe.loss(), mine.x_train, mine.y_train, recipe.settings, device="cpu"
+    )
+    assert [progress.step for progress in training.fit(twin)][-1] == 10
+    assert same(tensors, dict(twin.averaged.state_dict()))
+
+
+def test_images_that_do_not_fit_leave_nothing_behind(tmp_path):
+    with pytest.raises(ValueError, match="mine has 2 classes, the net 10"):
+        runs.train(TINY, tmp_path / "r", dataset=own_images(), device="cpu")
+    with pytest.raises(ValueError, match="unknown data set 'mine': choose one of digits, mnist"):
+        runs.train(replace(TINY, data="mine"), tmp_path / "r", device="cpu")
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_run_on_other_images_is_not_resumed(tmp_path, monkeypatch):
+    recipe = replace(TINY, net=replace(NET, num_classes=2))
+    with monkeypatch.context() as patch:
+        interrupted(patch, 4)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(recipe, tmp_path, dataset=own_images(), device="cpu", save_every=1)
+    other = replace(own_images(), name="yours")
+    with pytest.raises(ValueError, match="was trained with data = mine, not yours"):
+        runs.train(recipe, tmp_path, dataset=other, resume=True, device="cpu")
+    runs.train(recipe, tmp_path, dataset=own_images(), resume=True, device="cpu")
+
+
+# ---- formats -----------------------------------------------------------------------------------
+
+OLD_CARD = """{
+ "name": "old", "recipe": {"kind": "classifier"}, "sha256": "00", "parameters": 3,
+ "dtype": "float16", "image_shape": [1, 8, 8], "num_classes": 10,
+ "training": {"seconds": 1.5}, "loss": [[50, 0.25]], "metrics": [{"n": 2}], "parts": 1
+}"""
+
+
+def test_a_card_of_the_old_format_is_read_and_written_in_the_new_one(tmp_path):
+    (tmp_path / "old.json").write_text(OLD_CARD)
+    card = zoo.Card.read(tmp_path / "old.json")
+    assert card == zoo.Card(
+        "old", {"kind": "classifier"}, "00", 3, "float16", (1, 8, 8), 10, {"seconds": 1.5},
+        [[50, 0.25]], [{"n": 2}], 1,
+    )  # fmt: skip
+    card.write(tmp_path / "new.json")
+    found = json.loads((tmp_path / "new.json").read_text())
+    assert found == {"format": 2} | json.loads(OLD_CARD) and next(iter(found)) == "format"
+    assert zoo.Card.read(tmp_path / "new.json") == card
+
+
+@pytest.mark.parametrize(
+    ("version", "sentence"),
+    [
+        (3, "card of format 3, and this version of ddpmlib reads up to 2: update it"),
+        (0, r"not a checkpoint card \(format = 0\)"),
+        (True, r"not a checkpoint card \(format = True\)"),
+        ("2", r"not a checkpoint card \(format = '2'\)"),
+        (None, r"not a checkpoint card \(format = None\)"),
+    ],
+)
+def test_a_card_of_another_format_is_refused(tmp_path, version, sentence):
+    content = {"format": version} | json.loads(OLD_CARD) | {"a field to come": 1}
+    (tmp_path / "card.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=sentence) as caught:
+        zoo.Card.read(tmp_path / "card.json")
+    assert "\n" not in str(caught.value) and "card.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", "[[1, 2, 3]]", "{", "\xff"])
+def test_what_is_no_json_object_is_no_card(tmp_path, content):
+    (tmp_path / "card.json").write_text(content)
+    with pytest.raises(ValueError, match="is not a checkpoint card"):
+        zoo.Card.read(tmp_path / "card.json")
+
+
 # ---- shipping and loading ----------------------------------------------------------------------
 
 
@@ -619,7 +713,7 @@ def test_a_ship_killed_at_any_write_leaves_the_old_or_the_new(
     in_parts, copied, shipped, monkeypatch, killed_at
 ):
     old, _ = zoo.load("tiny", "cpu")
-    writes, real = [], zoo.write_atomically
+    writes, real = [], files.write_atomically
 
     def dying(path, content):
         if len(writes) == killed_at:
@@ -629,7 +723,8 @@ def test_a_ship_killed_at_any_write_leaves_the_old_or_the_new(
 
     monkeypatch.setattr(checkpoints, "LARGEST", 2 * checkpoints.LARGEST)
     with monkeypatch.context() as patch:
-        patch.setattr(zoo, "write_atomically", dying)
+        for module in (checkpoints, zoo.card):
+            patch.setattr(module, "write_atomically", dying)
         try:
             zoo.ship(copied, "tiny", "float32")
         except KeyboardInterrupt:
@@ -717,8 +812,8 @@ def test_the_commit_is_only_that_of_the_clone_itself(tmp_path, monkeypatch):
         subprocess.run(["git", "-C", str(tmp_path), *identity, *words], check=True)
 
     package = tmp_path / "ddpmlib"
-    package.mkdir()
-    (package / "runs.py").write_text("")
+    (package / "zoo").mkdir(parents=True)
+    (package / "zoo" / "runs.py").write_text("")
     monkeypatch.setattr(runs, "PACKAGE", package)
     assert runs._commit() is None
     git("init", "-q")
@@ -729,7 +824,7 @@ def test_the_commit_is_only_that_of_the_clone_itself(tmp_path, monkeypatch):
     git("add", ".")
     git("commit", "-qm", "the clone")
     assert len(runs._commit()) == 40
-    (package / "runs.py").write_text("changed")
+    (package / "zoo" / "runs.py").write_text("changed")
     assert runs._commit().endswith(" with changes")
 
 
@@ -829,6 +924,13 @@ def test_a_classifier_without_a_process_is_not_measured_under_noise():
 
 CARDS = sorted((ROOT / "data" / "checkpoints").glob("*.json"))
 CHECKPOINTS = [path.with_suffix(".safetensors") for path in CARDS]
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda p: p.stem)
+def test_every_shipped_card_is_of_the_newest_format_and_keeps_its_digits(path, tmp_path):
+    zoo.Card.read(path).write(tmp_path / "again.json")
+    found, before = (json.loads(p.read_text()) for p in (tmp_path / "again.json", path))
+    assert before["format"] == 2 and found == {"parts": 1} | before
 
 
 def test_every_shipped_file_belongs_to_a_checkpoint():

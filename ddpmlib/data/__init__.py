@@ -4,15 +4,15 @@ from ddpmlib.data.archives import DataNotAvailable, archive_path, directory, unp
 from ddpmlib.data.augment import Augment, random_flip, random_shift
 from ddpmlib.data.batches import Batches
 from ddpmlib.data.scale import to_float, to_uint8
-from ddpmlib.data.sets import NAMES, Images, load
+from ddpmlib.data.sets import DATASETS, Dataset, load
 from ddpmlib.data.toys import checkerboard, moons, ring, ring_means, spiral
 
 __all__ = [
-    "NAMES",
+    "DATASETS",
     "Augment",
     "Batches",
     "DataNotAvailable",
-    "Images",
+    "Dataset",
     "archive_path",
     "checkerboard",
     "directory",

@@ -1,12 +1,13 @@
 """Archives in the data directory: downloaded once, checked, or made from sheets of images."""
 
-import contextlib
 import http.client
 import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from ddpmlib.files import replacing
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 DOWNLOADS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10"}
@@ -100,7 +101,6 @@ def unpack(sheets: Path, name: str) -> Path:
         x = np.concatenate(tiles)
         arrays += [x if name == "cifar10" else x[..., 0], y]
     path = archive_path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
     _write_archive(path, tuple(arrays))
     return path
 
@@ -116,18 +116,10 @@ def _tiles(sheet: Path, side: int) -> np.ndarray:
 
 
 def _write_archive(archive: Path, arrays: tuple[np.ndarray, ...]) -> None:
-    """Write beside the archive, flush, rename: a killed download leaves no half archive."""
+    """A killed download leaves no half archive, and several processes may all have begun one."""
     x_train, y_train, x_test, y_test = arrays
-    part = archive.with_name(f".{archive.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as file:
-            np.savez(file, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, archive)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
+    with replacing(archive, writer=str(os.getpid())) as file:
+        np.savez(file, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
 
 
 def _download(name: str) -> tuple[np.ndarray, ...]:

@@ -13,16 +13,16 @@ from ddpmlib.models.classifier import Classifier
 from ddpmlib.models.noisy_classifier import NoisyClassifier
 
 
-def accuracy(model: Classifier, images: data.Images) -> dict[str, Any]:
+def accuracy(model: Classifier, images: data.Dataset) -> dict[str, Any]:
     """Accuracy on the test set, as an entry for the card: metric, n and value, in [0, 1]."""
     _, logits = features.judge(model, images.x_test)
-    value = measures.class_agreement(logits, images.y_test)
+    value = measures.class_agreement(logits, images.labels("test"))
     return {"metric": "test accuracy", "n": len(logits), "value": value}
 
 
 @torch.no_grad()
 def accuracy_under_noise(
-    model: NoisyClassifier, images: data.Images, seed: int = 0, batch_size: int = 500
+    model: NoisyClassifier, images: data.Dataset, seed: int = 0, batch_size: int = 500
 ) -> dict[str, Any]:
     """Accuracy of p(y|x_t) on the test set at t = 1, T/10, 2T/10, ..., T, fresh noise at each.
 
@@ -43,7 +43,7 @@ def accuracy_under_noise(
     if process is None:
         raise ValueError("the classifier knows no process whose noise it should be measured under")
     device = next(model.parameters()).device
-    x, y = data.to_float(images.x_test).to(device), images.y_test.to(device)
+    x, y = data.to_float(images.x_test).to(device), images.labels("test").to(device)
     generator = torch.Generator(device).manual_seed(seed)
     times, found = sorted({max(1, round(process.end * k / 10)) for k in range(11)}), []
     for t in times:

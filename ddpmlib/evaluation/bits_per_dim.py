@@ -16,7 +16,7 @@ from ddpmlib.evaluation.sample_quality import random_places
 
 def nll(
     denoiser: Denoiser | FixedVariance,
-    images: data.Images,
+    images: data.Dataset,
     n: int,
     *,
     draws: int = 50,
@@ -40,11 +40,11 @@ def nll(
     """
     device = next(denoiser.parameters()).device
     generator = torch.Generator(device).manual_seed(seed)
-    order = random_places(images.y_test, n)
+    order = random_places(images.x_test, n)
     found, parts = [], max(1, len(order) // batch_size)  # none of a single image
     for index in progress_bar(order.tensor_split(parts)):
         x0 = data.to_float(images.x_test[index]).to(device)
-        y = images.y_test[index].to(device) if labels else None
+        y = images.labels("test")[index].to(device) if labels else None
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             found.append(
                 likelihood.elbo_monte_carlo(

@@ -112,7 +112,7 @@ class _Checkpoint:
     path: Path
     model: Denoiser | Classifier | NoisyClassifier
     card: Card
-    images: data.Images
+    images: data.Dataset
     device: torch.device | str | None
 
 
@@ -183,7 +183,7 @@ def _measured(job: Job, found: _Checkpoint) -> dict[str, Any]:
 
 def network_of(
     judge: str,
-    images: data.Images,
+    images: data.Dataset,
     device: torch.device | str | None = None,
     folder: Path | None = None,
 ) -> tuple[Judge, str]:

@@ -86,10 +86,12 @@ def _batch(
     device = next(denoiser.parameters()).device
     noise = samplers.SampleNoise(sampling.seed, index.tolist())
     like = torch.empty(len(index), *image_shape, device=device)
+    own = None if y is None else y.to(device)
     start = denoiser.process.prior_std * noise.like(like)
     with torch.autocast(device.type, torch.bfloat16, enabled=sampling.bf16):
         x0 = samplers.draw(
-            denoiser, denoiser.process, start, times, step=sampling.next_state(), y=None if y is None else y.to(device), generator=noise,
+            denoiser, denoiser.process, start, times, step=sampling.next_state(), y=own,
+            generator=noise,
         )  # fmt: skip
     return x0.cpu()
 

@@ -40,7 +40,9 @@ class Reference:
     test_saturation: float
 
 
-def reference(classifier: Judge, images: data.Images, n: int, y: Tensor | None = None) -> Reference:
+def reference(
+    classifier: Judge, images: data.Dataset, n: int, y: Tensor | None = None
+) -> Reference:
     """The real images to hold ``n`` samples against; worth keeping for many sets of samples.
 
     Args:
@@ -50,8 +52,9 @@ def reference(classifier: Judge, images: data.Images, n: int, y: Tensor | None =
         y: their classes (n,): test images then come in the same numbers per class, because equal
             numbers alone bring samples nearer to the training set than a random draw is.
     """
-    train, _ = features.judge(classifier, images.x_train[random_places(images.y_train, n)])
-    x_test = images.x_test[random_places(images.y_test, n, y)]
+    train, _ = features.judge(classifier, images.x_train[random_places(images.x_train, n)])
+    labels = images.x_test if y is None else images.labels("test")
+    x_test = images.x_test[random_places(labels, n, y)]
     test, test_logits = features.judge(classifier, x_test)
     saturated = measures.saturation(data.to_float(x_test)).saturated
     moments = statistics.train_moments(classifier, images)
@@ -59,7 +62,11 @@ def reference(classifier: Judge, images: data.Images, n: int, y: Tensor | None =
 
 
 def random_places(labels: Tensor, n: int, y: Tensor | None = None) -> Tensor:
-    """Places of n random images, or of as many of each class as in ``y``, in random order."""
+    """Places of n random images, or of as many of each class as in ``y``, in random order.
+
+    Args:
+        labels: of the images to choose from; without ``y`` they are only counted.
+    """
     # At random, because test sets are sorted: the first half of MNIST's is the easier one.
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     if y is None:
@@ -90,7 +97,7 @@ def judged(
     classifier: Judge,
     x0: Tensor,
     y: Tensor | None,
-    images: data.Images,
+    images: data.Dataset,
     metrics: Sequence[str] = OF_SAMPLES,
     draws: int = 200,
     real: Reference | None = None,

@@ -53,7 +53,7 @@ def statistics_path(name: str, classifier: Judge) -> Path:
     return files.data_folder("statistics") / f"{name}{suffix}.safetensors"
 
 
-def compute_statistics(classifier: Judge, images: data.Images) -> Statistics:
+def compute_statistics(classifier: Judge, images: data.Dataset) -> Statistics:
     """The statistics of a data set, from all of its images."""
     train, test = moments(classifier, images.x_train), moments(classifier, images.x_test)
     return Statistics(images.name, fingerprint(classifier), train, test)
@@ -112,7 +112,7 @@ def statistics(name: str, classifier: Judge) -> Statistics:
     return Statistics(name, weights, train, test)
 
 
-def train_moments(classifier: Judge, images: data.Images) -> Moments:
+def train_moments(classifier: Judge, images: data.Dataset) -> Moments:
     """The moments of a training set: the shipped ones if they fit, else from all its images."""
     try:
         return statistics(images.name, classifier).train

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ddpmlib.broadcast import flat_mean
-from ddpmlib.condition import Condition, chosen, count, device_of
+from ddpmlib.condition import Condition, chosen, count, device_of, emptied
 from ddpmlib.denoiser.denoiser import Denoiser
 from ddpmlib.equations import equation
 from ddpmlib.likelihood.bound import bits_per_dim, reverse_step_term
@@ -158,7 +158,6 @@ def dropped(model: Denoiser, y: Condition, share: float, generator: torch.Genera
     Raises:
         ValueError: if the network cannot be without a condition.
     """
-    if not model.conditional:
-        raise ValueError("this network takes no condition that it can be without: drop none, or y")
+    none = emptied(model, y)
     drop = torch.rand(count(y), device=device_of(y), generator=generator) < share
-    return chosen(drop, model.without(y), y)
+    return chosen(drop, none, y)

@@ -186,7 +186,7 @@ BUGS: dict[str, Bug] = {
         caught_by=("tests/test_guidance.py::test_w_weighs_as_the_book_says[3.0-20]",),
     ),
     "clean_classifier": Bug(
-        edits=(Edit("zoo.recipes", "x = process.q_sample(x, t, eps)", "pass"),),
+        edits=(Edit("zoo.recipes.noisy_classifier", "x = process.q_sample(x, t, eps)", "pass"),),
         caught_by=(
             "tests/test_recipes.py"
             "::test_a_noisy_classifier_learns_from_x_t_and_its_twin_from_clean_images[True]",

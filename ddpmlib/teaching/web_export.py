@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +42,17 @@ def export(model: nn.Module, card: Card) -> str:
     Raises:
         ValueError: for anything but a denoiser with a U-Net, or a layer that the pages cannot run.
     """
-    recipe = recipes.from_dict(card.recipe)
-    if not isinstance(model, Denoiser) or not isinstance(recipe, recipes.DiffusionRecipe):
+    if not isinstance(model, Denoiser):
         raise ValueError(f"{card.name} is a classifier: only a denoiser can draw in a page")
     _check_layers(model.net, card.name)
+    recipe = recipes.to_dict(recipes.from_dict(card.recipe))  # with its defaults
     weights = {k: v.detach().cpu().float() for k, v in model.net.state_dict().items()}
     settings = {
         "name": card.name,
         "sha256": card.sha256,
-        "config": asdict(recipe.net),
+        "config": recipe["net"],
         "image_shape": card.image_shape,
-        "schedule": recipe.schedule,
-        "T": recipe.T,
-        "predicts": recipe.predicts,
-        "var_mix": recipe.var_mix,
-    }
+    } | {key: recipe[key] for key in ("schedule", "T", "predicts", "var_mix")}
     comment = f"/* Written by `ddpmlib export-web {card.name}`. */\n"
     return comment + BEGIN + json.dumps(settings | _encoded(weights)) + END
 

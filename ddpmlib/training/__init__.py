@@ -1,10 +1,17 @@
 """The training loop: settings, trainer, averaged weights, several processes, limits of time."""
 
 from ddpmlib.training.averaging import Average
-from ddpmlib.training.machine import compile_network, default_device, hardware, processor
+from ddpmlib.training.loop import fit
+from ddpmlib.training.machine import (
+    compile_network,
+    default_device,
+    device_name,
+    hardware,
+    processor,
+)
 from ddpmlib.training.settings import BatchLoss, Progress, Settings, TrainingDiverged
 from ddpmlib.training.time_budget import updates_within
-from ddpmlib.training.trainer import Trainer, fit
+from ddpmlib.training.trainer import Trainer
 
 __all__ = [
     "Average",
@@ -15,6 +22,7 @@ __all__ = [
     "TrainingDiverged",
     "compile_network",
     "default_device",
+    "device_name",
     "fit",
     "hardware",
     "processor",

@@ -1,4 +1,4 @@
-"""The device to work on, and the compiled network."""
+"""The device to work on, its name, and the compiled network."""
 
 from __future__ import annotations
 
@@ -33,9 +33,14 @@ def hardware(device: torch.device) -> str:
     """The processor that did the work, with its threads, and how many processes shared it."""
     several = f", {parallel.size()} processes" if parallel.size() > 1 else ""
     if device.type == "cuda":
-        return torch.cuda.get_device_name(device) + several
+        return device_name(device) + several
     threads = torch.get_num_threads()
-    return f"{processor()}, {threads} thread{'s' if threads > 1 else ''}{several}"
+    return f"{device_name(device)}, {threads} thread{'s' if threads > 1 else ''}{several}"
+
+
+def device_name(device: torch.device) -> str:
+    """The name of the GPU, or else of this machine's processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def processor() -> str:

@@ -36,14 +36,14 @@ def updates_within(trainer: Trainer, seconds: float, scratch: Path, save_every: 
     """
     if not 0 < seconds < math.inf:
         raise ValueError(f"a limit of time must be positive and finite, got {seconds} s")
-    before, step = {k: v.clone() for k, v in trainer._tensors().items()}, trainer.step
+    before, step = {k: v.clone() for k, v in trainer.state_dict().items()}, trainer.step
     spent = _seconds_of(trainer, WARM_UP)  # kernels are chosen, or compiled, in the first ones
     stretches = [_seconds_of(trainer, STRETCH)]
     while sum(stretches) < seconds / 50:
         stretches.append(_seconds_of(trainer, STRETCH))
     each = sum(stretches) / (STRETCH * len(stretches))
     saving = _seconds_of_saving(trainer, scratch)
-    trainer._restore(before)
+    trainer.load_state_dict(before)
     trainer.step = step
     left = (1 - RESERVE) * seconds - spent - sum(stretches) - saving
     return max(1, int(left / (each + saving / save_every)))

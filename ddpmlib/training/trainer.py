@@ -1,4 +1,4 @@
-"""The training loop: a generator whose caller decides about progress bars, logs and early stops.
+"""One update after another: model, averaged model, optimiser and data on one device.
 
 A :class:`Trainer` holds everything that changes while training; one file holds it all, is replaced
 in one go, and brings the run back to the same bits on the CPU. Random numbers are no part of it:
@@ -10,7 +10,7 @@ those of a piece of an update are a function of (seed, update, piece), see
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -23,14 +23,10 @@ from torch.nn.parallel import DistributedDataParallel
 from ddpmlib import seeds
 from ddpmlib.data.batches import Batches
 from ddpmlib.data.scale import to_float
-from ddpmlib.files import read_safetensors, write_safetensors
-from ddpmlib.training import parallel
+from ddpmlib.training import parallel, state
 from ddpmlib.training.averaging import Average
 from ddpmlib.training.machine import compile_network, default_device
-from ddpmlib.training.settings import BatchLoss, Progress, Settings, TrainingDiverged
-
-FORMAT = "ddpmlib-training-2"
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each weight
+from ddpmlib.training.settings import BatchLoss, Progress, Settings
 
 
 class Trainer:
@@ -162,7 +158,7 @@ class Trainer:
     # ---- everything in one file --------------------------------------------------------------
 
     def save(self, path: Path | str) -> None:
-        """Write the whole state to ``path`` (safetensors), replacing an older file in one go.
+        """Write the whole state to ``path``, replacing an older file in one go.
 
         Of several processes, which all hold the same, the first one writes.
 
@@ -170,101 +166,44 @@ class Trainer:
             TrainingDiverged: if a weight is not finite; the older file then stays as it was.
             OSError: if the file cannot be written; likewise.
         """
-        tensors = self._tensors()
-        for name, value in tensors.items():
-            if value.is_floating_point() and not bool(value.isfinite().all()):
-                raise TrainingDiverged(
-                    f"{name} is not finite after step {self.step}; nothing was saved. Lower the "
-                    "learning rate or warm up for longer."
-                )
-        header = {"format": FORMAT, "step": str(self.step)}
-        header |= {key: json.dumps(value) for key, value in self._decided().items()}
+        tensors = self.state_dict()
+        state.check_finite(tensors, self.step)
         if parallel.is_main():
-            write_safetensors(path, tensors, header)
+            state.write(path, tensors, self.step, self._decided())
 
     def load(self, path: Path | str) -> None:
         """Continue from a file written by :meth:`save` for the same model, data and settings.
 
-        The number of processes and pieces, and the device, may be others than before.
+        The number of processes and pieces, and the device, may be others than before; the file may
+        be of an older format, see :mod:`ddpmlib.training.state`.
 
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if it is not such a file, or belongs to other settings, another recipe or
                 another model. The trainer is then unchanged, as after any error.
         """
-        tensors, header = read_safetensors(path)
-        if header.get("format") != FORMAT:
-            raise ValueError(f"{path} is not a training state of this library ({FORMAT})")
-        try:
-            step = self._step_of(header)
-            theirs = {key: json.loads(header[key]) for key in self._decided() if key in header}
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{path} has a damaged header ({error})") from error
-        ours = {k: v for k, v in self._decided().items() if k in theirs or k == "settings"}
-        _check_same(path, theirs, ours)
-        self._check_tensors(path, tensors, step)
-        self._restore(tensors)
+        tensors, step = state.read(path, self._decided(), self.settings.steps)
+        shapes = [tuple(p.shape) for p in self.model.parameters()]
+        state.check_fits(path, tensors, step, self._modules(), shapes)
+        self.load_state_dict(tensors)
         self.step = step
 
-    def _step_of(self, header: dict[str, str]) -> int:
-        step = int(header["step"])
-        if not 0 <= step <= self.settings.steps:
-            raise ValueError(f"step {step} is not in 0..{self.settings.steps}")
-        return step
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that changes while training but the number of updates, as tensors on the CPU."""
+        return state.collect(self._modules(), self.optimiser)
+
+    def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
+        """The way back from :meth:`state_dict`."""
+        state.restore(tensors, self._modules(), self.optimiser)
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.model, "ema": self.ema, "loss": self._memory}
 
     def _decided(self) -> dict[str, Any]:
         """What must not change between a start and its resume, as it reads back from JSON."""
         decided = {"settings": asdict(self.settings), "samples": len(self.x)}
         decided |= {"recipe": self.recipe} if self.recipe else {}
         return json.loads(json.dumps(decided))
-
-    def _tensors(self) -> dict[str, Tensor]:
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        tensors |= {f"loss.{k}": v for k, v in self._memory.state_dict().items()}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{i}.{k}": v for k, v in state.items()}
-        return {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-
-    def _check_tensors(self, path: Path | str, tensors: dict[str, Tensor], step: int) -> None:
-        ours = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        ours |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
-        ours |= {f"loss.{k}": v for k, v in self._memory.state_dict().items()}
-        there = {k for k in tensors if k.startswith(("model.", "ema.", "loss."))}
-        for name, value in ours.items():
-            there.discard(name)
-            _check_tensor(path, name, value, tensors.get(name))
-        if there:
-            raise ValueError(f"{path} belongs to another network: here is no {min(there)}")
-        for key, value in tensors.items():
-            if key.startswith("optimiser."):
-                self._check_optimiser(path, key, value)
-        moments = {key for key in tensors if key.startswith("optimiser.")}
-        whole = {f"optimiser.{k.split('.')[1]}.{m}" for k in moments for m in MOMENTS}
-        if moments != whole or (step > 0 and not moments):
-            raise ValueError(f"{path} is damaged: the optimiser's moments are not all there")
-
-    def _check_optimiser(self, path: Path | str, key: str, value: Tensor) -> None:
-        parameters = list(self.model.parameters())
-        index, name = key.removeprefix("optimiser.").split(".", 1)
-        shapes: list[tuple[int, ...]] = [tuple(p.shape) for p in parameters]
-        known = index.isdecimal() and int(index) < len(shapes)
-        if not known or tuple(value.shape) != (() if name == "step" else shapes[int(index)]):
-            raise ValueError(f"{path} belongs to another network: {key} fits no weight here")
-
-    def _restore(self, tensors: dict[str, Tensor]) -> None:
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        self.ema.load_state_dict(part("ema."))
-        self._memory.load_state_dict(part("loss."))
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in part("optimiser.").items():
-            i, name = key.split(".", 1)
-            state.setdefault(int(i), {})[name] = value
-        groups = self.optimiser.state_dict()["param_groups"]
-        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
 
 
 class _Objective(nn.Module):
@@ -288,72 +227,4 @@ def _check_pieces(batch_size: int, accumulate: int) -> None:
         raise ValueError(
             f"batch_size = {batch_size} cannot be cut into equal pieces, {accumulate} for each of "
             f"{parallel.size()} processes: make it a multiple of {pieces}"
-        )
-
-
-def fit(
-    trainer: Trainer,
-    *,
-    checkpoint: Path | str | None = None,
-    save_every: int = 100,
-    check_every: int = 50,
-) -> Iterator[Progress]:
-    """Train to the end of the budget, from wherever the trainer stands.
-
-    Args:
-        trainer: fresh, or after :meth:`Trainer.load`.
-        checkpoint: file for :meth:`Trainer.save`, every ``save_every`` updates and at the end.
-        save_every: updates between two saves.
-        check_every: updates between two looks at the loss (each makes the CPU wait for a GPU).
-
-    Yields:
-        a :class:`Progress` per update.
-
-    Raises:
-        TrainingDiverged: if the loss is no longer finite; the last good checkpoint is kept.
-        ValueError: if ``save_every`` or ``check_every`` is less than 1.
-    """
-    if save_every < 1 or check_every < 1:
-        raise ValueError(f"need at least 1 update between looks, got {save_every}, {check_every}")
-    total = trainer.settings.steps
-    while trainer.step < total:
-        progress = trainer.update()
-        last = progress.step == total
-        save = checkpoint is not None and (last or progress.step % save_every == 0)
-        if save or last or progress.step % check_every == 0:
-            _check_loss(progress, checkpoint)
-        if save and checkpoint is not None:
-            trainer.save(checkpoint)
-        yield progress
-
-
-def _check_loss(progress: Progress, checkpoint: Path | str | None) -> None:
-    if bool(progress.loss.isfinite()):
-        return
-    there = checkpoint is not None and Path(checkpoint).exists()
-    kept = f"; the last good state is kept in {checkpoint}" if there else ""
-    raise TrainingDiverged(
-        f"the loss is {float(progress.loss)} at step {progress.step} with learning rate "
-        f"{progress.lr:.2g}{kept}. Lower the learning rate or warm up for longer."
-    )
-
-
-def _check_same(path: Path | str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    for name, value in ours.items():
-        found = theirs.get(name)
-        if isinstance(found, dict) and isinstance(value, dict):
-            _check_same(path, found, value)
-        elif found != value:
-            raise ValueError(
-                f"{path} was trained with {name} = {found}, not {value}: resume with the same "
-                "settings, or start in another folder"
-            )
-
-
-def _check_tensor(path: Path | str, name: str, ours: Tensor, theirs: Tensor | None) -> None:
-    if theirs is None or theirs.shape != ours.shape or theirs.dtype != ours.dtype:
-        found = "missing" if theirs is None else f"{tuple(theirs.shape)} {theirs.dtype}"
-        raise ValueError(
-            f"{path} belongs to another network: {name} is {tuple(ours.shape)} {ours.dtype} here "
-            f"and {found} in the file"
         )

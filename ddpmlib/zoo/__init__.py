@@ -16,12 +16,12 @@ from ddpmlib.zoo.checkpoints import (
     write_model,
 )
 from ddpmlib.zoo.log import read_log
+from ddpmlib.zoo.recipe import Recipe
 from ddpmlib.zoo.recipes import (
     RECIPES,
     ClassifierRecipe,
     DiffusionRecipe,
     NoisyClassifierRecipe,
-    Recipe,
 )
 
 __all__ = [

@@ -9,6 +9,7 @@ from typing import Any
 
 from ddpmlib.files import write_atomically
 
+FORMAT = 2  # of the JSON; format 1 said the same without naming it
 CARD_TYPES: dict[str, type] = {
     "name": str, "recipe": dict, "sha256": str, "training": dict, "metrics": list, "parts": int,
     "parameters": int, "dtype": str, "num_classes": int, "loss": list,
@@ -18,7 +19,7 @@ MOST_PARTS = 1000  # of weights; a damaged card may claim any number
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of a checkpoint; the JSON beside it.
+    """What is known of a checkpoint; the JSON beside it, whose ``format`` comes first.
 
     Attributes:
         name: the checkpoint.
@@ -47,22 +48,23 @@ class Card:
     parts: int = 1
 
     def write(self, path: Path) -> None:
-        """Write as JSON, in one go."""
-        write_atomically(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
+        """Write as JSON of the newest format, in one go."""
+        content = {"format": FORMAT} | asdict(self)
+        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
 
     @staticmethod
     def read(path: Path) -> Card:
-        """Read a card.
+        """Read a card of any format so far.
 
         Raises:
-            FileNotFoundError, ValueError: if it is missing or not a card.
+            FileNotFoundError, ValueError: if it is missing, not a card, or of a newer format.
         """
         if not path.is_file():
             raise FileNotFoundError(f"there is no card {path}: a checkpoint needs its JSON file")
+        values = _fields_of(path)
         try:
-            values = json.loads(path.read_text())
             card = Card(**values | {"image_shape": tuple(values["image_shape"])})
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a checkpoint card ({error})") from error
         for name, kind in CARD_TYPES.items():
             if not isinstance(getattr(card, name), kind):
@@ -74,3 +76,20 @@ class Card:
         if not 1 <= card.parts <= MOST_PARTS:
             raise ValueError(f"{path} is not a checkpoint card (parts = {card.parts})")
         return card
+
+
+def _fields_of(path: Path) -> dict[str, Any]:
+    """What a card of any format so far says, in the fields of the newest."""
+    try:
+        values = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not a checkpoint card ({error})") from error
+    version = values.pop("format", 1)
+    if type(version) is not int or version < 1:
+        raise ValueError(f"{path} is not a checkpoint card (format = {version!r})")
+    if version > FORMAT:
+        raise ValueError(
+            f"{path} is a card of format {version}, and this version of ddpmlib reads up to "
+            f"{FORMAT}: update it"
+        )
+    return values

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from ddpmlib.files import data_folder, from_safetensors, to_safetensors, write_atomically
 from ddpmlib.training.machine import default_device
-from ddpmlib.zoo import recipes
 from ddpmlib.zoo.card import Card
+from ddpmlib.zoo.recipes.kinds import from_dict
 
 STATE, LOG, MODEL = "training.safetensors", "log.jsonl", "model.safetensors"
 LARGEST = 8_000_000  # bytes of a file that ships
@@ -54,7 +54,7 @@ def load(name: str | Path, device: torch.device | str | None = None) -> tuple[An
     path = find(name)
     card, tensors = read(path)
     try:
-        model = recipes.from_dict(card.recipe).build()
+        model = from_dict(card.recipe).build()
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"the recipe in the card of {path} builds nothing ({error})") from error
     floats = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}

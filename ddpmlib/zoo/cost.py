@@ -1,7 +1,14 @@
-"""What a recipe costs, known before it is carried out: weights, operations, bytes."""
+"""What training and networks cost, known before anything is carried out.
+
+Operations are those of matrix products and convolutions, two for each multiplication, which are
+nearly all. They are counted while the work is done, or on the meta device, where tensors have
+shapes and no numbers.
+"""
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddpmlib import data
-from ddpmlib.zoo.recipes import Recipe
+from ddpmlib.zoo.recipe import Recipe
 
 SAMPLE = 2  # images that are counted: normalisation over a batch refuses a single one
 
@@ -21,8 +28,7 @@ class Budget:
 
     Attributes:
         parameters: number of weights.
-        flops: operations for one image in one update, forward and backward: those of matrix
-            products and convolutions, two for each multiplication, which are nearly all.
+        flops: operations for one image in one update, forward and backward.
         weights: bytes of the weights.
         average: bytes of the averaged model.
         optimiser: bytes of AdamW's two moments.
@@ -42,30 +48,54 @@ class Budget:
         return 2 * self.weights + self.average + self.optimiser + self.images
 
 
-def budget(recipe: Recipe, images: data.Images) -> Budget:
+def operations(work: Callable[[], object]) -> int:
+    """Operations of a call, which is carried out once."""
+    # Attention by its products: the counter does not know every fused kernel.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
+    return int(counter.get_total_flops())
+
+
+def operations_of_a_pass(net: nn.Module, image_shape: tuple[int, ...]) -> int:
+    """Operations of one forward pass of ``net(x, t)`` for one image; nothing is computed.
+
+    Args:
+        net: stays as it is; a copy of it is counted, on the meta device.
+        image_shape: (C, H, W).
+    """
+    x = torch.zeros(1, *image_shape, device="meta")
+    t = torch.ones(1, dtype=torch.int64, device="meta")
+    twin = copy.deepcopy(net).to("meta").eval()
+    with torch.no_grad():
+        return operations(lambda: twin(x, t))
+
+
+def budget(recipe: Recipe, dataset: data.Dataset) -> Budget:
     """Count what a recipe needs on a data set; one small pass on the CPU.
 
     Args:
         recipe: see :data:`ddpmlib.zoo.recipes.RECIPES`.
-        images: the data set of its name.
+        dataset: what it is to be trained on.
     """
     model = recipe.build().train()
-    x, y = data.to_float(images.x_train[:SAMPLE]), images.y_train[:SAMPLE]
-    flops = _flops_of_training(recipe, model, x, y) // SAMPLE
+    held = [dataset.x_train] if dataset.y_train is None else [dataset.x_train, dataset.y_train]
     weights = _bytes(list(model.parameters()))
-    average = _bytes(list(model.state_dict().values()))
-    held = _bytes([images.x_train, images.y_train])
-    count = sum(p.numel() for p in model.parameters())
-    return Budget(count, flops, weights, average, 2 * weights, held)
+    return Budget(
+        parameters=sum(p.numel() for p in model.parameters()),
+        flops=_operations_of_training(recipe, model, dataset) // SAMPLE,
+        weights=weights,
+        average=_bytes(list(model.state_dict().values())),
+        optimiser=2 * weights,
+        images=_bytes(held),
+    )
 
 
-def _flops_of_training(recipe: Recipe, model: nn.Module, x: Tensor, y: Tensor) -> int:
+def _operations_of_training(recipe: Recipe, model: nn.Module, dataset: data.Dataset) -> int:
+    x = data.to_float(dataset.x_train[:SAMPLE])
+    y = None if dataset.y_train is None else dataset.y_train[:SAMPLE]
     generator = torch.Generator().manual_seed(0)
-    # Attention by its products: the counter does not know every fused kernel.
-    count = FlopCounterMode(display=False)
-    with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH), count as counter:
-        recipe.loss()(model, x, y, generator).backward()
-    return int(counter.get_total_flops())
+    with torch.random.fork_rng():
+        return operations(lambda: recipe.loss()(model, x, y, generator).backward())
 
 
 def _bytes(tensors: list[Tensor]) -> int:

@@ -13,7 +13,7 @@ from ddpmlib.training import parallel
 from ddpmlib.training.trainer import Trainer
 
 
-class _Log:
+class Log:
     """Progress bar and JSON lines; after a resume both go on where the saved state stood."""
 
     def __init__(self, path: Path, trainer: Trainer, every: int) -> None:

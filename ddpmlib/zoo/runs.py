@@ -9,29 +9,30 @@ from __future__ import annotations
 
 import json
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ddpmlib import data
+from ddpmlib.data import Dataset
 from ddpmlib.files import PACKAGE, read_safetensors
 from ddpmlib.training import parallel
+from ddpmlib.training.loop import fit
 from ddpmlib.training.machine import hardware
 from ddpmlib.training.time_budget import updates_within
-from ddpmlib.training.trainer import Trainer, fit
-from ddpmlib.zoo import recipes
+from ddpmlib.training.trainer import Trainer
 from ddpmlib.zoo.card import Card
 from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, read, start_from, write_model
-from ddpmlib.zoo.log import _Log
-from ddpmlib.zoo.recipes import ClassifierRecipe, DiffusionRecipe, Recipe
+from ddpmlib.zoo.log import Log
+from ddpmlib.zoo.recipe import Recipe, changed, to_dict
 
 
 def train(
     recipe: Recipe,
     folder: Path | str,
     *,
+    dataset: Dataset | None = None,
     resume: bool = False,
     minutes: float | None = None,
     init: str | Path | None = None,
@@ -49,6 +50,7 @@ def train(
     Args:
         recipe: see :data:`ddpmlib.zoo.recipes.RECIPES`.
         folder: where the run lives; created if needed.
+        dataset: in place of the one that the recipe names; the card then names this one.
         resume: go on from the last saved state, if there is one; also done without a word where
             ``torchrun`` started the processes again.
         minutes: in place of the recipe's steps, as many as fit into this time, see
@@ -65,44 +67,45 @@ def train(
 
     Raises:
         FileExistsError: if the folder holds a run and ``resume`` is False.
-        ValueError: if the run there has other settings; it is then unchanged.
+        ValueError: if there is no such data set, the model is not made for it, or the run there has
+            other settings; the folder is then unchanged.
         TrainingDiverged: if the loss is no longer finite.
     """
-    folder = Path(folder)
-    state = folder / STATE
+    folder, state = Path(folder), Path(folder) / STATE
     _check_folder(folder, resume or parallel.restarted())
+    recipe, dataset = _fitting(recipe, dataset)
     torch.manual_seed(recipe.settings.seed)
-    images = data.load(recipe.data)
-    _check_fits(recipe, images)
     model = recipe.build()
     sha256 = None if init is None else start_from(model, init)
     trainer = Trainer(
-        model, recipe.loss(), images.x_train, images.y_train, recipe.settings,
+        model, recipe.loss(), dataset.x_train, dataset.y_train, recipe.settings,
         device=device, bf16=bf16, compile=compile, channels_last=channels_last,
         accumulate=accumulate,
     )  # fmt: skip
     if minutes is not None:
-        recipe = _fitted(recipe, trainer, minutes, state, save_every)
+        recipe = _timed(recipe, trainer, minutes, state, save_every)
         command += f" --steps {recipe.settings.steps}"
-    trainer.settings, trainer.recipe = recipe.settings, recipes.to_dict(recipe) | {"init": sha256}
+    trainer.settings, trainer.recipe = recipe.settings, to_dict(recipe) | {"init": sha256}
     if state.exists():
         trainer.load(state)
     if trainer.step == recipe.settings.steps and (finished := _finished(folder)):
         return finished
-    log = _Log(folder / LOG, trainer, log_every)
-    for progress in log.watch(fit(trainer, checkpoint=state, save_every=save_every)):
-        del progress
-    switches = {"device": str(trainer.device), "bf16": trainer.bf16, "compile": compile}
-    switches |= {"channels_last": channels_last, "accumulate": accumulate}
-    switches |= {"processes": parallel.size()}
-    switches |= {"command": command} | ({"init": f"{init} ({sha256})"} if init else {})
-    if parallel.is_main():
-        _export(recipe, trainer, images, folder, log, switches)
-    parallel.wait()
-    return read(folder / MODEL)[0]
+    how = {"compile": compile, "channels_last": channels_last, "command": command}
+    how |= {"init": f"{init} ({sha256})"} if init else {}
+    return _carried_out(recipe, trainer, dataset, folder, how, save_every, log_every)
 
 
-def _fitted(
+def _fitting(recipe: Recipe, dataset: Dataset | None) -> tuple[Recipe, Dataset]:
+    """The data set that a recipe names, or the recipe that names the data set; they fit."""
+    if dataset is None:
+        dataset = data.load(recipe.data)
+    else:
+        recipe = changed(recipe, {"data": dataset.name})
+    recipe.check(dataset)
+    return recipe, dataset
+
+
+def _timed(
     recipe: Recipe, trainer: Trainer, minutes: float, state: Path, save_every: int
 ) -> Recipe:
     """The recipe with as many steps as fit into the time, or as the saved run was given."""
@@ -112,7 +115,7 @@ def _fitted(
         steps = updates_within(trainer, 60 * minutes, scratch, save_every)
         if parallel.is_main():
             print(f"{recipe.name}: {minutes:g} minutes are {steps:,} updates")
-    return replace(recipe, settings=replace(recipe.settings, steps=steps))
+    return changed(recipe, {"settings.steps": steps})
 
 
 def _saved_steps(state: Path) -> int | None:
@@ -121,23 +124,6 @@ def _saved_steps(state: Path) -> int | None:
         return int(json.loads(read_safetensors(state)[1]["settings"])["steps"])
     except (KeyError, ValueError, TypeError):
         return None
-
-
-def _check_fits(recipe: Recipe, images: data.Images) -> None:
-    """Whether the network is made for these images, asked before anything is written."""
-    channels, *sides = images.image_shape
-    classes, unlabelled = recipe.net.num_classes, isinstance(recipe, DiffusionRecipe)
-    if recipe.net.channels != channels:
-        raise ValueError(f"{images.name} has {channels} channels, the net {recipe.net.channels}")
-    if classes != images.num_classes and not (unlabelled and classes == 0):
-        raise ValueError(f"{images.name} has {images.num_classes} classes, the net {classes}")
-    if not isinstance(recipe, ClassifierRecipe) and any(s % recipe.net.side_divisor for s in sides):
-        raise ValueError(
-            f"{images.name} is {sides[0]} × {sides[1]} pixels, and this net needs sides that are "
-            f"multiples of {recipe.net.side_divisor} (patch and levels halve them)"
-        )
-    if not isinstance(recipe, DiffusionRecipe) and recipe.reach >= min(sides):
-        raise ValueError(f"reach = {recipe.reach} shifts images of side {min(sides)} out of sight")
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
@@ -164,34 +150,45 @@ def _finished(folder: Path) -> Card | None:
         return None
 
 
-def _export(
-    recipe: Recipe,
-    trainer: Trainer,
-    images: data.Images,
-    folder: Path,
-    log: _Log,
-    how: dict[str, Any],
-) -> None:
-    averaged = trainer.averaged
-    settings = recipe.settings
-    card = Card(
-        name=recipe.name,
-        recipe=recipes.to_dict(recipe),
-        sha256="",
-        parameters=sum(p.numel() for p in averaged.parameters()),
-        dtype="float32",
-        image_shape=images.image_shape,
-        num_classes=recipe.net.num_classes,
-        training=how | {
-            "seconds": round(log.seconds, 1),
-            "images_seen": settings.steps * settings.batch_size,
-            "hardware": hardware(trainer.device),
-            "torch": torch.__version__,
-            "commit": _commit(),
-        },
-        loss=_thinned([(row["step"], round(row["loss"], 6)) for row in log.rows]),
-    )  # fmt: skip
-    write_model(averaged.state_dict(), card, folder / MODEL)
+def _carried_out(
+    recipe: Recipe, trainer: Trainer, dataset: Dataset, folder: Path, how: dict[str, Any],
+    save_every: int, log_every: int,
+) -> Card:  # fmt: skip
+    """The rest of the updates, with a log, and then the export."""
+    log = Log(folder / LOG, trainer, log_every)
+    for progress in log.watch(fit(trainer, checkpoint=folder / STATE, save_every=save_every)):
+        del progress
+    if parallel.is_main():
+        how = _circumstances(trainer) | how | {"seconds": round(log.seconds, 1)}
+        averaged = trainer.averaged
+        card = Card(
+            name=recipe.name,
+            recipe=to_dict(recipe),
+            sha256="",
+            parameters=sum(p.numel() for p in averaged.parameters()),
+            dtype="float32",
+            image_shape=dataset.image_shape,
+            num_classes=recipe.num_classes,
+            training=how,
+            loss=_thinned([(row["step"], round(row["loss"], 6)) for row in log.rows]),
+        )
+        write_model(averaged.state_dict(), card, folder / MODEL)
+    parallel.wait()
+    return read(folder / MODEL)[0]
+
+
+def _circumstances(trainer: Trainer) -> dict[str, Any]:
+    """What a card says of the machine and the work."""
+    return {
+        "device": str(trainer.device),
+        "bf16": trainer.bf16,
+        "accumulate": trainer.accumulate,
+        "processes": parallel.size(),
+        "images_seen": trainer.settings.steps * trainer.settings.batch_size,
+        "hardware": hardware(trainer.device),
+        "torch": torch.__version__,
+        "commit": _commit(),
+    }
 
 
 def _thinned(pairs: list[tuple[int, float]], most: int = 200) -> list[tuple[int, float]]:

@@ -128,31 +128,21 @@ _ = headed(beliefs, [f"$x_{{{state.t}}}$" for state in shown])
 # %%
 from ddpmlib.models import UNet
 from ddpmlib.zoo import RECIPES
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from ddpmlib.zoo.cost import operations_of_a_pass
 
 
-def operations(recipe):
+def counted(recipe):
     """Weights, and operations of one forward pass for one image."""
     with torch.device("meta"):
-        net = UNet(
-            recipe.net, outputs=2 if recipe.var_mix is None else 1
-        ).eval()
-        x, t = torch.zeros(1, 3, 32, 32), torch.ones(1, dtype=torch.int64)
-    # The counter knows attention by its products, not by the fused kernel.
-    with (
-        torch.no_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
-    ):
-        net(x, t)
-    return sum(p.numel() for p in net.parameters()), counter.get_total_flops()
+        net = UNet(recipe.net, outputs=2 if recipe.var_mix is None else 1)
+    weights = sum(p.numel() for p in net.parameters())
+    return weights, operations_of_a_pass(net, (3, 32, 32))
 
 
 cost = {}
 for name in ("cifar10-small", "cifar10-ddpm", "cifar10"):
     recipe = RECIPES[name]
-    weights, forward = operations(recipe)
+    weights, forward = counted(recipe)
     settings = recipe.settings
     seen = settings.steps * settings.batch_size
     if (
@@ -164,7 +154,7 @@ for name in ("cifar10-small", "cifar10-ddpm", "cifar10"):
         f"{name:14} {weights / 1e6:6.2f} M weights, {forward / 1e9:6.3f} GFLOP an image, "
         f"{seen / 50_000:6.1f} epochs, {cost[name] / 1e18:8.3f} EFLOP"
     )
-assert operations(RECIPES["cifar10-ddpm"])[0] == 35_746_307
+assert counted(RECIPES["cifar10-ddpm"])[0] == 35_746_307
 
 # %%
 speed = cost["cifar10-small"] / card.training["seconds"]

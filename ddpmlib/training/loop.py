@@ -1,0 +1,56 @@
+"""The training loop: a generator whose caller decides about progress bars, logs and early stops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ddpmlib.training.settings import Progress, TrainingDiverged
+from ddpmlib.training.trainer import Trainer
+
+
+def fit(
+    trainer: Trainer,
+    *,
+    checkpoint: Path | str | None = None,
+    save_every: int = 100,
+    check_every: int = 50,
+) -> Iterator[Progress]:
+    """Train to the end of the budget, from wherever the trainer stands.
+
+    Args:
+        trainer: fresh, or after :meth:`~ddpmlib.training.trainer.Trainer.load`.
+        checkpoint: file for the state, written every ``save_every`` updates and at the end.
+        save_every: updates between two saves.
+        check_every: updates between two looks at the loss (each makes the CPU wait for a GPU).
+
+    Yields:
+        a :class:`~ddpmlib.training.settings.Progress` per update.
+
+    Raises:
+        TrainingDiverged: if the loss is no longer finite; the last good checkpoint is kept.
+        ValueError: if ``save_every`` or ``check_every`` is less than 1.
+    """
+    if save_every < 1 or check_every < 1:
+        raise ValueError(f"need at least 1 update between looks, got {save_every}, {check_every}")
+    total = trainer.settings.steps
+    while trainer.step < total:
+        progress = trainer.update()
+        last = progress.step == total
+        save = checkpoint is not None and (last or progress.step % save_every == 0)
+        if save or last or progress.step % check_every == 0:
+            _check_loss(progress, checkpoint)
+        if save and checkpoint is not None:
+            trainer.save(checkpoint)
+        yield progress
+
+
+def _check_loss(progress: Progress, checkpoint: Path | str | None) -> None:
+    if bool(progress.loss.isfinite()):
+        return
+    there = checkpoint is not None and Path(checkpoint).exists()
+    kept = f"; the last good state is kept in {checkpoint}" if there else ""
+    raise TrainingDiverged(
+        f"the loss is {float(progress.loss)} at step {progress.step} with learning rate "
+        f"{progress.lr:.2g}{kept}. Lower the learning rate or warm up for longer."
+    )
