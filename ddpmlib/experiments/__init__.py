@@ -1,1 +1,53 @@
-"""The measurements behind the book's tables and figures."""
+"""The measurements behind the book's tables and figures: one module a table.
+
+Such a module holds one experiment whole: the cells that are measured, how one is measured, and the
+table and the figure that are made of the rows in ``data/results``. The command
+``python -m ddpmlib.experiments`` trains the networks, measures the cells, writes the tables.
+"""
+
+from ddpmlib.experiments import (
+    chain,
+    gradient_noise,
+    guidance,
+    guidance_dropout,
+    guidance_interval,
+    ladder,
+    lengths,
+    likelihood,
+    results,
+    schedules,
+    strides,
+    thresholds,
+    training,
+    variances,
+)
+from ddpmlib.experiments.methods import METHODS
+from ddpmlib.experiments.uncertainty import over_seeds, share_error, times_floor
+
+_IN_ORDER = (
+    training, ladder, lengths, schedules, variances, likelihood, gradient_noise, strides, chain,
+    guidance, guidance_interval, thresholds, guidance_dropout,
+)  # fmt: skip
+EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in _IN_ORDER}
+
+__all__ = [
+    "EXPERIMENTS",
+    "METHODS",
+    "chain",
+    "gradient_noise",
+    "guidance",
+    "guidance_dropout",
+    "guidance_interval",
+    "ladder",
+    "lengths",
+    "likelihood",
+    "over_seeds",
+    "results",
+    "schedules",
+    "share_error",
+    "strides",
+    "thresholds",
+    "times_floor",
+    "training",
+    "variances",
+]

@@ -5,7 +5,7 @@
 #
 # Six chapters of choices: how long a chain, which schedule, which variance, which loss, how many steps,
 # how much noise in each. Here they compete, on real MNIST, with one network, one budget and one judge, and every number of that comparison
-# is read from a file in `data/results` that a script of the repository wrote.
+# is read from a file in `data/results` that a command of the repository wrote.
 
 # %% tags=["setup", "hide-input"]
 # Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
@@ -38,8 +38,9 @@ import json
 
 import matplotlib.pyplot as plt
 import torch
+from ddpmlib import experiments
 from ddpmlib.denoiser import oracle
-from ddpmlib.experiments import results, scoreboard
+from ddpmlib.experiments import METHODS, over_seeds, results, times_floor
 from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import draw, uniform_times
 from IPython.display import Markdown
@@ -48,7 +49,7 @@ fig, axes = plt.subplots(
     1, 2, figsize=(8, 3.2), sharey=True, width_ratios=(1, 2)
 )
 for ax, run in zip(axes, ("linear-hybrid", "cosine-hybrid"), strict=True):
-    scoreboard.strides_figure(run, ax).set_title(run)
+    experiments.strides.figure(run, ax).set_title(run)
 axes[0].set(ylabel="Fréchet distance", yscale="log")
 _ = axes[1].legend(fontsize=7, ncol=3, loc="center", bbox_to_anchor=(0.5, 0.3))
 
@@ -138,8 +139,8 @@ for way in ways:
         marker="o",
         ms=4,
         capsize=2,
-        label=scoreboard.METHODS[way],
-        color=scoreboard.COLOURS[way],
+        label=METHODS[way].label,
+        color=METHODS[way].colour,
     )
 ax.axhline(floor.mean(), ls=":", color=plots.GREY, label="two exact samples")
 ax.set(
@@ -266,7 +267,7 @@ for k in sorted(cells):
 found = results.rows("strides", run="cosine-hybrid")
 assert results.pivot(found, "steps", "method", "frechet") == cells
 one = found[0]
-assert scoreboard.times_floor(one) == one["frechet"] / one["frechet_floor"]
+assert times_floor(one) == one["frechet"] / one["frechet_floor"]
 print(json.dumps(one, indent=1))
 
 # %% [markdown]
@@ -331,27 +332,30 @@ for name, recipe in rungs.items():
 #
 # ```bash
 # ddpmlib train mnist-comparison --set schedule=cosine var_mix=null objective=hybrid --bf16 --compile --threads 1
-# python scripts/experiments.py train      # all of them
-# python scripts/experiments.py measure    # every cell below, into data/results
-# python scripts/scoreboard.py             # tables and figures, from data/results
+# python -m ddpmlib.experiments train      # all of them
+# python -m ddpmlib.experiments measure    # every cell below, into data/results
+# python -m ddpmlib.experiments tables     # tables and figures, from data/results
 # ```
+#
+# A name behind the last two, such as `lengths`, asks for one experiment. Each is one module of `ddpmlib/experiments`,
+# with its cells, the way they are measured, its table and its figure.
 
 # %%
-Markdown(scoreboard.training_table())
+Markdown(experiments.training.table())
 
 # %% [markdown]
 # ### The ladder, ours and that of the slides
 
 # %%
-Markdown(scoreboard.ladder_table())
+Markdown(experiments.ladder.table())
 
 # %% mystnb={"image": {"alt": "Five rungs of the ladder: Fréchet distance divided by that of real test images, one dot per training seed."}}
 fig, ax = plt.subplots(figsize=(9, 3.2), dpi=80)
-_ = scoreboard.ladder_figure(ax)
+_ = experiments.ladder.figure(ax)
 ax.tick_params(axis="x", labelsize=8)
 
 # %%
-Markdown(scoreboard.deck_table())
+Markdown(experiments.ladder.deck_table())
 
 # %% [markdown]
 # *What to see:* the dots are single networks, the orange bars their means. **Our ladder goes up before it comes down.** The second rung, fewer calls and no noise, is worse than the first; the cosine schedule mends half of that. A rung of such a ladder changes several things at
@@ -369,10 +373,11 @@ Markdown(scoreboard.deck_table())
 # How wide is the bar of one row? Equation (9.2), measured:
 
 # %%
-for i, (_, rungs) in enumerate(scoreboard.ladder(), start=1):
-    _, error = scoreboard.over_seeds([row["frechet"] for row in rungs])
-    seeds = error * len(rungs) ** 0.5
-    low, high = rungs[0]["frechet_interval"]
+for i, rung in enumerate(experiments.ladder.RUNGS, start=1):
+    networks = rung.rows()
+    _, error = over_seeds([row["frechet"] for row in networks])
+    seeds = error * len(networks) ** 0.5
+    low, high = networks[0]["frechet_interval"]
     drawing = (high - low) / (2 * 1.96)
     print(
         f"rung {i}: deviation {seeds:.2f} between networks, {drawing:.2f} of drawing"
@@ -385,7 +390,7 @@ for i, (_, rungs) in enumerate(scoreboard.ladder(), start=1):
 # ### 1. How long a chain: T = 500, 1000, 2000
 
 # %%
-Markdown(scoreboard.lengths_table())
+Markdown(experiments.lengths.table())
 
 # %% [markdown]
 # *What to see:* nothing that a second seed could not turn around. At 50 calls, or 250, the three lengths differ by a tenth, which is less than two seeds do. The slides' Inception Score grows with $T$; ours does not. What $T$ decides is how fine the steps *could* be; a sampler that takes 50 of them never finds out.
@@ -393,7 +398,7 @@ Markdown(scoreboard.lengths_table())
 # ### 2. Which schedule
 
 # %%
-Markdown(scoreboard.schedules_table())
+Markdown(experiments.schedules.table())
 
 # %% [markdown]
 # *What to see:* cosine beats linear in all four cells, by a factor between 1.4 and 2, most with ten calls and $\tilde\beta$; and for DDIM at 50 calls the ladder has three seeds of each. That published trend is **reproduced** on 28×28 images. Sigmoid is *last* by distance and Inception Score (one cell, $\tilde\beta$ at ten calls, is too close to call), not between the two as in the slides; by recall it is between them. But a schedule is two things: the grid of the chain, and, through the plain loss on $v$, a weighting of
@@ -402,13 +407,13 @@ Markdown(scoreboard.schedules_table())
 # ### 3. Which variance, and which loss
 
 # %%
-Markdown(scoreboard.variances_table())
+Markdown(experiments.variances.table())
 
 # %%
-Markdown(scoreboard.likelihood_table())
+Markdown(experiments.likelihood.table())
 
 # %%
-Markdown(scoreboard.gradient_noise_table())
+Markdown(experiments.gradient_noise.table())
 
 # %% [markdown]
 # *What to see:*
@@ -422,15 +427,15 @@ Markdown(scoreboard.gradient_noise_table())
 # ## One knob turned: the number of steps, for five samplers
 
 # %%
-Markdown(scoreboard.strides_table("linear-hybrid"))
+Markdown(experiments.strides.table("linear-hybrid"))
 
 # %%
-Markdown(scoreboard.strides_table("cosine-hybrid"))
+Markdown(experiments.strides.table("cosine-hybrid"))
 
 # %% mystnb={"image": {"alt": "Recall and class agreement over the number of network calls for five samplers, cosine schedule; for recall also that of real test images, dotted."}}
 fig, axes = plt.subplots(1, 2, figsize=(8, 3))
 for ax, key in zip(axes, ("recall", "class_agreement"), strict=True):
-    scoreboard.strides_figure("cosine-hybrid", ax, key)
+    experiments.strides.figure("cosine-hybrid", ax, key)
     ax.set(ylabel=key.replace("_", " "))
 _ = axes[0].legend(fontsize=7)
 
@@ -451,8 +456,8 @@ _ = axes[0].legend(fontsize=7)
 
 # %% mystnb={"image": {"alt": "Fréchet distance of the belief about the clean image over the share of the chain that is done, for linear and cosine schedule, ancestral and DDIM."}}
 fig, axes = plt.subplots(1, 2, figsize=(8, 3))
-scoreboard.chain_figure(axes[0]).set(ylabel="Fréchet distance", yscale="log")
-scoreboard.chain_figure(axes[1], "class_agreement").set(
+experiments.chain.figure(axes[0]).set(ylabel="Fréchet distance", yscale="log")
+experiments.chain.figure(axes[1], "class_agreement").set(
     ylabel="class agreement"
 )
 _ = axes[0].legend(fontsize=7)
@@ -613,7 +618,7 @@ def verdict(a, b):
 # %% tags=["hide-cell", "solution"]
 # Solution of exercise 9.3
 def verdict(a, b):
-    (mean_a, error_a), (mean_b, error_b) = map(scoreboard.over_seeds, (a, b))
+    (mean_a, error_a), (mean_b, error_b) = map(over_seeds, (a, b))
     difference = mean_a - mean_b
     error = (error_a**2 + error_b**2) ** 0.5
     return difference, error, abs(difference) > 2 * error

@@ -1081,21 +1081,22 @@ assert class_card.loss[-1][1] < 0.6 * class_card.loss[0][1]
 # The loss cannot go to zero: it is an average over all $t$, and at the late ones nobody could tell the class. Its floor is the mean uncertainty of (10.7).
 
 # %% [markdown]
-# Every cell of the sweep: 5,000 samples of 20 ancestral steps, the unconditional belief guided by the noisy classifier with strength $s$, with and without dynamic thresholding ([chapter 11](11_classifier_free.ipynb) explains that one), brackets for the sampling error. One network and one classifier, so differences inside the brackets mean nothing. The rows come from `python scripts/guidance_experiments.py train`, then `measure` (about two and a half hours of one core).
+# Every cell of the sweep: 5,000 samples of 20 ancestral steps, the unconditional belief guided by the noisy classifier with strength $s$, with and without dynamic thresholding ([chapter 11](11_classifier_free.ipynb) explains that one), brackets for the sampling error. One network and one classifier, so differences inside the brackets mean nothing. The rows come from `python -m ddpmlib.experiments measure guidance` (about two hours of one core).
 
 # %%
-from ddpmlib.experiments import results, scoreboard
+from ddpmlib import experiments
+from ddpmlib.experiments import results
 from IPython.display import Markdown
 
-Markdown(scoreboard.guidance_table("mnist", "classifier"))
+Markdown(experiments.guidance.table("mnist", "classifier"))
 
 # %%
-Markdown(scoreboard.guidance_table("fashion_mnist", "classifier"))
+Markdown(experiments.guidance.table("fashion_mnist", "classifier"))
 
 # %% mystnb={"image": {"alt": "Two panels, MNIST and Fashion-MNIST: Fréchet distance over the strength for guidance by a classifier and classifier-free, with intervals and the floor of real test images."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 2.7), dpi=60)
 for ax, name in zip(axes, ("mnist", "fashion_mnist"), strict=True):
-    _ = scoreboard.guidance_figure(name, ax, "frechet", threshold=False)
+    _ = experiments.guidance.figure(name, ax, "frechet", threshold=False)
     ax.set(title=name, ylabel="Fréchet distance", yscale="log")
 _ = axes[0].legend(fontsize=7)
 
@@ -1109,10 +1110,10 @@ _ = axes[0].legend(fontsize=7)
 # Dynamic thresholding does harm in every row of these tables; chapter 11 finds out why. The curve of classifier-free guidance stands beside, for comparison; it starts from a model that is told the class, and the same network. The classifier's curve on top of that one:
 
 # %%
-Markdown(scoreboard.guidance_table("mnist", "classifier_conditional"))
+Markdown(experiments.guidance.table("mnist", "classifier_conditional"))
 
 # %%
-Markdown(scoreboard.guidance_table("fashion_mnist", "classifier_conditional"))
+Markdown(experiments.guidance.table("fashion_mnist", "classifier_conditional"))
 
 # %% [markdown]
 # *What to see:* on top of the label a little guidance goes a long way. (The plain models told the class are the rows $w=0$ of chapter 11.) On MNIST $s=1$ takes agreement from 98.1 % to 99.9 %, at four times the distance; on Fashion-MNIST, where the plain model is right 91 times in a hundred, $s=1$ makes it 97 and the distance *smaller* (3.2 without, 2.5 with). Guidance mends a model that has something to mend.

@@ -718,13 +718,13 @@ assert min(table["late"]["variety"]) > max(table["early"]["variety"])
 # At scale, with 5,000 samples a row (20 ancestral steps, guidance at the times given, none at the others), MNIST first, then Fashion-MNIST:
 
 # %%
-from ddpmlib.experiments import scoreboard
+from ddpmlib import experiments
 from IPython.display import Markdown
 
-Markdown(scoreboard.interval_table("mnist"))
+Markdown(experiments.guidance_interval.table("mnist"))
 
 # %%
-Markdown(scoreboard.interval_table("fashion_mnist"))
+Markdown(experiments.guidance_interval.table("fashion_mnist"))
 
 # %% [markdown]
 # *What to see:* all rows but the first have $w=4$. **Guidance in the right interval is the best bargain of this chapter.** On Fashion-MNIST the middle third alone brings the distance from 3.2 to 1.4, where guidance at all times comes no lower than 2.09 at any $w$ of the table below, the class is right in nearly 99 of a hundred, and recall is *not lower* than without guidance: what mends the class and what costs variety happens at different times. On MNIST, where there is little to mend, the last third costs least.
@@ -757,13 +757,13 @@ assert brightness[3] > brightness[0]
 # %% [markdown]
 # *What to see:* the same as at the top of the chapter, with grey values to lose: garments become brighter, flatter, more like the drawing of one.
 #
-# Now the numbers: 5,000 samples a cell, 20 ancestral steps with the learned variance, every $w$ with and without dynamic thresholding, all measured by the classifier of clean images; "white" is the share of pixels at the bright end of the range, "out of range" that of pixels beyond either end. The rows come from `python scripts/guidance_experiments.py train`, then `measure` (about two and a half hours of one core).
+# Now the numbers: 5,000 samples a cell, 20 ancestral steps with the learned variance, every $w$ with and without dynamic thresholding, all measured by the classifier of clean images; "white" is the share of pixels at the bright end of the range, "out of range" that of pixels beyond either end. The rows come from `python -m ddpmlib.experiments measure guidance` (about two hours of one core).
 
 # %%
-Markdown(scoreboard.guidance_table("mnist", "classifier_free"))
+Markdown(experiments.guidance.table("mnist", "classifier_free"))
 
 # %%
-Markdown(scoreboard.guidance_table("fashion_mnist", "classifier_free"))
+Markdown(experiments.guidance.table("fashion_mnist", "classifier_free"))
 
 # %% mystnb={"image": {"alt": "Two rows of two panels over w from 0 to 8, for MNIST and Fashion-MNIST. Left, Fréchet distance, logarithmic: classifier-free guidance is least at 0 on MNIST and at 0.5 on Fashion-MNIST and rises from there; the classifier's curve rises first and then falls. Right, Inception Score: it rises with w and levels off. Lines for classifier guidance and the level of real images."}}
 fig, axes = plt.subplots(2, 2, figsize=(7.5, 4.4), dpi=60)
@@ -772,7 +772,7 @@ for line_of_axes, name in zip(axes, ("mnist", "fashion_mnist"), strict=True):
     for ax, key in zip(
         line_of_axes, ("frechet", "inception_score"), strict=True
     ):
-        scoreboard.guidance_figure(name, ax, key, threshold=False)
+        experiments.guidance.figure(name, ax, key, threshold=False)
         ax.set_title(name, fontsize=9)
         ax.set_ylabel(names[key])
         if key == "frechet":
@@ -824,7 +824,7 @@ for name in ("mnist", "fashion_mnist"):
 # %% mystnb={"image": {"alt": "Two panels, MNIST and Fashion-MNIST: precision over recall, one curve per method with points labelled by w. Along each curve recall falls as w rises."}}
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 3.0), dpi=72)
 for ax, name in zip(axes, ("mnist", "fashion_mnist"), strict=True):
-    scoreboard.tradeoff_figure(name, ax)
+    experiments.guidance.tradeoff_figure(name, ax)
     ax.set_title(name, fontsize=9)
 _ = axes[0].legend(fontsize=7)
 
@@ -845,7 +845,7 @@ def cheapest(label, found):
 
 for name in ("mnist", "fashion_mnist"):
     print(f"{name}: the least distance at an agreement of 99 % or more")
-    for method, label in scoreboard.GUIDED.items():
+    for method, label in experiments.guidance.LABELS.items():
         enough = [
             row
             for row in results.rows(
@@ -867,10 +867,10 @@ for name in ("mnist", "fashion_mnist"):
 # Without a threshold, clipped to the range of images, and with the dynamic one; MNIST, then Fashion-MNIST:
 
 # %%
-Markdown(scoreboard.thresholds_table("mnist"))
+Markdown(experiments.thresholds.table("mnist"))
 
 # %%
-Markdown(scoreboard.thresholds_table("fashion_mnist"))
+Markdown(experiments.thresholds.table("fashion_mnist"))
 
 # %% [markdown]
 # *What to see:* clipping does little to the distance, a tenth more or less, and on garments it costs precision. The dynamic threshold costs a factor of five to seven in distance at $w=4$, and its "white" column says how: almost no pixel is white any more, where one in forty is on real digits and one in a hundred on garments. All contrast has been divided away. (At $w=1$ on MNIST it *lowers* the distance, from 2.7 to 1.9: some of the guidance is divided away with it, which a smaller $w$ would do as well.)
@@ -880,7 +880,7 @@ Markdown(scoreboard.thresholds_table("fashion_mnist"))
 # Small comparison networks, equal but for the probability $p$ of (11.4); one seed each, so differences under 40 % mean nothing.
 
 # %%
-Markdown(scoreboard.dropout_table())
+Markdown(experiments.guidance_dropout.table())
 
 # %% [markdown]
 # *What to see:* first the net that never dropped a label. As on the small digits above, its *distance* does not give it away: at $w=1$ and $w=4$ it is that of the net with 10 %. The other columns do: at $w=1$ five of six of its pixels are out of range and five times as many are white as in real digits; at $w=4$ recall is a twentieth.

@@ -15,7 +15,7 @@ from scripts import notebooks
 
 PAGES = notebooks.ROOT / "book" / "api"
 # The modules of a chapter's checks are no interface; nor is what `python -m ddpmlib` runs.
-PRIVATE = re.compile(r"ddpmlib(\.__main__|\.teaching\.exercises\.ch(\d\d|[A-Z]))?")
+PRIVATE = re.compile(r"ddpmlib((\.\w+)*\.__main__|\.teaching\.exercises\.ch(\d\d|[A-Z]))?")
 
 
 def modules() -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 import sympy as sp
 import torch
 
-from ddpmlib.experiments import scoreboard
+from ddpmlib.experiments.uncertainty import over_seeds, share_error, times_floor
 from ddpmlib.teaching.exercises import check
 
 
@@ -17,7 +17,7 @@ def test_the_error_of_a_share_is_that_of_a_binomial() -> None:
     g = torch.Generator().manual_seed(0)
     p, n = 0.9, 400
     shares = (torch.rand(20_000, n, generator=g) < p).double().mean(1)
-    assert float(shares.std()) == pytest.approx(scoreboard.share_error(p, n), rel=0.03)
+    assert float(shares.std()) == pytest.approx(share_error(p, n), rel=0.03)
 
 
 @pytest.mark.equation("9.2")
@@ -34,15 +34,15 @@ def test_training_and_drawing_variances_add_up() -> None:
 
 @pytest.mark.equation("9.3")
 def test_real_images_stand_at_one() -> None:
-    assert scoreboard.times_floor({"frechet": 0.3, "frechet_floor": 0.3}) == 1
-    assert scoreboard.times_floor({"frechet": 0.6, "frechet_floor": 0.2}) == pytest.approx(3)
+    assert times_floor({"frechet": 0.3, "frechet_floor": 0.3}) == 1
+    assert times_floor({"frechet": 0.6, "frechet_floor": 0.2}) == pytest.approx(3)
 
 
 @pytest.mark.equation("9.4")
 def test_the_error_over_seeds_is_the_spread_of_such_means() -> None:
     g = torch.Generator().manual_seed(2)
     tables = 5 + 2 * torch.randn(20_000, 3, generator=g, dtype=torch.float64)
-    errors = torch.tensor([scoreboard.over_seeds(row.tolist())[1] for row in tables[:5000]])
+    errors = torch.tensor([over_seeds(row.tolist())[1] for row in tables[:5000]])
     assert float((errors**2).mean()) ** 0.5 == pytest.approx(float(tables.mean(1).std()), rel=0.03)
     # and with three seeds it is uncertain by about half of itself
     assert 0.4 < float(errors.std() / errors.mean()) < 0.6
@@ -66,7 +66,7 @@ def test_exercises() -> None:
         return F.mean(dim=1).var() - drawing / F.shape[1], drawing
 
     def verdict(a: list[float], b: list[float]) -> tuple[float, float, bool]:
-        (mean_a, error_a), (mean_b, error_b) = map(scoreboard.over_seeds, (a, b))
+        (mean_a, error_a), (mean_b, error_b) = map(over_seeds, (a, b))
         error = math.hypot(error_a, error_b)
         return mean_a - mean_b, error, abs(mean_a - mean_b) > 2 * error
 
@@ -79,7 +79,7 @@ def test_wrong_answers_are_refused() -> None:
         return F.mean(dim=1).var(), F.var(dim=1).mean()  # forgets the drawing noise of the mean
 
     def hasty(a: list[float], b: list[float]) -> tuple[float, float, bool]:
-        (mean_a, error_a), (mean_b, error_b) = map(scoreboard.over_seeds, (a, b))
+        (mean_a, error_a), (mean_b, error_b) = map(over_seeds, (a, b))
         return mean_a - mean_b, error_a + error_b, True
 
     for key, answer in (("9.1", (1.36, 5000)), ("9.2", naive), ("9.3", hasty)):

@@ -1,30 +1,61 @@
-"""The scoreboard: its statistics, and that tables and figures are made of the committed rows."""
+"""The experiments: what is measured is on record, and tables and figures are made of the rows."""
 
 import math
 import re
 
 import pytest
 
-from ddpmlib.experiments import results, scoreboard
+from ddpmlib import experiments
+from ddpmlib.experiments import results, runs
+from ddpmlib.experiments.cells import holds
+from ddpmlib.experiments.uncertainty import over_seeds, share_error, times_floor
 
 plt = pytest.importorskip("matplotlib.pyplot")
 SAMPLED = ("ladder", "lengths", "schedules", "variances", "strides")
 
 
 def test_share_error_refuses_what_is_no_share():
-    assert scoreboard.share_error(0.5, 100) == pytest.approx(0.05)
-    assert scoreboard.share_error(1.0, 7) == 0
+    assert share_error(0.5, 100) == pytest.approx(0.05)
+    assert share_error(1.0, 7) == 0
     for share, n in ((1.2, 10), (-0.1, 10), (0.5, 0)):
         with pytest.raises(ValueError, match="a share in"):
-            scoreboard.share_error(share, n)
+            share_error(share, n)
 
 
 def test_one_seed_has_no_error_bar():
-    mean, error = scoreboard.over_seeds([3.0])
+    mean, error = over_seeds([3.0])
     assert mean == 3.0 and math.isnan(error)
-    assert scoreboard.over_seeds([1.0, 3.0]) == (2.0, pytest.approx(1.0))
+    assert over_seeds([1.0, 3.0]) == (2.0, pytest.approx(1.0))
     with pytest.raises(ValueError, match="at least one"):
-        scoreboard.over_seeds([])
+        over_seeds([])
+
+
+# ---- what is on record ---------------------------------------------------------------------------
+
+
+def test_every_file_of_rows_is_an_experiment_and_every_experiment_a_module():
+    assert set(results.names()) == set(experiments.EXPERIMENTS)
+    for name, experiment in experiments.EXPERIMENTS.items():
+        assert getattr(experiments, name).EXPERIMENT is experiment
+
+
+@pytest.mark.parametrize("experiment", experiments.EXPERIMENTS.values(), ids=lambda e: e.name)
+def test_every_cell_has_been_measured_and_every_row_is_a_cell(experiment):
+    assert experiment.missing() == []
+    cells = list(experiment.cells)
+    for row in results.rows(experiment.name):
+        assert sum(holds(row, cell) for cell in cells) == 1, row
+    assert len(results.rows(experiment.name)) == len(cells)
+
+
+@pytest.mark.parametrize("experiment", experiments.EXPERIMENTS.values(), ids=lambda e: e.name)
+def test_the_networks_of_the_cells_can_be_trained(experiment):
+    trainings = runs.comparison()
+    assert {cell["run"] for cell in experiment.cells if "run" in cell} <= set(trainings)
+    for name, training in trainings.items():
+        row = next(row for row in results.rows("training") if row["run"] == name)
+        assert " ".join(training.command).startswith(row["command"])
+        assert training.folder == runs.folder(name)
 
 
 @pytest.mark.parametrize("name", SAMPLED)
@@ -36,7 +67,7 @@ def test_a_row_states_its_sample_count_and_its_floor(name):
         assert 0 < row["frechet_floor"] < row["frechet"] * 3
         assert 0 <= row["class_agreement"] <= 1 and 1 <= row["inception_score"] <= 10
         assert row["hardware"] and row["seconds"] > 0 and row["dataset"] == "mnist"
-        assert row["method"] in scoreboard.METHODS
+        assert row["method"] in experiments.METHODS
 
 
 @pytest.mark.parametrize("name", SAMPLED)
@@ -51,7 +82,7 @@ def test_every_measured_net_has_its_training_on_record():
         assert {row["run"] for row in results.rows(name)} <= trained
     budgets = {(row["updates"], row["images_seen"]) for row in results.rows("training")}
     assert len(budgets) == 1
-    seeds = [int(line.split("|")[-2]) for line in scoreboard.training_table().splitlines()[2:]]
+    seeds = [int(line.split("|")[-2]) for line in experiments.training.table().splitlines()[2:]]
     assert sum(seeds) == len(trained)
 
 
@@ -59,26 +90,26 @@ def test_tables_show_the_rows():
     for row in results.rows("strides", run="cosine-hybrid"):
         line = next(
             text
-            for text in scoreboard.strides_table("cosine-hybrid").splitlines()
+            for text in experiments.strides.table("cosine-hybrid").splitlines()
             if text.startswith(f"| {row['steps']} |")
         )
         assert f" {row['frechet']:.2f} |" in line
     for name in ("lengths", "schedules", "variances", "likelihood", "gradient_noise"):
-        text = getattr(scoreboard, f"{name}_table")()
+        text = getattr(experiments, name).table()
         assert len(text.splitlines()) == 2 + len(results.rows(name))
         assert not re.search(r"nan|None", text)
 
 
 def test_the_ladder_takes_every_row_once():
-    rungs = scoreboard.ladder()
-    assert sum(len(found) for _, found in rungs) == len(results.rows("ladder"))
-    assert all(found for _, found in rungs)
-    for _, found in rungs:
-        mean, _ = scoreboard.over_seeds([row["frechet"] for row in found])
-        assert f"{mean:.2f}" in scoreboard.ladder_table()
+    rungs = [rung.rows() for rung in experiments.ladder.RUNGS]
+    assert sum(map(len, rungs)) == len(results.rows("ladder"))
+    lines = experiments.ladder.table().splitlines()[2:]
+    for found, line in zip(rungs, lines, strict=True):
+        mean, _ = over_seeds([row["frechet"] for row in found])
+        assert len(found) == len(runs.SEEDS) and f"| {mean:.2f} ±" in line
 
 
-GUIDED = ("guidance", "guidance_interval", "guidance_dropout", "guidance_clipped")
+GUIDED = ("guidance", "guidance_interval", "guidance_dropout", "thresholds")
 
 
 @pytest.mark.parametrize("name", GUIDED)
@@ -109,7 +140,7 @@ def test_the_sweep_of_guidance_is_complete(dataset):
 @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
 @pytest.mark.parametrize("method", ["classifier_free", "classifier"])
 def test_guidance_tables_show_every_row_and_the_test_images(dataset, method):
-    lines = scoreboard.guidance_table(dataset, method).splitlines()[2:]
+    lines = experiments.guidance.table(dataset, method).splitlines()[2:]
     found = results.rows("guidance", dataset=dataset, method=method)
     assert len(lines) == len(found) + 1 and "test images" in lines[-1]
     for row in found:
@@ -118,15 +149,15 @@ def test_guidance_tables_show_every_row_and_the_test_images(dataset, method):
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
 def test_the_interval_table_stands_between_no_guidance_and_guidance_at_all_times(dataset):
-    lines = scoreboard.interval_table(dataset).splitlines()[2:]
+    lines = experiments.guidance_interval.table(dataset).splitlines()[2:]
     assert len(lines) == 2 + len(results.rows("guidance_interval", dataset=dataset))
     assert "| none |" in lines[0] and "| all |" in lines[1]
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
 def test_the_table_of_thresholds_has_all_three_for_each_weight(dataset):
-    clipped = results.rows("guidance_clipped", dataset=dataset)
-    lines = scoreboard.thresholds_table(dataset).splitlines()[2:]
+    clipped = results.rows("thresholds", dataset=dataset)
+    lines = experiments.thresholds.table(dataset).splitlines()[2:]
     kinds = [line.split("|")[2].strip() for line in lines]
     assert kinds == ["none", "static", "dynamic"] * len(clipped)
 
@@ -134,7 +165,7 @@ def test_the_table_of_thresholds_has_all_three_for_each_weight(dataset):
 def test_the_dropout_table_shows_every_row():
     found = results.rows("guidance_dropout")
     assert {row["label_dropout"] for row in found} == {0, 0.1, 0.2, 0.5}
-    assert len(scoreboard.dropout_table().splitlines()) == 2 + len(found)
+    assert len(experiments.guidance_dropout.table().splitlines()) == 2 + len(found)
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
@@ -145,11 +176,11 @@ def test_guidance_figures_hold_the_measured_points(dataset, key):
         r[key] for m in methods for r in results.rows("guidance", dataset=dataset, method=m)
     }
     _, ax = plt.subplots()
-    scoreboard.guidance_figure(dataset, ax, key)
+    experiments.guidance.figure(dataset, ax, key)
     assert expected <= {y for line in ax.lines for y in line.get_ydata()}
     plt.close()
     _, ax = plt.subplots()
-    scoreboard.tradeoff_figure(dataset, ax)
+    experiments.guidance.tradeoff_figure(dataset, ax)
     plain = [results.rows("guidance", dataset=dataset, method=m, threshold=False) for m in methods]
     drawn = {xy for line in ax.lines for xy in zip(*line.get_data(), strict=True)}
     assert {(r["recall"], r["precision"]) for rows in plain for r in rows} <= drawn
@@ -158,16 +189,16 @@ def test_guidance_figures_hold_the_measured_points(dataset, key):
 
 def test_figures_hold_the_measured_points():
     _, ax = plt.subplots()
-    scoreboard.strides_figure("cosine-hybrid", ax)
+    experiments.strides.figure("cosine-hybrid", ax)
     drawn = {y for line in ax.lines for y in line.get_ydata()}
     assert {row["frechet"] for row in results.rows("strides", run="cosine-hybrid")} <= drawn
     plt.close()
     _, ax = plt.subplots()
-    scoreboard.chain_figure(ax)
+    experiments.chain.figure(ax)
     assert len(ax.lines) == len(results.rows("chain"))
     plt.close()
     _, ax = plt.subplots()
-    scoreboard.ladder_figure(ax)
+    experiments.ladder.figure(ax)
     drawn = {y for line in ax.lines for y in line.get_ydata()}
-    assert {scoreboard.times_floor(row) for row in results.rows("ladder")} <= drawn
+    assert {times_floor(row) for row in results.rows("ladder")} <= drawn
     plt.close()
