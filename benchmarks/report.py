@@ -55,7 +55,7 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
     names = {line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")}
     cores = sum(line.startswith("processor") for line in lines)
     return f"{names.pop()}, {cores} cores" if names else platform.processor() or "CPU"
@@ -64,7 +64,7 @@ def hardware(device: torch.device) -> str:
 def _commit() -> str:
     root = Path(__file__).resolve().parent.parent
     ask = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10"]
-    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+    done = subprocess.run(ask, capture_output=True, encoding="utf-8", check=False)
     return done.stdout.strip() or "unknown"
 
 
@@ -88,7 +88,7 @@ def load(path: Path) -> Report:
     Raises:
         ValueError: if it is none.
     """
-    report = json.loads(path.read_text())
+    report = json.loads(path.read_text("utf-8"))
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise ValueError(f"{path} is not a report of this benchmark ({FORMAT})")
     return report
@@ -99,8 +99,8 @@ def write(report: Report, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     name = report["about"]["device"]
     paths = [folder / f"{name}.{ending}" for ending in ("json", "md", "svg")]
-    paths[0].write_text(json.dumps(report, indent=1) + "\n")
-    paths[1].write_text(markdown(report))
+    paths[0].write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    paths[1].write_text(markdown(report), "utf-8")
     if not report["rows"][0]["ahead"]:
         return paths[:2]
     figure(report, paths[2])

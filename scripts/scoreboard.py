@@ -59,7 +59,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     plots.style()
     for name, text in TABLES.items():
-        (folder / f"{name}.md").write_text(text() + "\n")
+        (folder / f"{name}.md").write_text(text() + "\n", "utf-8")
     for name, draw in FIGURES.items():
         figure, ax = plt.subplots()
         draw(ax)

@@ -20,7 +20,7 @@ from ddpmlib.recipes import RECIPES
 from scripts import full_strength
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "book" / "cluster.md").read_text()
+PAGE = (ROOT / "book" / "cluster.md").read_text("utf-8")
 
 
 def blocks(language):
@@ -84,7 +84,7 @@ def cluster(tmp_path):
     for name, body in TOOLS.items():
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/bash\n{body}\n")
+        path.write_text(f"#!/bin/bash\n{body}\n", "utf-8")
         path.chmod(0o755)
     with socket.socket() as free:
         free.bind(("", 0))
@@ -92,7 +92,7 @@ def cluster(tmp_path):
     toy = "train digits --steps 40 --batch-size 64 --set net.width=8 --device cpu --save-every 10"
     job = re.sub(r"train mnist .* --save-every 500", toy, JOB).replace(":29500", f":{port}")
     assert toy in job and str(port) in job
-    (tmp_path / "job.sh").write_text(job)
+    (tmp_path / "job.sh").write_text(job, "utf-8")
     return tmp_path, os.environ | {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
         "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "two", "SLURM_NNODES": "2",
@@ -113,7 +113,7 @@ def test_the_slurm_script_trains_and_goes_on_after_it_was_pre_empted(cluster):
     assert not (state.parent / "model.safetensors").exists()
     saved = int(files.read_safetensors(state)[1]["step"])
     again = _start(folder, environment)
-    assert again.wait(timeout=240) == 0, (folder / "words").read_text()[-3000:]
+    assert again.wait(timeout=240) == 0, (folder / "words").read_text("utf-8")[-3000:]
     assert 10 <= saved < 40 and files.read_safetensors(state)[1]["step"] == "40"
     assert zoo.Card.read(state.parent / "model.json").training["processes"] == 2
 
@@ -121,7 +121,7 @@ def test_the_slurm_script_trains_and_goes_on_after_it_was_pre_empted(cluster):
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
 def test_the_slurm_script_asks_to_be_queued_again_when_its_time_is_up(cluster):
     folder, environment = cluster
-    (folder / "bin" / "srun").write_text("#!/bin/bash\ntouch running; sleep 60\n")
+    (folder / "bin" / "srun").write_text("#!/bin/bash\ntouch running; sleep 60\n", "utf-8")
     job = _start(folder, environment)
     try:
         _wait_for(folder / "running", job)
@@ -130,11 +130,11 @@ def test_the_slurm_script_asks_to_be_queued_again_when_its_time_is_up(cluster):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, 9)  # what it started sleeps on
-    assert (folder / "requeued").read_text() == "requeue 7\n"
+    assert (folder / "requeued").read_text("utf-8") == "requeue 7\n"
 
 
 def _start(folder, environment):
-    words = open(folder / "words", "a")  # noqa: SIM115
+    words = open(folder / "words", "a", encoding="utf-8")  # noqa: SIM115
     return subprocess.Popen(
         ["bash", "job.sh"], cwd=folder, env=environment, stdout=words, stderr=words,
         start_new_session=True,
