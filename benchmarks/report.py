@@ -64,7 +64,10 @@ def hardware(device: torch.device) -> str:
 def _commit() -> str:
     root = Path(__file__).resolve().parent.parent
     ask = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10"]
-    done = subprocess.run(ask, capture_output=True, encoding="utf-8", check=False)
+    try:
+        done = subprocess.run(ask, capture_output=True, encoding="utf-8", check=False)
+    except OSError:  # no git
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 

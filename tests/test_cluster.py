@@ -74,7 +74,7 @@ def test_the_estimate_counts_the_network_that_it_names():
 TOOLS = {  # stand-ins: two "machines" of one process each, both this one
     "srun": """for node in 0 1; do "$@" & done; wait""",
     "scontrol": """[ "$1" = show ] && echo localhost || echo "$@" >> requeued""",
-    "torchrun": f"""exec {sys.executable} -m torch.distributed.run "$@" """,
+    "torchrun": f"""exec {shlex.quote(sys.executable)} -m torch.distributed.run "$@" """,
 }
 
 
@@ -84,7 +84,7 @@ def cluster(tmp_path):
     for name, body in TOOLS.items():
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/bash\n{body}\n", "utf-8")
+        path.write_text(f"#!/usr/bin/env bash\n{body}\n", "utf-8")
         path.chmod(0o755)
     with socket.socket() as free:
         free.bind(("", 0))
@@ -121,7 +121,7 @@ def test_the_slurm_script_trains_and_goes_on_after_it_was_pre_empted(cluster):
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
 def test_the_slurm_script_asks_to_be_queued_again_when_its_time_is_up(cluster):
     folder, environment = cluster
-    (folder / "bin" / "srun").write_text("#!/bin/bash\ntouch running; sleep 60\n", "utf-8")
+    (folder / "bin" / "srun").write_text("#!/usr/bin/env bash\ntouch running; sleep 60\n", "utf-8")
     job = _start(folder, environment)
     try:
         _wait_for(folder / "running", job)
@@ -144,5 +144,5 @@ def _start(folder, environment):
 def _wait_for(path, job):
     deadline = time.monotonic() + 180
     while not path.exists() and time.monotonic() < deadline and job.poll() is None:
-        time.sleep(0.05)
+        time.sleep(0.005)  # a few updates, and the run is over
     assert path.exists(), "it was not written"

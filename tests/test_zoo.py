@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -701,6 +702,10 @@ def test_the_commit_is_only_that_of_the_clone_itself(tmp_path, monkeypatch):
 
     if not shutil.which("git"):
         pytest.skip("git is not installed")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)  # whatever the user has set
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set where a hook runs the tests
+        monkeypatch.delenv(name, raising=False)
 
     def git(*words):
         identity = ["-c", "user.name=n", "-c", "user.email=e"]
