@@ -8,6 +8,9 @@ WORKERS ?= 2
 # The Python that is already active wins, then the newest; each is tried by running it.
 PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11
 
+# Files are UTF-8 whatever the locale; not all that runs below says so when it opens them.
+export PYTHONUTF8 = 1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup book offline pdf test notebooks lint format constraints clean
 

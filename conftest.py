@@ -10,6 +10,8 @@ import pytest
 # Before torch is imported. Two threads on two busy cores are many times slower than one.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+# What the tests start speaks UTF-8 whatever the locale, as they expect.
+os.environ.setdefault("PYTHONUTF8", "1")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -40,7 +40,7 @@ def memory_rows(
 def measurable(device: torch.device) -> bool:
     """Whether the peak can be read: on CUDA, and on a CPU under Linux."""
     return device.type == "cuda" or (
-        device.type == "cpu" and Path("/proc/self/clear_refs").exists()
+        device.type == "cpu" and os.access("/proc/self/clear_refs", os.W_OK)
     )
 
 
@@ -55,7 +55,7 @@ def in_own_process(library: str, size: str, task: str, device: torch.device) -> 
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "TQDM_DISABLE": "1"}
     env["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise RuntimeError(f"measuring the memory of {library} failed: {done.stderr[-2000:]}")
     return float(done.stdout.split()[-1])
@@ -68,14 +68,14 @@ def peak(work: Callable[[], object], device: torch.device) -> int:
         work()
         return torch.cuda.max_memory_allocated(device)
     before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of the imports
+    Path("/proc/self/clear_refs").write_text("5", "utf-8")  # forget the peak of the imports
     work()
     return _resident("VmHWM") - before
 
 
 def _resident(which: str) -> int:
     """VmRSS (now) or VmHWM (at most) of this process in bytes, as Linux counts."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
     (line,) = (line for line in lines if line.startswith(f"{which}:"))
     return 1024 * int(line.split()[1])
 

@@ -56,7 +56,10 @@ def circumstances(libraries: Sequence[Library], device: torch.device) -> dict[st
 def _commit() -> str:
     root = Path(__file__).resolve().parent.parent
     ask = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10"]
-    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(ask, capture_output=True, encoding="utf-8", check=False)
+    except OSError:  # no git
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 
@@ -80,7 +83,7 @@ def load(path: Path) -> Report:
     Raises:
         ValueError: if it is none.
     """
-    report = json.loads(path.read_text())
+    report = json.loads(path.read_text("utf-8"))
     if not isinstance(report, dict) or report.get("format") != FORMAT:
         raise ValueError(f"{path} is not a report of this benchmark ({FORMAT})")
     return report
@@ -91,8 +94,8 @@ def write(report: Report, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     name = report["about"]["device"]
     paths = [folder / f"{name}.{ending}" for ending in ("json", "md", "svg")]
-    paths[0].write_text(json.dumps(report, indent=1) + "\n")
-    paths[1].write_text(markdown(report))
+    paths[0].write_text(json.dumps(report, indent=1) + "\n", "utf-8")
+    paths[1].write_text(markdown(report), "utf-8")
     if not report["rows"][0]["ahead"]:
         return paths[:2]
     figure(report, paths[2])

@@ -25,9 +25,9 @@ def main() -> None:
     move = ["install", "--quiet", "--upgrade", "--upgrade-strategy", "eager"]
     subprocess.run([*pip, *move, "-c", CONSTRAINTS, "-e", ".[book,test]"], check=True)
     command = [*pip, "list", "--format=freeze", "--exclude-editable"]
-    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(command, check=True, capture_output=True, encoding="utf-8").stdout
     pins = [line for line in listed.splitlines() if not NOT_PINNED.match(line)]
-    CONSTRAINTS.write_text(HEADER + "\n".join(sorted(pins, key=str.lower)) + "\n")
+    CONSTRAINTS.write_text(HEADER + "\n".join(sorted(pins, key=str.lower)) + "\n", "utf-8")
     print(f"{CONSTRAINTS}: {len(pins)} pins")
 
 

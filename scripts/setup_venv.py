@@ -44,7 +44,7 @@ def create() -> None:
 
 
 def log_lines() -> list[str]:
-    lines = LOG.read_text(errors="replace").splitlines()
+    lines = LOG.read_text("utf-8", errors="replace").splitlines()
     return [line.strip() for line in lines if not line.startswith("WARNING")]
 
 

@@ -238,15 +238,15 @@ def test_a_report_comes_back_from_its_file(tmp_path) -> None:
     paths = report.write(made, tmp_path)
     assert [path.name for path in paths] == ["cpu.json", "cpu.md", "cpu.svg"]
     assert report.load(paths[0]) == made
-    assert "<svg" in paths[2].read_text()
-    (tmp_path / "other.json").write_text("[]")
+    assert "<svg" in paths[2].read_text("utf-8")
+    (tmp_path / "other.json").write_text("[]", "utf-8")
     with pytest.raises(ValueError, match="not a report"):
         report.load(tmp_path / "other.json")
 
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.name)
 def test_stored_tables_are_those_of_the_stored_numbers(path: Path) -> None:
-    assert path.with_suffix(".md").read_text() == report.markdown(report.load(path))
+    assert path.with_suffix(".md").read_text("utf-8") == report.markdown(report.load(path))
 
 
 def test_numbers_have_three_digits() -> None:
@@ -278,7 +278,7 @@ def test_a_quick_run_writes_everything(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("TQDM_DISABLE", "1")  # the command sets it; this takes it back
     words = ["--quick", "--repeats", "1", "--device", "cpu", "--out", str(tmp_path)]
     assert command.main(words) == 0
-    found = json.loads((tmp_path / "cpu.json").read_text())
+    found = json.loads((tmp_path / "cpu.json").read_text("utf-8"))
     names = [lib.name for lib in PRESENT]
     assert set(found) == {"format", "about", "sizes", "matmul", "rows", "switches"}
     assert set(found["about"]) == {
@@ -293,4 +293,4 @@ def test_a_quick_run_writes_everything(tmp_path, capsys, monkeypatch) -> None:
     kinds = {re.split(r"[ ,]", row["name"])[0] for row in found["rows"]}
     assert kinds == {"Training", "Sampling", "Step", "Averaging", "Loading"}
     assert found["switches"][0]["switch"] == "plain"
-    assert (tmp_path / "cpu.md").read_text() in capsys.readouterr().out
+    assert (tmp_path / "cpu.md").read_text("utf-8") in capsys.readouterr().out

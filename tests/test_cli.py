@@ -265,7 +265,7 @@ def test_ship_evaluate_and_zoo(runs, shipped, capsys):
     out = capsys.readouterr().out
     assert "digits, mnist" in out and "checkpoints: digits-classifier, three steps" in out
     assert main(["zoo", "three steps"]) == 0
-    assert capsys.readouterr().out == (shipped / "three steps.json").read_text()
+    assert capsys.readouterr().out == (shipped / "three steps.json").read_text("utf-8")
     assert len(zoo.Card.read(shipped / "three steps.json").metrics) == 1
     chosen = ["--metric", "nll", "agreement", "--spacing", "quadratic", "--bf16"]
     assert main([*words, "--nll-draws", "2", *chosen]) == 0
@@ -295,7 +295,7 @@ def test_zoo_without_any_checkpoint(cwd, shipped, capsys):
 def test_what_is_no_card_is_not_shown_as_one(cwd, capsys):
     Path("own.safetensors").write_bytes(b"weights")
     for text in ("[]", "3", "", '{"name": "own"}'):
-        Path("own.json").write_text(text)
+        Path("own.json").write_text(text, "utf-8")
         assert main(["zoo", "own.safetensors"]) == 2
         said = capsys.readouterr()
         assert said.out == "" and "own.json is not a checkpoint card" in said.err
@@ -412,7 +412,7 @@ def test_a_damaged_checkpoint(runs, capsys, damage):
     if damage == "no card":
         card.unlink()
     elif damage.startswith("card"):
-        card.write_text("[]" if "[]" in damage else card.read_text()[:-40])
+        card.write_text("[]" if "[]" in damage else card.read_text("utf-8")[:-40], "utf-8")
     else:
         flipped = content[:-1] + bytes([content[-1] ^ 1])
         weights.write_bytes({"flipped": flipped, "cut": content[:-1], "empty": b""}[damage])
@@ -450,11 +450,11 @@ def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(cwd, capsys, monkeypa
 
 
 def test_out_below_a_file_or_onto_a_folder(runs, capsys):
-    Path("file").write_text("mine")
+    Path("file").write_text("mine", "utf-8")
     words = ["train", "digits", "--steps", "2", "--device", "cpu", "--out"]
     assert "file is a file" in said(capsys, [*words, "file"])
     assert "cannot write file/run/log.jsonl" in said(capsys, [*words, "file/run"])
-    assert Path("file").read_text() == "mine"
+    assert Path("file").read_text("utf-8") == "mine"
     sample = ["sample", "--n", "1", "--steps", "1", "--device", "cpu", "--out"]
     Path("folder.png").mkdir()
     assert "--out names the PNG" in said(capsys, [*sample, "folder.png"])
@@ -542,7 +542,7 @@ def test_help_explains_every_option(verb, capsys, monkeypatch):
 
 def test_python_m_ddpmlib(cwd):
     command = [sys.executable, "-m", "ddpmlib", "train", "digit"]
-    done = subprocess.run(command, env=ENV, cwd=cwd, capture_output=True, text=True)
+    done = subprocess.run(command, env=ENV, cwd=cwd, capture_output=True, encoding="utf-8")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("ddpmlib: unknown recipe 'digit'")
     assert done.stderr.count("\n") == 1
@@ -556,7 +556,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(cwd):
         env=ENV,
         cwd=cwd,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         # Whoever runs the tests in the background has SIGINT ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )

@@ -21,7 +21,7 @@ from ddpmlib.zoo import RECIPES
 from scripts import full_strength
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "book" / "cluster.md").read_text()
+PAGE = (ROOT / "book" / "cluster.md").read_text("utf-8")
 
 
 def blocks(language):
@@ -75,7 +75,7 @@ def test_the_estimate_counts_the_network_that_it_names():
 TOOLS = {  # stand-ins: two "machines" of one process each, both this one
     "srun": """for node in 0 1; do "$@" & done; wait""",
     "scontrol": """[ "$1" = show ] && echo localhost || echo "$@" >> requeued""",
-    "torchrun": f"""exec {sys.executable} -m torch.distributed.run "$@" """,
+    "torchrun": f"""exec {shlex.quote(sys.executable)} -m torch.distributed.run "$@" """,
 }
 
 
@@ -85,7 +85,7 @@ def cluster(tmp_path):
     for name, body in TOOLS.items():
         path = tmp_path / "bin" / name
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f"#!/bin/bash\n{body}\n")
+        path.write_text(f"#!/usr/bin/env bash\n{body}\n", "utf-8")
         path.chmod(0o755)
     with socket.socket() as free:
         free.bind(("", 0))
@@ -93,7 +93,7 @@ def cluster(tmp_path):
     toy = "train digits --steps 40 --batch-size 64 --set net.width=8 --device cpu --save-every 10"
     job = re.sub(r"train mnist .* --save-every 500", toy, JOB).replace(":29500", f":{port}")
     assert toy in job and str(port) in job
-    (tmp_path / "job.sh").write_text(job)
+    (tmp_path / "job.sh").write_text(job, "utf-8")
     return tmp_path, os.environ | {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
         "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "two", "SLURM_NNODES": "2",
@@ -114,7 +114,7 @@ def test_the_slurm_script_trains_and_goes_on_after_it_was_pre_empted(cluster):
     assert not (state.parent / "model.safetensors").exists()
     saved = int(files.read_safetensors(state)[1]["step"])
     again = _start(folder, environment)
-    assert again.wait(timeout=240) == 0, (folder / "words").read_text()[-3000:]
+    assert again.wait(timeout=240) == 0, (folder / "words").read_text("utf-8")[-3000:]
     assert 10 <= saved < 40 and files.read_safetensors(state)[1]["step"] == "40"
     assert zoo.Card.read(state.parent / "model.json").training["processes"] == 2
 
@@ -122,7 +122,7 @@ def test_the_slurm_script_trains_and_goes_on_after_it_was_pre_empted(cluster):
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
 def test_the_slurm_script_asks_to_be_queued_again_when_its_time_is_up(cluster):
     folder, environment = cluster
-    (folder / "bin" / "srun").write_text("#!/bin/bash\ntouch running; sleep 60\n")
+    (folder / "bin" / "srun").write_text("#!/usr/bin/env bash\ntouch running; sleep 60\n", "utf-8")
     job = _start(folder, environment)
     try:
         _wait_for(folder / "running", job)
@@ -131,11 +131,11 @@ def test_the_slurm_script_asks_to_be_queued_again_when_its_time_is_up(cluster):
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, 9)  # what it started sleeps on
-    assert (folder / "requeued").read_text() == "requeue 7\n"
+    assert (folder / "requeued").read_text("utf-8") == "requeue 7\n"
 
 
 def _start(folder, environment):
-    words = open(folder / "words", "a")  # noqa: SIM115
+    words = open(folder / "words", "a", encoding="utf-8")  # noqa: SIM115
     return subprocess.Popen(
         ["bash", "job.sh"], cwd=folder, env=environment, stdout=words, stderr=words,
         start_new_session=True,
@@ -145,5 +145,5 @@ def _start(folder, environment):
 def _wait_for(path, job):
     deadline = time.monotonic() + 180
     while not path.exists() and time.monotonic() < deadline and job.poll() is None:
-        time.sleep(0.05)
+        time.sleep(0.005)  # a few updates, and the run is over
     assert path.exists(), "it was not written"

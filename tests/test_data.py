@@ -392,7 +392,7 @@ def test_a_missing_or_broken_torchvision_is_not_a_traceback(torchvision_datasets
 
 
 def test_an_unusable_directory_is_noticed_before_the_download(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", "utf-8")
     monkeypatch.setenv("DDPMLIB_DATA", str(tmp_path / "file"))
     monkeypatch.setattr(archives, "_download", lambda name: pytest.fail("downloaded in vain"))
     with pytest.raises(OSError, match="file"):

@@ -98,7 +98,7 @@ def test_evaluate_writes_into_the_card_and_replaces_the_same_cell_only(tiny):
     assert first["features"] == "digits-classifier" and first["n"] == first["floor_n"] == 100
     assert first["judge"] == zoo.load("digits-classifier", "cpu")[1].sha256[:12]
     assert 0 <= first["class_agreement"] <= 1 and first["frechet"] > first["frechet_floor"] >= 0
-    assert first["seconds"] > 0 and first["hardware"]
+    assert first["seconds"] >= 0 and first["hardware"]  # in tenths: 0.0 on a quick machine
     (other,) = measured(Sampling(steps=3))
     (again,) = measured()
     assert tiny() == [again, other]
@@ -299,6 +299,26 @@ def test_more_samples_than_test_images_say_so(classifier, digits):
     floor = metrics.inception_score(logits, 3)  # of 118 images, as 4 splits of 100 samples
     assert found["splits"] == 4
     assert found["inception_score_floor"] == pytest.approx(floor.mean, abs=1e-4)
+
+
+def test_the_interval_of_the_distance_is_drawn_within_the_classes_asked_for(classifier, digits):
+    """Samples have as many of each class as was asked for; redrawn sets must have as many, too."""
+    x0, y = data.to_float(digits.x_train[:100]), digits.y_train[:100]
+    real = evaluation.reference(classifier, digits, 100, y)
+    fake, _ = features.judge(classifier, x0)
+
+    def expected(groups):
+        low, high = metrics.bootstrap(
+            lambda h: metrics.frechet_distance(h, real.moments), fake, draws=20, groups=groups,
+            generator=torch.Generator().manual_seed(0),
+        )  # fmt: skip
+        return pytest.approx([low, high], abs=1e-4)
+
+    options = {"metrics": ["fid"], "draws": 20, "real": real}
+    told = evaluation.judged(classifier, x0, y, digits, **options)["frechet_interval"]
+    assert told == expected(y)
+    untold = evaluation.judged(classifier, x0, None, digits, **options)["frechet_interval"]
+    assert untold == expected(None) and untold != told
 
 
 def test_a_reference_at_hand_spares_the_work(classifier, digits, monkeypatch):

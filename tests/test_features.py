@@ -99,7 +99,7 @@ def test_statistics_are_the_moments_of_both_sets(judge, written):
         assert torch.allclose(moments.mean, h.mean(0), atol=1e-12)
         assert torch.allclose(moments.cov, h.T.cov(), atol=1e-12)
         assert metrics.frechet_distance(moments, h) == pytest.approx(0, abs=1e-9)
-    facts = json.loads(written.with_suffix(".json").read_text())
+    facts = json.loads(written.with_suffix(".json").read_text("utf-8"))
     assert facts["classifier"] == "abc" and (facts["train"], facts["test"]) == (30, 10)
     assert facts["sha256"] == hashlib.sha256(written.read_bytes()).hexdigest()
 
@@ -135,7 +135,7 @@ def test_damaged_statistics_are_an_error_even_where_they_could_be_computed(judge
         content = written.read_bytes()
         written.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     else:
-        facts.write_text("[]" if "[]" in damage else facts.read_text()[:-9])
+        facts.write_text("[]" if "[]" in damage else facts.read_text("utf-8")[:-9], "utf-8")
     with pytest.raises(ValueError, match="is damaged|describes no statistics"):
         statistics.train_moments(judge, small_set())
 
@@ -164,7 +164,7 @@ def test_statistics_ship_for_every_classifier():
 def test_shipped_statistics_belong_to_the_shipped_classifier(path):
     classifier, card = zoo.load(f"{path.stem}-classifier", "cpu")
     found = statistics.statistics(path.stem, classifier)
-    assert json.loads(path.with_suffix(".json").read_text())["classifier"] == card.sha256
+    assert json.loads(path.with_suffix(".json").read_text("utf-8"))["classifier"] == card.sha256
     floor = metrics.frechet_distance(found.train, found.test)
     assert 0 < floor < found.train.cov.trace() / 10  # the two sets are alike, and not the same
     if path.stem == "digits":

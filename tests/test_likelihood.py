@@ -482,6 +482,60 @@ def test_the_standard_error_is_that_of_repeated_experiments(
     assert 0.9 < float(((means - truth).abs() < 1.96 * errors).double().mean()) < 0.99
 
 
+def drawn_times(process: DDPM, n: int, times: list[int] | None, draws: int) -> list[Tensor]:
+    """The times that each of ``draws`` calls of the denoiser saw, (n,) each."""
+    seen: list[Tensor] = []
+
+    def spy(x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+        assert isinstance(t, Tensor)
+        seen.append(t.clone())
+        return Prediction(x_t)
+
+    elbo_monte_carlo(
+        spy, process, torch.zeros(n, 1, dtype=F64), times, draws=draws, decoder=continuous,
+        generator=torch.Generator().manual_seed(7),
+    )  # fmt: skip
+    assert len(seen) == draws
+    return seen
+
+
+@pytest.mark.equation("4.15")
+@pytest.mark.parametrize("times", [None, [20, 9, 2, 0]])
+def test_as_many_draws_as_steps_take_each_step_once(times: list[int] | None) -> None:
+    chain = list(range(20, -1, -1)) if times is None else times
+    seen = drawn_times(DDPM(schedules.cosine(20)), 500, times, len(chain) - 1)
+    assert [t.unique().tolist() for t in seen] == [[t] for t in chain[:-1]]
+
+
+@pytest.mark.equation("4.15")
+@pytest.mark.parametrize("draws", [1, 2, 5, 8, 50])
+def test_each_draw_stays_in_its_part_of_the_chain_and_takes_all_of_it(draws: int) -> None:
+    """Part i of 20 steps begins inside step 20 i / draws and ends inside step 20 (i+1) / draws."""
+    seen = drawn_times(DDPM(schedules.cosine(20)), 2000, None, draws)
+    for i, t in enumerate(seen):
+        steps = range(20 * i // draws, -(-20 * (i + 1) // draws))  # whole numbers: no rounding
+        assert (20 - t).unique().tolist() == list(steps)
+    counts = torch.bincount(torch.cat(seen), minlength=21)[1:].double() / (2000 * draws)
+    assert float((counts * 20 - 1).abs().max()) < 5 * (20 / (2000 * draws)) ** 0.5
+
+
+def test_a_draw_from_every_step_leaves_no_spread_but_that_of_the_data() -> None:
+    """With terms that know no noise, equal samples have equal bounds, and their mean is exact."""
+    process, x0 = DDPM(schedules.cosine(20)), torch.full((50, 1), 0.5, dtype=F64)
+
+    def knows(x_t: Tensor, t: Time, y: Tensor | None = None) -> Prediction:
+        return Prediction(torch.full_like(x_t, 0.2))  # 0.3 from the data, whatever the noise
+
+    options: dict[str, Any] = {"decoder": lambda x, mean, log_var: continuous(x, x + 0.1, log_var)}
+    truth = elbo(knows, process, x0, **options).total
+    assert float(truth.max() - truth.min()) < 1e-9 * float(truth.mean().abs())
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        estimate = elbo_monte_carlo(knows, process, x0, draws=20, generator=generator, **options)
+        assert estimate.mean == pytest.approx(float(truth.mean()), rel=1e-9)
+        assert estimate.standard_error < 1e-9 * abs(estimate.mean)
+
+
 def test_more_draws_shrink_the_error() -> None:
     process = DDPM(schedules.cosine(20))
     x0 = torch.full((5000, 1), 0.5, dtype=F64)  # all spread is that of the drawn steps

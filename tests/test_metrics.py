@@ -140,7 +140,7 @@ def test_enough_samples_raise_no_warning() -> None:
         frechet_distance(normal(6, 5), normal(6, 5, seed=1))
 
 
-def test_two_thousand_features_take_seconds() -> None:
+def test_two_thousand_features_take_a_few_decompositions() -> None:
     scale = torch.logspace(0, -2, 2048, dtype=F64)
     a = Moments.known(5000, torch.zeros(2048, dtype=F64), torch.diag(scale))
     turn = normal(2048, 1)
@@ -151,8 +151,10 @@ def test_two_thousand_features_take_seconds() -> None:
     cov += 4 * (turn.T @ bent) * turn @ turn.T
     b = Moments.known(5000, torch.ones(2048, dtype=F64), cov)
     started = time.process_time()
+    torch.linalg.eigvalsh(cov)
+    one = time.process_time() - started
     distance = frechet_distance(a, b)
-    assert time.process_time() - started < 10
+    assert time.process_time() - started - one < 15 * one  # one with vectors, one without
     assert distance > 2048
 
 

@@ -40,7 +40,9 @@ def outcomes() -> dict[str, dict[str, str]]:
     """Bug ("" for none) -> test -> how it ended; all from one process, see tests/injection.py."""
     command = [sys.executable, str(ROOT / "tests" / "injection.py")]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=ROOT, env=env, capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)
 

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 import ddpmlib
 
 ROOT = Path(__file__).resolve().parent.parent
-PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 REQUIREMENTS = [
@@ -29,12 +29,12 @@ IN_PROJECT_VENV = Path(sys.prefix).resolve() == (ROOT / ".venv").resolve()
 
 def read_yaml(name: str) -> dict[str, Any]:
     yaml = pytest.importorskip("yaml")
-    return yaml.safe_load((ROOT / name).read_text())
+    return yaml.safe_load((ROOT / name).read_text("utf-8"))
 
 
 def pins() -> dict[str, str]:
     """Name → version of constraints.txt, where every line must be an exact pin."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
     found = {}
     for line in (text for text in lines if not text.startswith("#")):
         name, exact, pinned = line.partition("==")
@@ -48,7 +48,9 @@ def run_python(code: str, cwd: Path = ROOT) -> str:
     """The output of the code in a fresh interpreter that can import ddpmlib."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, encoding="utf-8", check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -84,7 +86,7 @@ def test_conda_and_make_install_the_same():
     (pip,) = [entry["pip"] for entry in dependencies if isinstance(entry, dict)]
     wanted = ["-c", "constraints.txt", "-e", ".[book,test]"]
     assert [word for line in pip for word in line.split()] == wanted
-    script = (ROOT / "scripts" / "setup_venv.py").read_text()
+    script = (ROOT / "scripts" / "setup_venv.py").read_text("utf-8")
     assert f"REQUIREMENTS = {json.dumps(wanted)}" in script
 
 

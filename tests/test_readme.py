@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-MAKEFILE = (ROOT / "Makefile").read_text()
+README = (ROOT / "README.md").read_text("utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -31,7 +31,7 @@ def test_quick_start_draws_the_picture(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(
-        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+        command, cwd=tmp_path, env=env, capture_output=True, encoding="utf-8", check=False
     )
     assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["digits.png"]
@@ -63,7 +63,7 @@ def test_training_and_sampling_by_command_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "page", [README, (ROOT / "CONTRIBUTING.md").read_text()], ids=["README", "CONTRIBUTING"]
+    "page", [README, (ROOT / "CONTRIBUTING.md").read_text("utf-8")], ids=["README", "CONTRIBUTING"]
 )
 def test_local_links_lead_to_files(page):
     links = re.findall(r"\]\(([^)#\s]+)", page)
@@ -75,7 +75,7 @@ MODELS = ("mnist", "fashion_mnist", "digits", "cifar10-small")
 
 
 def card(name):
-    return json.loads((ROOT / "data" / "checkpoints" / f"{name}.json").read_text())
+    return json.loads((ROOT / "data" / "checkpoints" / f"{name}.json").read_text("utf-8"))
 
 
 def measured(name):

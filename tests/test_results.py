@@ -19,7 +19,7 @@ def test_rows_come_back_in_the_order_they_were_added(folder):
     results.add("one", second)
     assert results.rows("one") == [first, second]
     assert results.names() == ["one"]
-    assert json.loads((folder / "one.json").read_text()) == [first, second]
+    assert json.loads((folder / "one.json").read_text("utf-8")) == [first, second]
 
 
 def test_rows_are_filtered_by_their_fields(folder):

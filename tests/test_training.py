@@ -284,7 +284,7 @@ print(json.dumps({"steps": steps, "halves": halves}))
 def test_killed_again_and_again_during_writes_ends_in_the_same_bits(tmp_path):
     command = [sys.executable, "-c", KILL, str(ROOT), str(ROOT / "tests"), str(tmp_path)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert len(report["steps"]) >= 3 and report["halves"] >= 2, report  # it was put to the test
@@ -524,7 +524,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path, monkeypatch, broken):
 
 
 def test_a_path_below_a_file_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", "utf-8")
     with pytest.raises(OSError, match="cannot write .*file/s.safetensors"):
         line_trainer().save(tmp_path / "file" / "s.safetensors")
 

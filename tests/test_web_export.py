@@ -44,7 +44,7 @@ def test_the_committed_script_is_that_of_the_shipped_checkpoint(tmp_path):
 
 
 def test_it_is_one_statement_that_sets_one_global():
-    text = COMMITTED.read_text()
+    text = COMMITTED.read_text("utf-8")
     comment, statement = text.split("\n", 1)
     assert comment.startswith("/*") and comment.endswith("*/")
     assert statement.startswith(web_export.BEGIN) and statement.endswith(web_export.END)
@@ -141,14 +141,14 @@ def test_an_unknown_model_is_said(capsys):
 @pytest.mark.parametrize("text", ["", "var x = 1;", web_export.BEGIN + '{"config": {}};\n'])
 def test_reading_something_else_is_an_error(text, tmp_path):
     path = tmp_path / "weights.js"
-    path.write_text(text)
+    path.write_text(text, "utf-8")
     with pytest.raises(ValueError, match="is not a script that `ddpmlib export-web` wrote"):
         web_export.read(path)
 
 
 def test_a_cut_file_is_an_error(tmp_path):
     path = tmp_path / "weights.js"
-    path.write_text(COMMITTED.read_text()[:-20_000])
+    path.write_text(COMMITTED.read_text("utf-8")[:-20_000], "utf-8")
     with pytest.raises(ValueError, match="is not a script"):
         web_export.read(path)
 

@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -195,12 +196,12 @@ def test_the_log_goes_on_where_the_saved_state_stands(tmp_path, monkeypatch):
         interrupted(patch, 9)
         with pytest.raises(KeyboardInterrupt):
             runs.train(TINY, folder, device="cpu", save_every=5, log_every=2)
-    lines = (folder / zoo.LOG).read_text().splitlines(keepends=True)
+    lines = (folder / zoo.LOG).read_text("utf-8").splitlines(keepends=True)
     assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8]
-    (folder / zoo.LOG).write_text("".join(lines) + '{"step": 9, "lo')  # cut by a kill
+    (folder / zoo.LOG).write_text("".join(lines) + '{"step": 9, "lo', "utf-8")  # cut by a kill
     assert zoo.read_log(folder / zoo.LOG)["step"] == [2, 4, 6, 8]
     card = runs.train(TINY, folder, resume=True, device="cpu", save_every=5, log_every=2)
-    rows = (folder / zoo.LOG).read_text().splitlines(keepends=True)
+    rows = (folder / zoo.LOG).read_text("utf-8").splitlines(keepends=True)
     assert [json.loads(line)["step"] for line in rows] == [2, 4, 6, 8, 10]
     assert rows[:2] == lines[:2]  # what the saved state knew of is kept, the rest is done again
     log = zoo.read_log(folder / zoo.LOG)
@@ -283,7 +284,7 @@ def test_a_log_of_rubbish_does_not_stop_a_resume(tmp_path, monkeypatch):
 
 
 def test_an_empty_and_a_missing_log(tmp_path):
-    (tmp_path / "log.jsonl").write_text("")
+    (tmp_path / "log.jsonl").write_text("", "utf-8")
     assert zoo.read_log(tmp_path / "log.jsonl") == {}
     with pytest.raises(FileNotFoundError, match="no log"):
         zoo.read_log(tmp_path / "other.jsonl")
@@ -354,10 +355,10 @@ def test_diverging_leaves_the_last_good_state(tmp_path, monkeypatch):
 
 
 def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", "utf-8")
     with pytest.raises(NotADirectoryError, match="needs a folder, and .*file is a file"):
         runs.train(TINY, tmp_path / "file", device="cpu")
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text("utf-8") == "mine"
 
 
 def test_a_network_without_classes_is_trained_loaded_and_sampled(tmp_path):
@@ -738,7 +739,7 @@ def test_a_ship_killed_at_any_write_leaves_the_old_or_the_new(
 @pytest.mark.parametrize("parts", [0, -3, "5", 10**9])
 def test_a_card_with_another_number_of_parts_is_refused(in_parts, parts):
     card = in_parts.with_suffix(".json")
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"parts": parts}))
+    card.write_text(json.dumps(json.loads(card.read_text("utf-8")) | {"parts": parts}), "utf-8")
     with pytest.raises(ValueError, match="tiny.json is not a checkpoint card .parts"):
         zoo.load("tiny", "cpu")
 
@@ -762,7 +763,7 @@ def test_a_card_reads_back_as_it_was_written(finished, tmp_path):
     "text", ["", "{", "[]", "null", "{}", '{"image_shape": [1, 8, 8]}', '{"image_shape": 3}']
 )
 def test_what_is_not_a_card_is_refused(copied, text):
-    (copied / "model.json").write_text(text)
+    (copied / "model.json").write_text(text, "utf-8")
     with pytest.raises(ValueError, match="model.json is not a checkpoint card"):
         zoo.load(copied)
 
@@ -774,8 +775,8 @@ def test_what_is_not_a_card_is_refused(copied, text):
     + [{"parameters": "x"}, {"dtype": 3}, {"loss": 3}],
 )
 def test_a_card_with_values_of_another_kind_is_refused(copied, change):
-    values = json.loads((copied / "model.json").read_text())
-    (copied / "model.json").write_text(json.dumps(values | change))
+    values = json.loads((copied / "model.json").read_text("utf-8"))
+    (copied / "model.json").write_text(json.dumps(values | change), "utf-8")
     with pytest.raises(
         ValueError, match=f"model.json is not a checkpoint card .{next(iter(change))}"
     ):
@@ -784,7 +785,7 @@ def test_a_card_with_values_of_another_kind_is_refused(copied, change):
 
 def test_a_card_with_an_unknown_field_or_none_at_all_is_refused(copied):
     values = asdict(zoo.Card.read(copied / "model.json"))
-    (copied / "model.json").write_text(json.dumps(values | {"colour": "red"}))
+    (copied / "model.json").write_text(json.dumps(values | {"colour": "red"}), "utf-8")
     with pytest.raises(ValueError, match="colour"):
         zoo.load(copied)
     (copied / "model.json").unlink()
@@ -806,6 +807,10 @@ def test_the_commit_is_only_that_of_the_clone_itself(tmp_path, monkeypatch):
 
     if not shutil.which("git"):
         pytest.skip("git is not installed")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)  # whatever the user has set
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set where a hook runs the tests
+        monkeypatch.delenv(name, raising=False)
 
     def git(*words):
         identity = ["-c", "user.name=n", "-c", "user.email=e"]
@@ -813,18 +818,18 @@ def test_the_commit_is_only_that_of_the_clone_itself(tmp_path, monkeypatch):
 
     package = tmp_path / "ddpmlib"
     (package / "zoo").mkdir(parents=True)
-    (package / "zoo" / "runs.py").write_text("")
+    (package / "zoo" / "runs.py").write_text("", "utf-8")
     monkeypatch.setattr(runs, "PACKAGE", package)
     assert runs._commit() is None
     git("init", "-q")
-    (tmp_path / "mine.txt").write_text("")
+    (tmp_path / "mine.txt").write_text("", "utf-8")
     git("add", "mine.txt")
     git("commit", "-qm", "somebody else's repository")
     assert runs._commit() is None
     git("add", ".")
     git("commit", "-qm", "the clone")
     assert len(runs._commit()) == 40
-    (package / "zoo" / "runs.py").write_text("changed")
+    (package / "zoo" / "runs.py").write_text("changed", "utf-8")
     assert runs._commit().endswith(" with changes")
 
 
@@ -834,7 +839,7 @@ def test_the_commit_is_only_that_of_the_clone_itself(tmp_path, monkeypatch):
 def test_no_module_can_unpickle_anything():
     files = sorted((ROOT / "ddpmlib").rglob("*.py"))
     assert len(files) > 10
-    found = [f"{p.name}: {what}" for p in files for what in unpicklers(p.read_text())]
+    found = [f"{p.name}: {what}" for p in files for what in unpicklers(p.read_text("utf-8"))]
     assert found == []
 
 

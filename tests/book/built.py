@@ -43,16 +43,20 @@ def build() -> Path:
     Modules of tests run in several processes: the first builds, the others wait for it.
     """
     STAMP.parent.mkdir(exist_ok=True)
-    with open(STAMP.with_suffix(".lock"), "w") as lock:
+    with open(STAMP.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         wanted = digest()
-        if not (HTML / "index.html").exists() or not STAMP.exists() or STAMP.read_text() != wanted:
+        if (
+            not (HTML / "index.html").exists()
+            or not STAMP.exists()
+            or STAMP.read_text("utf-8") != wanted
+        ):
             STAMP.unlink(missing_ok=True)
             program = Path(sys.executable).with_name("jupyter-book")
             command = [str(program), "build", str(ROOT), "--all", "-W", "--keep-going"]
-            run = subprocess.run(command, capture_output=True, text=True)
+            run = subprocess.run(command, capture_output=True, encoding="utf-8")
             assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
-            STAMP.write_text(wanted)
+            STAMP.write_text(wanted, "utf-8")
     return HTML
 
 

@@ -40,7 +40,7 @@ def js(expression: str, **given: Any) -> Any:
     """The value of a JavaScript expression over `D` (diffusion.js) and the given names."""
     numbers = {k: v.tolist() if isinstance(v, Tensor) else v for k, v in given.items()}
     command = [str(NODE), "-e", PROGRAM, str(playground.FOLDER), expression]
-    done = subprocess.run(command, input=json.dumps(numbers), capture_output=True, text=True)
+    done = subprocess.run(command, input=json.dumps(numbers), capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

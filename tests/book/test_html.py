@@ -391,7 +391,7 @@ def test_search_finds_a_word_offline(browser: Browser, html: Path) -> None:
 
 def test_the_browser_test_notices_the_network(browser: Browser, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    page.write_text('<title>x</title><script src="https://example.org/x.js"></script>')
+    page.write_text('<title>x</title><script src="https://example.org/x.js"></script>', "utf-8")
     with Visit(browser, page) as visit:
         assert visit.foreign() == ["https://example.org/x.js"] and visit.complaints
 
@@ -438,7 +438,8 @@ def test_barriers_are_found_in_both_schemes(browser: Browser, tmp_path: Path) ->
     style = "@media (prefers-color-scheme: dark) { body { background: #000; color: #222 } }"
     page.write_text(
         f"<html lang=en><title>x</title><style>{style}</style><main><h1>Some words</h1>"
-        '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="></main></html>'
+        '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="></main></html>',
+        "utf-8",
     )
     with Visit(browser, page) as visit:
         found = [barrier.split(":")[0] for barrier in barriers(visit)]

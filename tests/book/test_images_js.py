@@ -46,7 +46,7 @@ CHAIN = """(model => [...Images.chain({
 def js(weights: Path, expression: str, **given: Any) -> Any:
     """The value of a JavaScript expression over `exported` (the weights) and the given names."""
     command = [str(NODE), "-e", PROGRAM, str(live_digits.FOLDER), str(weights), expression]
-    done = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True)
+    done = subprocess.run(command, input=json.dumps(given), capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

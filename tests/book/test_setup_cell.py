@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -30,7 +31,7 @@ def run(before: str, cwd: Path) -> str:
     """What a fresh Python prints that runs the cell, and where it found the library."""
     code = f"{before}\n{notebooks.setup_cell()}\nimport ddpmlib\nprint('found:', ddpmlib.__file__)"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8")
     assert done.returncode == 0 and not done.stderr, done.stderr
     return done.stdout
 
@@ -62,7 +63,7 @@ def elsewhere(folder: Path) -> Path:
     """
     venv.create(folder, symlinks=True)
     (site,) = folder.glob("lib/python3.*/site-packages")
-    (site / "preinstalled.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "preinstalled.pth").write_text(sysconfig.get_path("purelib") + "\n", "utf-8")
     return folder / "bin" / "python"
 
 
@@ -73,6 +74,7 @@ def installed(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.skipif(not (notebooks.ROOT / ".git").exists(), reason="not a clone: nothing to clone")
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 @pytest.mark.skipif(os.name == "nt", reason="an environment has other folders there")
 def test_the_first_chapter_runs_where_only_its_notebook_is(tmp_path: Path) -> None:
     """As in Colab: packages are there, the library and a clone are not; git fetches them."""
@@ -84,13 +86,17 @@ def test_the_first_chapter_runs_where_only_its_notebook_is(tmp_path: Path) -> No
     before = installed(tmp_path / "environment")
     url, _ = notebooks.repository()
     env = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "VIRTUAL_ENV"}}
-    env |= {"MPLBACKEND": "Agg", "GIT_CONFIG_COUNT": "1", "GIT_CONFIG_VALUE_0": url}
-    env["GIT_CONFIG_KEY_0"] = f"url.{notebooks.ROOT.as_uri()}.insteadOf"
+    settings = tmp_path / "gitconfig"  # whoever owns the clone, and whatever the user has set
+    settings.write_text(
+        f'[url "{notebooks.ROOT.as_uri()}"]\n\tinsteadOf = {url}\n[safe]\n\tdirectory = *\n',
+        "utf-8",
+    )
+    env |= {"MPLBACKEND": "Agg", "GIT_CONFIG_GLOBAL": str(settings), "GIT_CONFIG_NOSYSTEM": "1"}
     find = [str(python), "-c", "import torch; print(torch.__file__); import ddpmlib"]
-    blind = subprocess.run(find, cwd=content, env=env, capture_output=True, text=True)
+    blind = subprocess.run(find, cwd=content, env=env, capture_output=True, encoding="utf-8")
     assert blind.returncode and "No module named 'ddpmlib'" in blind.stderr, blind.stderr
     command = [str(python), str(chapter)]
-    done = subprocess.run(command, cwd=content, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=content, env=env, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     assert "✓ 1.5" in done.stdout  # the check of its last exercise
     assert installed(tmp_path / "environment") == before
