@@ -13,13 +13,13 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.book import built
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def html() -> Path:
     """The folder of the built book."""
     return built.build()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pages(html: Path) -> dict[str, BeautifulSoup]:
     """Every page of the book by its path."""
     paths = [path for path in sorted(html.rglob("*.html")) if "_static" not in path.parts]
