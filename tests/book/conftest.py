@@ -13,6 +13,15 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.book import built
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What needs the built book or a browser is nothing for `make check`."""
+    needs = set(getattr(item, "fixturenames", ()))
+    if "browser" in needs:
+        item.add_marker("browser")
+    if needs & {"browser", "html"}:
+        item.add_marker("slow")
+
+
 @pytest.fixture(scope="session")
 def html() -> Path:
     """The folder of the built book."""

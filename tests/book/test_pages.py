@@ -85,6 +85,7 @@ PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAA
 DARK = "@media (prefers-color-scheme: dark) { body { background: #000; color: #222 } }"
 THIN = "body { background: #fff; color: #ddd }"
 LONG = "<mjx-math style='display: inline-block; width: 900px'>x</mjx-math>"
+FORMULA = f"<mjx-container>{LONG}</mjx-container>"
 FAULTS = {
     "network": ("incomplete", "elsewhere", '<script src="https://example.org/x.js"></script>'),
     "picture": ("incomplete", "without pixels", '<img alt="a" src="https://example.org/x.png">'),
@@ -116,7 +117,7 @@ FAULTS = {
     "formula that scrolls": (
         "barriers",
         "scrollable-region",
-        f'<div style="overflow-x: scroll; width: 200px">Words <mjx-container>{LONG}</mjx-container></div>',
+        f'<div style="overflow-x: scroll; width: 200px">Words {FORMULA}</div>',
     ),
 }
 
