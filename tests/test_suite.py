@@ -1,4 +1,4 @@
-"""`make test` runs everything; what `make check` leaves out is marked, and README counts the rest."""
+"""`make test` runs everything; `make check` all but what is marked; README counts what skips."""
 
 import re
 import subprocess

@@ -14,6 +14,7 @@ from bs4 import BeautifulSoup
 from playwright.sync_api import Browser
 
 from tests.book import looking
+from tests.book.built import Visit
 from tests.book.looking import is_redirect, look, real_pages
 
 Findings = dict[str, dict[str, list[str]]]  # by page, by what was looked for
@@ -169,6 +170,22 @@ def test_a_formula_that_mathjax_does_not_understand_is_found(
     body = f'{script}<span class="math notranslate nohighlight">{formula}</span>'
     found = look(browser, page(tmp_path, body))["incomplete"]
     assert len(found) == len(words) and all(map(str.startswith, found, words))
+
+
+LAYOUT = """() => [...document.querySelectorAll('.bd-article *')]
+    .filter(e => !e.parentElement.closest('mjx-container'))
+    .map(e => Math.round(e.getBoundingClientRect().bottom))"""
+
+
+def test_where_formulas_are_emptied_nothing_moves(browser: Browser, html: Path) -> None:
+    with Visit(browser, html / "notebooks" / "01_forward.html") as visit:
+        elements = "document.querySelectorAll('mjx-math *').length"
+        before, count = visit.page.evaluate(LAYOUT), visit.page.evaluate(elements)
+        visit.page.evaluate(looking.BOXES)
+        assert count > 1000 and visit.page.evaluate(elements) == 0
+        assert visit.page.evaluate(LAYOUT) == before
+        visit.page.evaluate(looking.FORMULAS)
+        assert visit.page.evaluate(elements) == count and visit.page.evaluate(LAYOUT) == before
 
 
 def test_barriers_are_found_in_both_schemes(browser: Browser, tmp_path: Path) -> None:
