@@ -12,7 +12,7 @@ PYTHONS := $(PYTHON) python3 python3.13 python3.12 python3.11
 export PYTHONUTF8 = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup book offline pdf test notebooks lint format constraints clean
+.PHONY: help setup book offline pdf test check notebooks lint format constraints clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -40,12 +40,17 @@ pdf: book ## print the built book into dist/ as PDF (needs a Chromium, takes min
 	$(BIN)/python scripts/release.py pdf
 
 # One thread per worker: two threads on two busy cores are many times slower than one.
-test: export OMP_NUM_THREADS = 1
-test: export MKL_NUM_THREADS = 1
-test: export OPENBLAS_NUM_THREADS = 1
+test check: export OMP_NUM_THREADS = 1
+test check: export MKL_NUM_THREADS = 1
+test check: export OPENBLAS_NUM_THREADS = 1
 
 test: $(STAMP) ## run the unit tests and every notebook (ARGS='-k schedules' for some)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --nbval $(ARGS)
+
+# A quick test that has become a slow one is named at the end: mark it.
+check: lint ## lint and the quick tests, below 3 minutes: no notebooks, no browser, none marked slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m 'not slow' \
+	  --durations=10 --durations-min=2 $(ARGS)
 
 # `make -j2 book test`: both build the HTML, so one after the other.
 test: | $(filter book,$(MAKECMDGOALS))

@@ -274,6 +274,7 @@ def test_no_repeats_are_refused_in_a_sentence(capsys) -> None:
     assert "at least 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_quick_run_writes_everything(tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("TQDM_DISABLE", "1")  # the command sets it; this takes it back
     words = ["--quick", "--repeats", "1", "--device", "cpu", "--out", str(tmp_path)]

@@ -540,6 +540,7 @@ def test_help_explains_every_option(verb, capsys, monkeypatch):
 # ---- as a process ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_python_m_ddpmlib(cwd):
     command = [sys.executable, "-m", "ddpmlib", "train", "digit"]
     done = subprocess.run(command, env=ENV, cwd=cwd, capture_output=True, encoding="utf-8")
@@ -549,6 +550,7 @@ def test_python_m_ddpmlib(cwd):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(cwd):
     words = ["train", "digits", "--steps", "40", "--save-every", "1", "--device", "cpu"]
     process = subprocess.Popen(
@@ -578,6 +580,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(cwd):
 # ---- from one end to the other -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_trained_digits_are_recognised(cwd):
     """A fraction of the recipe's budget is already far better than chance (one in ten)."""
     recipe = recipes.RECIPES["digits"]

@@ -102,6 +102,7 @@ def cluster(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
+@pytest.mark.slow
 def test_the_slurm_script_trains_and_goes_on_after_it_was_pre_empted(cluster):
     folder, environment = cluster
     state = folder / "runs" / "mnist" / "training.safetensors"

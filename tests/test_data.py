@@ -443,6 +443,7 @@ data.load("mnist")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
+@pytest.mark.slow
 def test_killed_while_writing_leaves_no_half_archive(torchvision_datasets, monkeypatch):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", KILLED], env=env, capture_output=True)

@@ -91,6 +91,7 @@ def measured(sampling=TWO, **options):
 # ---- the card ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluate_writes_into_the_card_and_replaces_the_same_cell_only(tiny):
     (first,) = measured()
     assert tiny() == [first] and first["metric"] == "samples"

@@ -99,6 +99,7 @@ def test_registration_is_checked() -> None:
         exercise("999.3", hint="x")(lambda answer: None)
 
 
+@pytest.mark.slow
 def test_a_mention_of_exercises_does_not_import_torch() -> None:
     package = "ddpmlib.teaching.exercises"
     code = f"import sys, {package}; sys.exit('{package}.ch01' in sys.modules)"

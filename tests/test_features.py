@@ -206,6 +206,7 @@ def inception(weights):
         return features.inception(weights)
 
 
+@pytest.mark.slow
 def test_inception_gives_2048_features_and_1008_logits(inception):
     found, logits = features.judge(inception, images(2, 3, 32))
     assert found.shape == (2, 2048) and logits.shape == (2, 1008)

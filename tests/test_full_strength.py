@@ -44,6 +44,7 @@ def contents(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_a_rehearsal_trains_ships_and_measures_and_a_second_changes_nothing(
     folder, monkeypatch, capsys
 ):
@@ -64,6 +65,7 @@ def test_a_rehearsal_trains_ships_and_measures_and_a_second_changes_nothing(
     assert contents(out) == before
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_stage_is_made_good_by_the_same_command(folder, monkeypatch):
     command = [sys.executable, "-m", "scripts.full_strength", "--out", str(folder / "out")]
     command += ["--dry-run", "--device", "cpu", "--only", *ONLY]

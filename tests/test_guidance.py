@@ -304,6 +304,7 @@ def test_both_forms_agree_to_first_order_in_the_step(var_mix: float) -> None:
     assert apart[-1] < 0.04 and apart[0] > 0.15
 
 
+@pytest.mark.slow
 def test_the_forms_part_in_the_law_of_few_steps() -> None:
     """Variance of guided samples at strength 1, where truth is c: the number for where they part.
 
@@ -404,6 +405,7 @@ def guided(kind: str, strength: float, pair: Pair):
 
 @pytest.mark.parametrize("kind", ["classifier", "classifier-free"])
 @pytest.mark.parametrize("strength", [0.5, 1.0, 2.0, 4.0])
+@pytest.mark.slow
 def test_guiding_each_noise_level_does_not_sample_the_tilted_law(kind: str, strength: float):
     """p(x) p(y|x)^s has precision s/c − (s−1); DDIM ends at c^s, ancestral sampling elsewhere.
 

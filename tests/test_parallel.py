@@ -103,6 +103,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
 # ---- training ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_gradients_of_two_processes_are_those_of_one_in_two_pieces(both):
     (first, _), _ = both
     expected = worker.trained(worker.trainer(accumulate=2), 1)
@@ -213,6 +214,7 @@ def killed(folder, *options):
         return agent.returncode, words.read()
 
 
+@pytest.mark.slow
 def test_killing_a_process_ends_the_run_and_resume_goes_on(tmp_path):
     assert killed(tmp_path)[0] != 0
     assert not (tmp_path / "run" / "model.safetensors").exists()

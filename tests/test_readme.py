@@ -26,6 +26,7 @@ def commands(program: str) -> list[list[str]]:
     return [words for words in lines if words[:1] == [program]]
 
 
+@pytest.mark.slow
 def test_quick_start_draws_the_picture(tmp_path):
     (code,) = blocks("python")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1"}
@@ -54,6 +55,7 @@ FASTER = {
 }
 
 
+@pytest.mark.slow
 def test_training_and_sampling_by_command_line(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for _, verb, *arguments in commands("ddpmlib"):

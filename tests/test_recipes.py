@@ -274,6 +274,7 @@ def test_build_is_reproducible_and_leaves_the_global_generator_alone(recipe):
 
 
 @each_recipe
+@pytest.mark.slow
 def test_every_recipe_fits_its_data(name):
     recipe = RECIPES[name]
     shapes = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28)}
@@ -455,6 +456,7 @@ def test_guiding_recipes_share_the_noise_of_the_denoiser_of_their_data():
         assert (guide.schedule, guide.T) == (denoiser.schedule, denoiser.T) and guide.noisy
 
 
+@pytest.mark.slow
 def test_a_noisy_classifier_tells_digits_apart_once_the_noise_is_gone():
     """A few seconds of training: right near the data, by chance in pure noise, between between."""
     images = data.load("digits")

@@ -281,6 +281,7 @@ print(json.dumps({"steps": steps, "halves": halves}))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+@pytest.mark.slow
 def test_killed_again_and_again_during_writes_ends_in_the_same_bits(tmp_path):
     command = [sys.executable, "-c", KILL, str(ROOT), str(ROOT / "tests"), str(tmp_path)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -686,6 +687,7 @@ def test_bf16_runs_a_whole_denoiser_and_resumes(tmp_path):
     assert straight["model.net.inp.weight"].isfinite().all()
 
 
+@pytest.mark.slow
 def test_compile_switch():
     torch._dynamo.reset()
     cpp = pytest.importorskip("torch._inductor.cpp_builder")

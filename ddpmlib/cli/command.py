@@ -354,7 +354,7 @@ def _zoo(args: argparse.Namespace) -> None:
     if args.name:
         card = zoo.find(_own_run_or(args.name)).with_suffix(".json")
         zoo.Card.read(card)  # only what is a card is shown
-        print(card.read_text(), end="")
+        print(card.read_text("utf-8"), end="")
         return
     print("recipes:     " + ", ".join(recipes.RECIPES))
     print("checkpoints: " + (", ".join(zoo.names()) or "none"))

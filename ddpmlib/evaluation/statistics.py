@@ -96,7 +96,7 @@ def statistics(name: str, classifier: Judge) -> Statistics:
     if not path.is_file() or not path.with_suffix(".json").is_file():
         raise FileNotFoundError(f"there are no statistics {path} with their JSON file: {hint}")
     try:
-        facts = json.loads(path.with_suffix(".json").read_text())
+        facts = json.loads(path.with_suffix(".json").read_text("utf-8"))
         counts, weights, sha256 = (facts["train"], facts["test"]), facts["weights"], facts["sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path.with_suffix('.json')} describes no statistics: {hint}") from error

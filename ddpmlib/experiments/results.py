@@ -39,7 +39,7 @@ def rows(name: str, *, missing_ok: bool = False, **where: Any) -> list[Row]:
         raise FileNotFoundError(
             f"there are no results {name!r}: there are {', '.join(names()) or 'none'}"
         )
-    found: list[Row] = json.loads(path.read_text())
+    found: list[Row] = json.loads(path.read_text("utf-8"))
     return [row for row in found if all(row.get(k) == v for k, v in where.items())]
 
 

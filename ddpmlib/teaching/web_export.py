@@ -77,7 +77,7 @@ def read(path: Path) -> tuple[Denoiser, dict[str, Any]]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a script of :func:`write`.
     """
-    text = path.read_text()
+    text = path.read_text("utf-8")
     try:
         found = json.loads(text[text.index(BEGIN) + len(BEGIN) :].removesuffix(END))
         weights = _decoded(found)

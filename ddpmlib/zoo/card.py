@@ -81,7 +81,7 @@ class Card:
 def _fields_of(path: Path) -> dict[str, Any]:
     """What a card of any format so far says, in the fields of the newest."""
     try:
-        values = dict(json.loads(path.read_text()))
+        values = dict(json.loads(path.read_text("utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not a checkpoint card ({error})") from error
     version = values.pop("format", 1)

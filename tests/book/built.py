@@ -107,7 +107,8 @@ class Visit:
     def weight(self) -> int:
         """Bytes of everything that the page has loaded from the disk."""
         loaded = {urlsplit(url).path for url in self.requests if url.startswith("file:")}
-        return sum(Path(unquote(path)).stat().st_size for path in loaded)
+        files = [Path(unquote(path)) for path in loaded]
+        return sum(file.stat().st_size for file in files if file.is_file())  # else a complaint
 
     def foreign(self) -> list[str]:
         """Requests that left the disk."""

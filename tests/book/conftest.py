@@ -13,13 +13,22 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.book import built
 
 
-@pytest.fixture(scope="module")
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """What needs the built book or a browser is nothing for `make check`."""
+    needs = set(getattr(item, "fixturenames", ()))
+    if "browser" in needs:
+        item.add_marker("browser")
+    if needs & {"browser", "html"}:
+        item.add_marker("slow")
+
+
+@pytest.fixture(scope="session")
 def html() -> Path:
     """The folder of the built book."""
     return built.build()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pages(html: Path) -> dict[str, BeautifulSoup]:
     """Every page of the book by its path."""
     paths = [path for path in sorted(html.rglob("*.html")) if "_static" not in path.parts]

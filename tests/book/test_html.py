@@ -1,6 +1,7 @@
 """The built book keeps its promise: it works from a stick, with the network cut.
 
-First the pages are read as text, then a real browser opens them.
+First the pages are read as text, then a real browser opens them; what it looks for on every page is
+in test_pages.py.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from playwright.sync_api import Browser
 from ddpmlib import equations
 from scripts import notebooks, release
 from tests.book.built import ROOT, Visit, parse
+from tests.book.looking import PICTURES
 from tests.book.test_equations import prose, tags
 
 PAGE_LIMIT, BOOK_LIMIT = 1_500_000, 60_000_000  # bytes
-# Of a page with all its pictures; what live digits add when used is in test_live_digits.py.
-LOAD_LIMIT, FILM_LIMIT = 2_000_000, 200_000
+FILM_LIMIT = 200_000
 LOADING = {
     "script": "src",
     "img": "src",
@@ -37,10 +38,6 @@ LOADING = {
     "object": "data",
     "link": "href",
 }
-
-
-def is_redirect(soup: BeautifulSoup) -> bool:
-    return soup.find("meta", attrs={"http-equiv": re.compile("refresh", re.I)}) is not None
 
 
 # Reading
@@ -284,56 +281,6 @@ def test_missing_words_are_found() -> None:
 
 # Opening in a browser
 
-MATHS = """() => ({
-    formulas: document.querySelectorAll('.math').length,
-    rendered: document.querySelectorAll('.math mjx-container').length,
-    // a macro that MathJax does not know is set in red
-    errors: [...document.querySelectorAll('mjx-merror, mjx-assistive-mml [mathcolor=red]')].map(
-        e => e.textContent),
-    fonts: [...document.fonts].filter(f => /^MJX/.test(f.family) && f.status === 'loaded').length,
-    failed: [...document.fonts].filter(f => f.status === 'error').map(f => f.family),
-})"""
-PICTURES = """async () => {
-    const all = [...document.images];
-    all.forEach(image => { image.loading = 'eager'; });
-    await Promise.all(all.map(image => image.decode().catch(() => null)));
-    return all.filter(image => !image.naturalWidth).map(image => image.src.slice(0, 100));
-}"""
-OVERFLOW = """() => {
-    const width = document.documentElement.clientWidth;
-    if (document.documentElement.scrollWidth <= width) return [];
-    return [...document.querySelectorAll('.bd-article *')]
-        .filter(e => e.getBoundingClientRect().right > width + 1)
-        .slice(0, 5).map(e => e.outerHTML.slice(0, 120));
-}"""
-
-
-BARE_ICONS = """() => [...document.querySelectorAll('[class*="fa-"]')]
-    .filter(e => getComputedStyle(e, '::before').content === 'none').map(e => e.className)"""
-
-
-def real_pages(pages: dict[str, BeautifulSoup]) -> list[str]:
-    """All but redirections, and of the pages that only show a module's source just one."""
-    alike = {name for name in pages if name.startswith("_modules/")}
-    alike.discard("_modules/ddpmlib/process.html")
-    return [name for name, soup in pages.items() if name not in alike and not is_redirect(soup)]
-
-
-def test_browser_renders_every_page_offline(
-    browser: Browser, html: Path, pages: dict[str, BeautifulSoup]
-) -> None:
-    for name in real_pages(pages):
-        with Visit(browser, html / name) as visit:
-            maths = visit.page.evaluate(MATHS)
-            assert visit.page.evaluate(PICTURES) == [], f"{name}: pictures without pixels"
-            assert visit.foreign() == [], f"{name} asks for something from elsewhere"
-            assert visit.complaints == [], f"{name}: errors in the console"
-            assert visit.weight() <= LOAD_LIMIT, f"{name} loads {visit.weight() / 1e6:.2f} MB"
-            assert visit.page.evaluate(BARE_ICONS) == [], f"{name}: icons without a picture"
-        assert maths["errors"] == [] and maths["failed"] == [], name
-        assert maths["rendered"] == maths["formulas"], f"{name}: formulas are not rendered"
-        assert (maths["fonts"] > 0) == (maths["formulas"] > 0), f"{name}: no font for the formulas"
-
 
 def test_there_is_something_to_render(pages: dict[str, BeautifulSoup]) -> None:
     for chapter in notebooks.chapters():
@@ -341,18 +288,9 @@ def test_there_is_something_to_render(pages: dict[str, BeautifulSoup]) -> None:
         assert soup.find(class_="math") and soup.find("img") and soup.find(class_="cell_input")
 
 
-def test_nothing_sticks_out_on_a_phone(
-    browser: Browser, html: Path, pages: dict[str, BeautifulSoup]
-) -> None:
-    for name in real_pages(pages):
-        with Visit(browser, html / name, width=390) as visit:
-            width = visit.page.evaluate("document.documentElement.scrollWidth")
-            assert width <= 390, f"{name} is {width} wide: {visit.page.evaluate(OVERFLOW)}"
-
-
 def test_the_links_of_an_equation_work_by_keyboard(browser: Browser, html: Path) -> None:
     with Visit(browser, html / "notebooks" / "01_forward.html", width=390) as visit:
-        name = "DDPM.q_sample: the code of equation 1.6, ddpmlib.process.ddpm.DDPM.q_sample"
+        name = "Process.q_sample: the code of equation 1.6, ddpmlib.process.process.Process.q_sample"
         link = visit.page.get_by_role("link", name=name, exact=True)
         box = link.bounding_box()
         assert box is not None and box["height"] >= 24 and box["width"] >= 24  # for a finger
@@ -397,53 +335,6 @@ def test_the_browser_test_notices_the_network(browser: Browser, tmp_path: Path) 
 
 
 # Reading with a keyboard, a screen reader, little sight, little patience for motion
-
-# MathJax draws a formula from thousands of elements; beside them stands MathML, which is read out.
-# Colours are what the dark scheme changes: there, contrast alone is measured again.
-AXE = ROOT / "tests" / "book" / "axe" / "axe.min.js"
-RUN_AXE = """async rules => {
-    const options = {resultTypes: ['violations']};
-    if (rules.length) options.runOnly = rules;
-    const found = await axe.run({exclude: ['mjx-container']}, options);
-    return found.violations.filter(v => v.impact === 'serious' || v.impact === 'critical').map(
-        v => `${v.id}: ${v.help}: ` + v.nodes.slice(0, 3).map(n => n.target.join(' ')).join(' | '));
-}"""
-
-
-def barriers(visit: Visit) -> list[str]:
-    """Serious and critical findings of axe-core, in the light scheme and in the dark."""
-    page = visit.page
-    page.set_default_timeout(300_000)
-    page.add_script_tag(path=AXE)
-    found = page.evaluate(RUN_AXE, [])
-    page.emulate_media(color_scheme="dark")
-    page.wait_for_function("document.documentElement.dataset.theme !== 'light'")
-    # Halfway from one scheme to the other a button has the colours of neither.
-    page.wait_for_function("!document.getAnimations().some(a => a instanceof CSSTransition)")
-    return found + [f"dark: {one}" for one in page.evaluate(RUN_AXE, ["color-contrast"])]
-
-
-def test_no_page_has_a_serious_barrier(
-    browser: Browser, html: Path, pages: dict[str, BeautifulSoup]
-) -> None:
-    wrong = []
-    for name in real_pages(pages):
-        with Visit(browser, html / name) as visit:
-            wrong += [f"{name}: {barrier}" for barrier in barriers(visit)]
-    assert not wrong, "\n".join(wrong)
-
-
-def test_barriers_are_found_in_both_schemes(browser: Browser, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    style = "@media (prefers-color-scheme: dark) { body { background: #000; color: #222 } }"
-    page.write_text(
-        f"<html lang=en><title>x</title><style>{style}</style><main><h1>Some words</h1>"
-        '<img src="data:image/gif;base64,R0lGODlhAQABAAAAACw="></main></html>',
-        "utf-8",
-    )
-    with Visit(browser, page) as visit:
-        found = [barrier.split(":")[0] for barrier in barriers(visit)]
-    assert found == ["image-alt", "dark"]
 
 
 def test_boxes_that_scroll_are_within_reach_of_the_keyboard(

@@ -21,7 +21,7 @@ from ddpmlib.process import DDPM
 from ddpmlib.samplers import State, uniform_times
 from ddpmlib.teaching import web_export
 from tests.book.built import Visit
-from tests.book.test_html import PICTURES
+from tests.book.looking import PICTURES
 from tests.book.test_images_js import WEIGHTS, js
 
 DIGITS = ("book/intro.html", "notebooks/11_classifier_free.html")

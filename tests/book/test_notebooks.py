@@ -122,6 +122,7 @@ def test_execution_is_reproducible_to_the_byte(chapter: Chapter) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux's own trap")
+@pytest.mark.slow
 def test_the_memory_of_the_caller_is_not_counted(chapter: Chapter) -> None:
     fat = bytearray(1_500_000_000)  # a bytearray of zeros costs nothing until it is touched
     fat[::4096] = b"x" * len(fat[::4096])

@@ -36,11 +36,13 @@ def run(before: str, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_an_installed_library_is_taken_as_it_is(tmp_path: Path) -> None:
     installed = f"import sys; sys.path.insert(0, {str(notebooks.ROOT)!r})"
     assert run(installed, tmp_path) == f"found: {notebooks.ROOT / 'ddpmlib/__init__.py'}\n"
 
 
+@pytest.mark.slow
 def test_the_clone_around_the_notebook_is_found() -> None:
     found = run(HIDE, notebooks.ROOT / "notebooks")
     assert found == f"found: {notebooks.ROOT / 'ddpmlib/__init__.py'}\n"

@@ -302,6 +302,7 @@ def test_the_bound_of_gaussian_data_is_lowest_at_the_best_variance(c: float) -> 
         )
 
 
+@pytest.mark.slow
 def test_a_small_network_finds_the_best_variance() -> None:
     """One dimension, c = 0.4, T = 8: L_hybrid puts σ² within 15 % of (6.3) at every t ≥ 2."""
     process, c = DDPM(schedules.cosine(8)), 0.4

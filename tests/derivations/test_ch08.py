@@ -50,6 +50,7 @@ def transport(a: Tensor, b: Tensor) -> Tensor:
 
 
 @pytest.mark.equation("8.1", "8.5")
+@pytest.mark.slow
 def test_the_best_of_all_pairings_costs_the_closed_form() -> None:
     """A combinatorial search over pairings of finite samples, which knows no formula."""
     a, b, shift = covariance(2, 1), covariance(2, 2), torch.tensor([1.0, -0.5], dtype=F64)

@@ -349,6 +349,7 @@ def test_the_integrals_of_both_laws_by_algebra(k: int) -> None:
     assert sp.simplify(sp.diff(1 + q**2, q) / sp.sqrt(q**2) - 2) == 0
 
 
+@pytest.mark.slow
 def test_all_three_laws_meet_at_the_ends() -> None:
     """w = 0 is the class, w = −1 everything, w → ∞ the point where p(y|x) is largest."""
     m, c, C = 0.7, 0.25, 1.0
