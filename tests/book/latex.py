@@ -63,11 +63,12 @@ class Operator:
     """A function that takes its operand without brackets too: E, tr, log.
 
     Brackets of the kinds in ``own`` hold its arguments; others belong to the operand, as in
-    E (x − y)², which is E of a square.
+    E (x − y)², which is E of a square. A ``scoped`` one is also told how to look up other names.
     """
 
     function: Callable[..., Any]
     own: str = "(["
+    scoped: bool = False
 
 
 @dataclass(frozen=True)
@@ -489,7 +490,8 @@ class Reader:
         operands = self.arguments() if own else [self.factor()]
 
         def value(scope: Scope) -> Any:
-            result = plain(operator.function(*[operand(scope) for operand in operands]))
+            told = [lambda name: look_up(scope, name)] if operator.scoped else []
+            result = plain(operator.function(*told, *[operand(scope) for operand in operands]))
             return result if exponent is None else power(result, exponent(scope))
 
         return value
@@ -708,12 +710,18 @@ class Reader:
     def _variable(self, wall: int) -> tuple[str, int]:
         end = wall + 2
         if self.found[end : end + 1] == ["_"]:
-            end += 2
+            grouped = self.found[end + 1] == "{"
+            end = self.found.index("}", end) + 1 if grouped else end + 2
         return " ".join(self.found[wall + 1 : end]), end
 
 
 def _integral(body: Node, name: str, scope: Scope, ends: list[Any]) -> float:
-    """By quadrature; without ends over the interval that the vocabulary gives, "x\\in"."""
+    """By quadrature; without ends over the interval that the vocabulary gives, "x\\in".
+
+    There it may say ``sum``: the body is then an array over all values of a discrete name.
+    """
+    if not ends and scope.get(f"{name} \\in") is sum:
+        return float(np.sum(body(scope)))
     low, high = ends if ends else scope[f"{name} \\in"]
     value, error = integrate.quad(
         lambda x: body({**scope, name: x}), low, high, epsabs=1e-11, epsrel=1e-10, limit=200
