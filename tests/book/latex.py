@@ -90,7 +90,7 @@ DIFFERENCES = {  # of eighth order, per power of the step
 # ---- tokens --------------------------------------------------------------------------------------
 
 TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|\d+(?:\.\d+)?|.", re.DOTALL)
-NAMED = re.compile(r"\\(operatorname|mathrm|mathbb|mathcal|text)\s*(?:\{([^{}]*)\}|([A-Za-z]))")
+NAMED = re.compile(r"\\(operatorname|mathrm|mathbb|mathcal|text)(?![A-Za-z])\s*(?:\{([^{}]*)\}|([A-Za-z]))")
 CALLIGRAPHIC = {"operatorname": "", "mathrm": "", "mathbb": "", "mathcal": "cal:"}
 SPACES = {r"\,", r"\;", r"\!", r"\:", "~", "&", r"\left", r"\right", r"\textstyle", r"\limits"}
 SPACES |= {rf"\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r")}
