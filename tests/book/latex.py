@@ -345,7 +345,7 @@ class Reader:
         if not name or not name.startswith('"') or name.count('"') != 2:
             return None
         following = self.place + len(name.split(" "))
-        while following < len(self.found) and self.found[following] == r"\quad":
+        while following < len(self.found) and self.found[following] in (r"\quad", r"\qquad"):
             following += 1
         if following >= len(self.found) or self.found[following] in RELATIONS | {"+", "-"}:
             return None
