@@ -1,11 +1,11 @@
-"""Printed formulas, read: LaTeX as it stands on a page becomes claims about numbers.
+r"""Printed formulas, read: LaTeX as it stands on a page becomes claims about numbers.
 
 A formula is read with a vocabulary that gives the printed names their values::
 
-    claims = read(r"\\tilde\\beta_t=\\frac{1-\\bar\\alpha_s}{1-\\bar\\alpha_t}\\,\\beta_t", vocabulary)
-    assert not [claim for claim in claims if not claim.holds()]
+    words = vocabulary({r"\bar\alpha": [1.0, 0.8, 0.5], r"\beta_t": 0.375, "t": 2})
+    assert not wrong(r"\beta_t = 1 - \frac{\bar\alpha_t}{\bar\alpha_{t-1}}", words)
 
-A name is any piece of LaTeX, from ``x_t`` to ``\\mathrm E[x_0\\mid x_t]``; of two that fit, the
+A name is any piece of LaTeX, from ``x_t`` to ``\mathrm E[x_0\mid x_t]``; of two that fit, the
 longer is meant. Everything else must be arithmetic that this module knows. A token that is neither
 raises :class:`Unreadable`: nothing is skipped but spaces, sizes of brackets and full stops.
 """
@@ -43,8 +43,10 @@ class Normal:
 
     def density(self, x: Any) -> float:
         """Of a number, or of a vector with its covariance matrix."""
-        gap = np.atleast_1d(x - self.mean)
-        cov = np.atleast_2d(self.cov)
+        gap, cov = x - self.mean, self.cov
+        if np.ndim(gap) == np.ndim(cov) == 0:
+            return float(np.exp(-(gap**2) / (2 * cov)) / np.sqrt(2 * np.pi * cov))
+        gap, cov = np.atleast_1d(gap), np.atleast_2d(cov)
         if len(cov) != len(gap):
             raise Unreadable("a vector needs a covariance matrix")
         square = gap @ np.linalg.solve(cov, gap)
@@ -53,7 +55,7 @@ class Normal:
 
 @dataclass(frozen=True)
 class At:
-    """A value that depends on other names, of a sum's index say: ``At(lambda v: table[v["i"]])``."""
+    """A value that depends on other names, on a sum's index say: ``At(lambda v: v("i") ** 2)``."""
 
     value: Callable[[Callable[[str], Any]], Any]
 
@@ -90,7 +92,9 @@ DIFFERENCES = {  # of eighth order, per power of the step
 # ---- tokens --------------------------------------------------------------------------------------
 
 TOKEN = re.compile(r"\\(?:[A-Za-z]+|.)|\d+(?:\.\d+)?|.", re.DOTALL)
-NAMED = re.compile(r"\\(operatorname|mathrm|mathbb|mathcal|text)(?![A-Za-z])\s*(?:\{([^{}]*)\}|([A-Za-z]))")
+NAMED = re.compile(
+    r"\\(operatorname|mathrm|mathbb|mathcal|text)(?![A-Za-z])\s*(?:\{([^{}]*)\}|([A-Za-z]))"
+)
 CALLIGRAPHIC = {"operatorname": "", "mathrm": "", "mathbb": "", "mathcal": "cal:"}
 SPACES = {r"\,", r"\;", r"\!", r"\:", "~", "&", r"\left", r"\right", r"\textstyle", r"\limits"}
 SPACES |= {rf"\{size}{side}" for size in ("big", "Big", "bigg", "Bigg") for side in ("", "l", "r")}
@@ -127,7 +131,7 @@ def _raw(latex: str) -> Iterator[str]:
 
 
 def _unbraced(found: list[str]) -> list[str]:
-    """``x_{t}`` as ``x_t``, ``\\bar{x}`` as ``\\bar x``; numbers of two digits keep their braces."""
+    """``x_{t}`` as ``x_t``, ``\\bar{x}`` as ``\\bar x``; ``{12}`` keeps its braces."""
     out: list[str] = []
     for token in found:
         out.append(token)
@@ -144,22 +148,34 @@ def _long(token: str) -> bool:
 
 def _joined(found: list[str]) -> Iterator[str]:
     """Without the line breaks inside a claim, which goes on with a sign or a relation."""
-    for token, following in zip(found, [*found[1:], ""], strict=True):
+    for token, following in itertools.pairwise([*found, ""]):
         if token == ":" and following == "=":
             continue
         if not (token == r"\\" and following in RELATIONS | {"+", "-"}):
             yield token
 
 
-RELATIONS = {"=", r"\le", r"\ge", "<", ">", r"\ne", r"\approx", r"\sim", r"\leftarrow", r"\propto", ":"}
+RELATIONS = {
+    "=",
+    r"\le",
+    r"\ge",
+    "<",
+    ">",
+    r"\ne",
+    r"\approx",
+    r"\sim",
+    r"\leftarrow",
+    r"\propto",
+    ":",
+}
 SEPARATORS = {",", ";", ".", r"\qquad", r"\quad", r"\\"}
 SEPARATORS |= {r"\Longrightarrow", r"\Longleftrightarrow", r"\iff"}
 CLOSERS = {")", "]", "}", r"\}", r"\rVert", r"\|", r"\mid", "|", "+", "-", "/", "^", "_", "'"}
 CONNECTING = {
     '"' + words.replace(" ", "~") + '"'
     for words in (
-        "with", "that is", "and", "at", "for every", "for every set of", "samples.", "which settles at",
-        "DDIM:", "ancestral:", "tilted:", "static:", "dynamic:", "Markov", "for some", "instead of",
+        "with", "that is", "and", "at", "for every", "for every set of", "samples.",
+        "which settles at", "DDIM:", "ancestral:", "tilted:", "Markov", "for some",
     )
 }  # fmt: skip
 
@@ -333,11 +349,26 @@ class Reader:
             self._claim(start, label, "=", left, None)
         elif self.token not in RELATIONS:
             self._claim(start, left, "true", left, None)
+        names = [self._text(start)]
         while self.token in RELATIONS:
             relation, begin = self.take(), self.place
             right = self.expression()
+            names.append(self._text(begin))
             self._claim(start, left, relation, right, self._digits(begin))
+            self._range_claim(*names[-2:], relation, left, right)
             left = right
+
+    def _text(self, start: int) -> str:
+        return " ".join(self.found[start : self.place])
+
+    def _range_claim(self, a: str, b: str, relation: str, left: Node, right: Node) -> None:
+        """x < 1 says that 1 is where the range of x ends, if the vocabulary knows its range."""
+        if relation in (r"\le", "<"):
+            low, high = self.scope.get(f"{b} \\in"), self.scope.get(f"{a} \\in")
+            if isinstance(low, tuple):
+                self.claims.append((f"{b} from {a}", left, "=", lambda scope: low[0], None))
+            if isinstance(high, tuple):
+                self.claims.append((f"{a} to {b}", right, "=", lambda scope: high[1], None))
 
     def _label(self) -> Node | None:
         """A text of the vocabulary in front of an expression stands for its equals sign."""
@@ -358,9 +389,10 @@ class Reader:
         bare = len(number) == 1 and number[0][0].isdigit()
         return len(number[0].partition(".")[2]) if bare else None
 
-    def _claim(self, start: int, left: Node, relation: str, right: Node, digits: int | None) -> None:
-        text = " ".join(self.found[start : self.place])
-        self.claims.append((text, left, relation, right, digits))
+    def _claim(
+        self, start: int, left: Node, relation: str, right: Node, digits: int | None
+    ) -> None:
+        self.claims.append((self._text(start), left, relation, right, digits))
 
     # Sums, products and factors
 
@@ -547,8 +579,9 @@ class Reader:
             if reader.token:
                 raise Unreadable(f"cannot read: {reader._rest()}")
             return left
-        relation = reader.take()
+        name, relation, begin = reader._text(0), reader.take(), reader.place
         right = reader.whole()
+        reader._range_claim(name, reader._text(begin), relation, left, right)
         return lambda scope: float(COMPARE[relation](left(scope), right(scope)))
 
     def absolute(self) -> Node:
@@ -572,12 +605,12 @@ class Reader:
         return lambda scope: np.sqrt(inner(scope))
 
     def underbrace(self) -> Node:
-        """What stands above; a formula below says the same, a text is a remark."""
+        """What stands above; a name below says the same, a text that is no name is a remark."""
         self.take(r"\underbrace")
         node = self.inside(self.group()).whole()
         self.take("_")
         below = self.group()
-        if not below[0].startswith('"'):
+        if len(below) > 1 or not below[0].startswith('"') or below[0] in self.scope:
             name = self.inside(below).whole()
             self.claims.append((" ".join(below), name, "=", node, None))
         return node
@@ -722,10 +755,11 @@ def _integral(body: Node, name: str, scope: Scope, ends: list[Any]) -> float:
     """
     if not ends and scope.get(f"{name} \\in") is sum:
         return float(np.sum(body(scope)))
-    low, high = ends if ends else scope[f"{name} \\in"]
-    value, error = integrate.quad(
-        lambda x: body({**scope, name: x}), low, high, epsabs=1e-11, epsrel=1e-10, limit=200
-    )
+    low, high = ends if ends else scope.get(f"{name} \\in", (np.nan, np.nan))
+    value, error, *_ = integrate.quad(
+        lambda x: body({**scope, name: x}), low, high,
+        epsabs=1e-11, epsrel=1e-10, limit=200, full_output=1,
+    )  # fmt: skip
     if not error < 1e-6 * (1 + abs(value)):
         raise Unreadable(f"the integral over {name} does not settle")
     return value
@@ -754,32 +788,37 @@ def same(a: Any, b: Any, rtol: float, atol: float = 1e-11) -> bool:
 
 
 def holds(claim: Claim, scope: Scope, rtol: float, near: float) -> bool:
-    """Whether a claim is true in this vocabulary; ``near`` is what ≈ allows."""
+    """Whether a claim is true in this vocabulary; ``near`` is what ≈ allows.
+
+    A vocabulary with ``\\operatorname{tight}`` is one in which bounds are reached, up to its value.
+    """
     _, left, relation, right, digits = claim
     with np.errstate(all="ignore"):
         a = left(scope)
         if relation == "true":
-            return a is True or a == 1.0
+            return same(a, 1.0, rtol)
         b = right(scope)
     if relation == r"\approx":
         if digits is not None:
             return abs(a - b) <= 0.5 * 10.0**-digits
         return same(a, b, near)
     if relation == r"\sim":
-        return same(a if isinstance(a, Normal) else look_up(scope, r"\operatorname{law}")(a), b, rtol)
+        return same(
+            a if isinstance(a, Normal) else look_up(scope, r"\operatorname{law}")(a), b, rtol
+        )
     if relation == r"\propto":
         ratio = np.asarray(a) / np.asarray(b)
         return np.ndim(ratio) > 0 and same(ratio, np.full_like(ratio, ratio.flat[0]), rtol)
     if relation in COMPARE:
-        return bool(COMPARE[relation](a, b))
+        tight = scope.get("{tight}")
+        return bool(COMPARE[relation](a, b)) and (tight is None or same(a, b, tight))
     return same(a, b, rtol)
 
 
 def read(latex: str, scope: Scope) -> list[Claim]:
     """The claims of a formula, read with a :func:`vocabulary`."""
-    found = [token for token in tokens(latex)]
     spread = []
-    for token in found:  # x ← y says that the new x is y
+    for token in tokens(latex):  # x ← y says that the new x is y
         spread += [token, "="] if token == r"\leftarrow" else [token]
     return Reader(spread, scope).formula()
 

@@ -9,11 +9,23 @@ import numpy as np
 import torch
 from scipy import integrate, optimize
 
-from ddpmlib import oracle, schedules
+from ddpmlib.oracle import FiniteData, Gaussian
 from ddpmlib.process import DDPM
+from ddpmlib.schedules import cosine, linear, log_snr
 from tests.book.latex import At, Normal, Operator
 from tests.book.printed import common
-from tests.book.printed.common import F64, MIXTURE, PROCESS, T, density, formula, process_names, s, t
+from tests.book.printed.common import (
+    F64,
+    MIXTURE,
+    PROCESS,
+    T,
+    data_density,
+    density,
+    formula,
+    process_names,
+    s,
+    t,
+)
 
 
 @formula("1.1", "1.2", "1.5", "1.6", "1.7", "1.8", "2.1")
@@ -25,7 +37,7 @@ def chain_names() -> dict:
         x.append(PROCESS.q_step(x[-1], i, sources[i]))
 
     def given(j: int) -> Normal:
-        """The law of x_t for a known x_j: what the sources before leave, and the variance of the rest."""
+        """The law of x_t for a known x_j."""
         mean, variance = x[j], 0.0
         for i in range(j + 1, t + 1):
             mean = PROCESS.q_step(mean, i, torch.zeros_like(mean))
@@ -62,8 +74,8 @@ def moment_names() -> dict:
         r"\operatorname{Cov}[x_0]": cov,
         r"\operatorname E[x_t]": mean_t,
         r"\operatorname E[x_0]": mean,
-        r"\log\operatorname{SNR}": schedules.log_snr(PROCESS.alpha_bar),
-        r"\operatorname{SNR}": schedules.log_snr(PROCESS.alpha_bar).exp(),
+        r"\log\operatorname{SNR}": log_snr(PROCESS.alpha_bar),
+        r"\operatorname{SNR}": log_snr(PROCESS.alpha_bar).exp(),
     }
 
 
@@ -88,7 +100,7 @@ def mixture_names() -> dict:
         "x_0": -0.81,
         r"x_0\in": (-8.0, 8.0),
         "q(x_t)": density(MIXTURE, 0.37, t),
-        "q(x_0)": At(lambda v: density(MIXTURE, v("x_0"), 0)),
+        "q(x_0)": At(lambda v: data_density(v("x_0"))),
         r"k\in": range(3),
         "w": MIXTURE.log_weights.exp(),
         "m": MIXTURE.means[:, 0],
@@ -100,22 +112,22 @@ def mixture_names() -> dict:
 def product_names() -> list[dict]:
     """The bound is tight where β is small."""
     small = DDPM(torch.cat([torch.zeros(1, dtype=F64), torch.full((T,), 1e-6, dtype=F64)]))
-    return [process_names(), process_names(small)]
+    return [process_names(), process_names(small) | {r"\operatorname{tight}": 1e-9}]
 
 
 @formula("1.13")
 def linear_names() -> dict:
-    return process_names(DDPM(schedules.linear(T, 0.03, 0.4)))
+    return process_names(DDPM(linear(T, 0.03, 0.4)))
 
 
 @formula("1.14")
 def cosine_names() -> dict:
-    offset = inspect.signature(schedules.cosine).parameters["offset"].default
+    offset = inspect.signature(cosine).parameters["offset"].default
 
     def f(time: float) -> float:
         return math.cos((time / T + offset) / (1 + offset) * math.pi / 2) ** 2
 
-    return process_names(DDPM(schedules.cosine(T))) | {"s": offset, "f": f}
+    return process_names(DDPM(cosine(T))) | {"s": offset, "f": f}
 
 
 @formula("1.15", "1.16")
@@ -140,7 +152,7 @@ def spectrum_names() -> dict:
 @formula("1.17")
 def divergence_names() -> dict:
     mean, cov = common.normal(3, seed=1), torch.cov(common.normal(3, 9, seed=2))
-    q = oracle.Gaussian(PROCESS, mean, cov)
+    q = Gaussian(PROCESS, mean, cov)
     scale, std = PROCESS.kernel(t, mean)
     along = scale**2 * torch.linalg.eigvalsh(cov) + std**2
     return process_names() | {
@@ -153,7 +165,7 @@ def divergence_names() -> dict:
 def _bounds(t: int, s: int) -> dict:
     """D independent coordinates, each one of two points: everything is D times one integral."""
     points, D = np.array([-0.9, 0.7]), 3
-    q = oracle.FiniteData(PROCESS, common.column(points))
+    q = FiniteData(PROCESS, common.column(points))
     scale, std = PROCESS.kernel(t, torch.zeros(1))
     x = np.linspace(-9, 9, 4001)
     joint = np.exp(-((x - scale * points[:, None]) ** 2) / (2 * std**2)) / (2 * std)

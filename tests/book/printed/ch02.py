@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from scipy import integrate, special
 
-from ddpmlib import oracle
 from ddpmlib.denoiser import Prediction
+from ddpmlib.oracle import FiniteData, Gaussian, Mixture
 from ddpmlib.process import DDPM
 from tests.book.latex import At, Operator
 from tests.book.printed.common import (
@@ -60,7 +60,7 @@ def conditional(cov: np.ndarray, i: int) -> tuple[float, float]:
 def bayes_names() -> dict:
     cov = joint_covariance(0.6)
     slope, variance = conditional(cov, 1)
-    q = oracle.Gaussian(PROCESS, torch.zeros(1, dtype=F64), torch.tensor([[0.6]], dtype=F64))
+    q = Gaussian(PROCESS, torch.zeros(1, dtype=F64), torch.tensor([[0.6]], dtype=F64))
     x_s, x_t = 0.8, -0.5
     gap = x_s - slope * x_t
     return {
@@ -77,7 +77,7 @@ POINTS = normal(4, D, seed=5)
 @formula("2.3", "2.15")
 def points_names() -> dict:
     """The data set is the distribution; without an index x^(i) is all of it."""
-    data = oracle.FiniteData(PROCESS, POINTS)
+    data = FiniteData(PROCESS, POINTS)
     square = ((X_T - PROCESS.scale[t] * POINTS) ** 2).sum(1)
     return (
         process_names()
@@ -95,17 +95,17 @@ def points_names() -> dict:
     )
 
 
-def shares(data: oracle.FiniteData, x_t: torch.Tensor) -> torch.Tensor:
+def shares(data: FiniteData, x_t: torch.Tensor) -> torch.Tensor:
     """Which point a noisy one came from: how the belief moves with each point's weight."""
-    densities = [oracle.FiniteData(PROCESS, p[None]).log_prob(x_t[None], t).exp() for p in POINTS]
+    densities = [FiniteData(PROCESS, p[None]).log_prob(x_t[None], t).exp() for p in POINTS]
     return torch.cat(densities) / torch.cat(densities).sum()
 
 
-def small_step(beta: float) -> tuple[DDPM, oracle.Mixture]:
+def small_step(beta: float) -> tuple[DDPM, Mixture]:
     """A process that goes far in one step, and then makes a small one, t = 2."""
     process = DDPM(torch.tensor([0.0, 0.3, beta], dtype=F64))
     weights, means, stds = MIXTURE.log_weights.exp(), MIXTURE.means, MIXTURE.variances.sqrt()
-    return process, oracle.Mixture(process, weights, means, stds)
+    return process, Mixture(process, weights, means, stds)
 
 
 @formula("2.4", near=1e-3)
@@ -158,7 +158,7 @@ def posterior_names() -> dict:
     )
 
 
-def mean_of_x_s(q: oracle.Mixture, x_t: float) -> float:
+def mean_of_x_s(q: Mixture, x_t: float) -> float:
     """E[x_s | x_t] by quadrature."""
     p = step_density(x_t, GRID) * density(q, GRID, s)
     return integrate.simpson(p * GRID, x=GRID) / integrate.simpson(p, x=GRID)
@@ -167,10 +167,11 @@ def mean_of_x_s(q: oracle.Mixture, x_t: float) -> float:
 @formula("2.11", rtol=1e-7)
 def linear_mean_names() -> dict:
     points = torch.tensor([-1.1, 0.2, 0.9], dtype=F64)
-    kernel = np.exp(-((X - PROCESS.scale[t] * points) ** 2) / (2 * PROCESS.std[t] ** 2)).numpy()
+    gaps = (X - PROCESS.scale[t] * points) / PROCESS.std[t]
+    kernel = torch.exp(-(gaps**2) / 2).numpy()
     one, zero = torch.ones(1, dtype=F64), torch.zeros(1, dtype=F64)
     return {
-        r"\mathrm E[x_s\mid x_t]": mean_of_x_s(oracle.FiniteData(PROCESS, points[:, None]), X),
+        r"\mathrm E[x_s\mid x_t]": mean_of_x_s(FiniteData(PROCESS, points[:, None]), X),
         r"\mathrm E": Operator(lambda value, x_t: float(kernel @ value / kernel.sum())),
         "A": float(PROCESS.posterior(zero, one, t, s)[0]),
         "B": float(PROCESS.posterior(one, zero, t, s)[0]),
@@ -200,7 +201,7 @@ def range_names() -> list[dict]:
 @formula("2.14")
 def learned_variance_names() -> dict:
     std = PROCESS.posterior_std(t, s, 0.3)
-    return process_names() | {r"\sigma_{t\to s}": std, r"v_\theta": 0.3}
+    return process_names() | {r"\sigma_{t\to s}": std, r"v_\theta": 0.3, r"v_\theta\in": (0.0, 1.0)}
 
 
 @formula("2.16", "2.17", "2.18", rtol=1e-8)

@@ -6,16 +6,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ddpmlib import textbook
 from ddpmlib.denoiser import EPS as SAYS_EPS
-from ddpmlib.denoiser import V as SAYS_V
 from ddpmlib.denoiser import X0 as SAYS_X0
 from ddpmlib.denoiser import Denoiser, Prediction
+from ddpmlib.denoiser import V as SAYS_V
 from ddpmlib.losses import l_simple
 from ddpmlib.models.embedding import sinusoidal
 from ddpmlib.models.unet import AdaGN, SelfAttention
 from ddpmlib.samplers import ddim_invert
-from tests.book.latex import At, Operator
+from ddpmlib.textbook import algorithm_1_loss, ddim_update
+from tests.book.latex import Operator
 from tests.book.printed.common import (
     EPS,
     F64,
@@ -51,7 +51,7 @@ def printed_net(x: np.ndarray, t: int) -> Tensor:
 
 @formula("3.1")
 def algorithm_names() -> dict:
-    loss = textbook.algorithm_1_loss(net, X0[None], t, EPS[None], PROCESS.alpha_bar)
+    loss = algorithm_1_loss(net, X0[None], t, EPS[None], PROCESS.alpha_bar)
     return (
         process_names()
         | data_names()
@@ -136,12 +136,17 @@ def step_names() -> dict:
 def ddim_names() -> dict:
     sigma = torch.tensor(0.21, dtype=F64)
     a_t, a_s = PROCESS.alpha_bar[t], PROCESS.alpha_bar[s]
+    eps = normal(D, seed=9)
     return (
         process_names()
         | data_names()
         | {
-            "x_s": textbook.ddim_update(X_T, EPS, a_t, a_s, sigma, NOISE),
-            r"\hat\varepsilon": EPS,
+            "x_s": ddim_update(X_T, eps, a_t, a_s, sigma, NOISE),
+            r"\hat\varepsilon": eps,
+            r"\text{predicted }x_0": belief(eps),
+            r"\text{direction to }x_t": ddim_update(0 * X_T, eps, a_t, a_s, sigma, 0 * NOISE)
+            - PROCESS.scale[s] * belief(eps)
+            + PROCESS.scale[s] / PROCESS.scale[t] * X_T,
             r"\sigma": sigma,
         }
     )

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from scipy import integrate
 
-from ddpmlib import schedules
 from ddpmlib.conventions import vp_sde
 from ddpmlib.denoiser import EPS as SAYS_EPS
-from ddpmlib.denoiser import V as SAYS_V
 from ddpmlib.denoiser import Prediction
+from ddpmlib.denoiser import V as SAYS_V
 from ddpmlib.likelihood import reverse_step_term
 from ddpmlib.process import DDPM
+from ddpmlib.schedules import BETA_FIRST, BETA_LAST, T_REFERENCE, cosine, log_snr, sigmoid
 from tests.book.latex import LOOSE, At, Normal, Operator
 from tests.book.printed.common import (
     EPS,
@@ -36,7 +36,7 @@ from tests.book.printed.common import (
 @formula("5.1")
 def sigmoid_names() -> dict:
     first, last = 0.02, 0.35
-    return process_names(DDPM(schedules.sigmoid(T, first, last))) | {
+    return process_names(DDPM(sigmoid(T, first, last))) | {
         r"\beta_{\text{first}}": first,
         r"\beta_{\text{last}}": last,
         "u_t": np.linspace(-6, 6, T)[t - 1],
@@ -45,7 +45,7 @@ def sigmoid_names() -> dict:
 
 @formula("5.2")
 def log_snr_names() -> dict:
-    lam = schedules.log_snr(PROCESS.alpha_bar)
+    lam = log_snr(PROCESS.alpha_bar)
     names = process_names() | data_names()
     alpha_bar = PROCESS.alpha_bar[t]
     return names | {
@@ -58,7 +58,7 @@ def log_snr_names() -> dict:
 
 @formula("5.3")
 def limit_names() -> dict:
-    first, last, steps = schedules.BETA_FIRST, schedules.BETA_LAST, schedules.T_REFERENCE
+    first, last, steps = BETA_FIRST, BETA_LAST, T_REFERENCE
     u = 0.37
     a, _ = vp_sde().coefficients(torch.tensor([u], dtype=F64))
     return {
@@ -71,15 +71,15 @@ def limit_names() -> dict:
 @formula("5.4", "5.5", rtol=1e-7)
 def density_names() -> dict:
     """The cosine path: how densely u covers the log-SNR, by differences."""
-    process = DDPM(schedules.cosine(10, offset=0.0, max_beta=1.0))
+    process = DDPM(cosine(10, offset=0.0, max_beta=1.0))
     u, h = 0.3, 1e-4
-    lam = float(schedules.log_snr(process.alpha_bar)[3])
+    lam = float(log_snr(process.alpha_bar)[3])
 
     def back(value: float) -> float:
         return 2 / math.pi * math.atan(math.exp(-value / 2))
 
     def forth(u: float) -> float:
-        return float(schedules.log_snr(torch.tensor(math.cos(math.pi * u / 2) ** 2, dtype=F64)))
+        return float(log_snr(torch.tensor(math.cos(math.pi * u / 2) ** 2, dtype=F64)))
 
     slope = (back(lam + h) - back(lam - h)) / (2 * h)
     return {
@@ -189,7 +189,7 @@ def error_names() -> dict:
         r"\hat x_0": belief,
         "v": SAYS_V.target(X0, EPS, scale, std),
         r"\hat v": SAYS_V.target(belief, answer, scale, std),
-        r"\operatorname{SNR}": schedules.log_snr(PROCESS.alpha_bar)[t].exp(),
+        r"\operatorname{SNR}": log_snr(PROCESS.alpha_bar)[t].exp(),
         r"\bar\alpha": PROCESS.alpha_bar[t],
     }
 
@@ -201,7 +201,7 @@ def shift_names() -> dict:
     snr = alpha_bar / (1 - alpha_bar) / n**2
     return {
         "n": n,
-        r"\lambda(u)": schedules.log_snr(alpha_bar),
+        r"\lambda(u)": log_snr(alpha_bar),
         r"\lambda'(u)": snr.log(),
         r"\bar\alpha": alpha_bar,
         r"\bar\alpha'": snr / (1 + snr),

@@ -7,9 +7,9 @@ import torch
 from scipy import optimize
 from torch import Tensor, nn
 
-from ddpmlib import losses
 from ddpmlib.denoiser import Denoiser, Prediction, learned_var_mix
 from ddpmlib.likelihood import continuous, gaussian_kl, reverse_step_term
+from ddpmlib.losses import VLB_SHARE, ImportanceTimes, l_hybrid, l_simple, l_vlb
 from tests.book.latex import LOOSE, At, Operator
 from tests.book.printed.ch02 import conditional, joint_covariance
 from tests.book.printed.common import (
@@ -105,7 +105,7 @@ def vlb_names() -> dict:
     denoiser, times = Denoiser(Net(), PROCESS, var_mix=None), torch.arange(1, T + 1)
     x0, eps = batch(times)
     with torch.no_grad():
-        loss = losses.l_vlb(denoiser, x0, times, eps, decoder=continuous)
+        loss = l_vlb(denoiser, x0, times, eps, decoder=continuous)
         x_t = PROCESS.q_sample(x0, times, eps)
         belief = denoiser(x_t, times)
         term = reverse_step_term(PROCESS, x0, x_t, belief, times, times - 1, continuous).sum(1)
@@ -124,7 +124,7 @@ def slope_names() -> dict:
     reverse_step_term(PROCESS, x0, x_t, Prediction(belief, place), t, s).sum().backward()
     one, zero = torch.ones(1, dtype=F64), torch.zeros(1, dtype=F64)
     return process_names() | {
-        r"\frac{\partial L_{t-1}}{\partial v}": float(place.grad),
+        r"\frac{\partial L_{t-1}}{\partial v}": place.grad.item(),
         "A": float(PROCESS.posterior(zero, one, t, s)[0]),
         "x_0": float(x0),
         r"\hat x_0": float(belief),
@@ -143,17 +143,22 @@ def hybrid_names() -> dict:
         denoiser = Denoiser(net, PROCESS, var_mix=None)
         value = loss(denoiser, x0, times, eps).mean()
         value.backward()
-        return np.array([float(value), float(net.mean.grad)])
+        return np.array([value.item(), net.mean.grad.item()])
 
-    value, slope = loss_and_slope(losses.l_vlb)
+    value, slope = loss_and_slope(l_vlb)
+
+    def vlb(mean: float, variance: float) -> np.ndarray:
+        assert variance == 0.25
+        return np.array([value, mean * slope])
+
     return {
-        r"L_{\text{hybrid}}": loss_and_slope(losses.l_hybrid),
-        r"L_{\text{simple}}": loss_and_slope(losses.l_simple),
-        r"L_{\text{vlb}}": lambda mean, variance: np.array([value, mean * slope]),
+        r"L_{\text{hybrid}}": loss_and_slope(l_hybrid),
+        r"L_{\text{simple}}": loss_and_slope(l_simple),
+        r"L_{\text{vlb}}": vlb,
         r"\operatorname{stopgrad}": lambda mean: 0.0,
         r"\hat\mu": 1.0,
         r"\sigma_\theta": 0.5,
-        r"\lambda": losses.VLB_SHARE,
+        r"\lambda": VLB_SHARE,
     }
 
 
@@ -199,7 +204,7 @@ def gradient_names() -> dict:
 
 @formula("6.12", rtol=1e-6)
 def learned_times_names() -> dict:
-    times = losses.ImportanceTimes(4, memory=5, uniform=1e-9)
+    times = ImportanceTimes(4, memory=5, uniform=1e-9)
     history = normal(4, 5, seed=3).abs()
     for k in range(5):
         times.update(torch.arange(1, 5), history[:, k])
@@ -220,4 +225,3 @@ def stride_names() -> dict:
         r"\beta'_k": beta,
         r"\tilde\beta'_k": beta_tilde,
     }
-

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import torch
 
-from ddpmlib import losses, oracle
 from ddpmlib.denoiser import Denoiser, Prediction
 from ddpmlib.likelihood import gaussian_kl, prior_term
+from ddpmlib.losses import weighted
+from ddpmlib.oracle import Gaussian
 from ddpmlib.process import DDPM
 from ddpmlib.samplers import ddim_invert, slerp
 from tests.book.latex import LOOSE, At, Normal, Operator
@@ -54,9 +55,7 @@ def weighted_names() -> dict:
     denoiser = Denoiser(Net(), PROCESS)
     for i in range(1, T + 1):
         times = torch.full((4,), i)
-        loss = losses.weighted(
-            lambda process, t: gamma[t], denoiser, X0.expand(4, D), times, eps[i]
-        )
+        loss = weighted(lambda process, t: gamma[t], denoiser, X0.expand(4, D), times, eps[i])
         total += float(loss.mean()) * D
     return process_names() | {
         r"L_\gamma(\theta)": total,
@@ -97,6 +96,7 @@ def family(eta: float) -> dict:
     return process_names() | data_names() | {
         r"\sigma": std,
         r"\eta": eta,
+        r"\eta\in": (0.0, 1.0),
         r"\sigma_{t\to s}(\eta)": std,
         r"q_\sigma(x_s\mid x_t,x_0)": Normal(mean.numpy(), std**2 * eye),
         r"q_\sigma(x_t\mid x_0)": marginal(eta),
@@ -145,7 +145,7 @@ def step_divergences() -> torch.Tensor:
 @formula("7.7", rtol=1e-7)
 def bound_names() -> dict:
     """L_γ with the weights that the divergences have, and the bound from densities."""
-    x_t, beliefs, error = errors()
+    _, beliefs, error = errors()
     weights = step_divergences() / error
     prior = float(prior_term(PROCESS, X0[None]))
     log_p = -0.5 * (((X0 - beliefs[1]) / FIRST_STD) ** 2 + math.log(2 * math.pi * FIRST_STD**2))
@@ -193,7 +193,7 @@ def euler_names() -> dict:
 def curve_names() -> dict:
     """Data N(0, c²): DDIM's curve is x̄ ∝ √(c² + r²)."""
     c, r = 0.7, float(R[t])
-    exact = oracle.Gaussian(PROCESS, torch.zeros(1, dtype=F64), torch.tensor([[c**2]], dtype=F64))
+    exact = Gaussian(PROCESS, torch.zeros(1, dtype=F64), torch.tensor([[c**2]], dtype=F64))
 
     def noise(x: float, time: int) -> float:
         x = torch.tensor([[x]], dtype=F64)
@@ -214,7 +214,7 @@ def one_step_names() -> dict:
     """From a time where all but nothing is left of the data."""
     process = DDPM(torch.tensor([0.0, 0.5, 0.99999], dtype=F64))
     mean = torch.tensor([0.6], dtype=F64)
-    exact = oracle.Gaussian(process, mean, torch.tensor([[0.5]], dtype=F64))
+    exact = Gaussian(process, mean, torch.tensor([[0.5]], dtype=F64))
     x = torch.tensor([[0.8]], dtype=F64)
     belief = exact(x, 2).x0
     return {
@@ -258,4 +258,3 @@ def sphere_names() -> dict:
         "w": 0.3,
         r"\theta": math.acos(cosine),
     }
-

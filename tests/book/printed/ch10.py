@@ -9,16 +9,18 @@ import torch
 from scipy import integrate
 from torch import Tensor
 
-from ddpmlib import oracle
 from ddpmlib.denoiser import Prediction
 from ddpmlib.guidance import ClassifierGuidance, MeanShift, class_gradient
 from ddpmlib.langevin import langevin, step_size
+from ddpmlib.oracle import Gaussian
 from tests.book.latex import At, Derivative, Normal, Operator
 from tests.book.printed.common import (
     F64,
     MIXTURE,
     PROCESS,
+    bells,
     column,
+    data_density,
     formula,
     process_names,
     s,
@@ -27,19 +29,6 @@ from tests.book.printed.common import (
 
 X, Y = 0.43, torch.tensor([1])
 GRID = np.linspace(-6, 6, 4001)
-
-
-def bells(x: float, component: int, t: int = 0) -> float:
-    """One component's share of the density of MIXTURE at a number, without ddpmlib."""
-    scale, variance = float(PROCESS.scale[t]), float(PROCESS.std[t]) ** 2
-    gap = x - scale * float(MIXTURE.means[component])
-    variance += scale**2 * float(MIXTURE.variances[component])
-    weight = float(MIXTURE.log_weights[component].exp())
-    return weight * np.exp(-(gap**2) / (2 * variance)) / np.sqrt(2 * math.pi * variance)
-
-
-def data_density(x: float) -> float:
-    return sum(bells(x, k) for k in range(3))
 
 
 def class_share(x: float) -> float:
@@ -114,7 +103,7 @@ def fokker_planck_names() -> dict:
 @formula("10.4")
 def bias_names() -> dict:
     """The variance of a chain of steps, which are linear for a Gaussian."""
-    data = oracle.Gaussian(PROCESS, torch.zeros(1, dtype=F64), torch.tensor([[0.4]], dtype=F64))
+    data = Gaussian(PROCESS, torch.zeros(1, dtype=F64), torch.tensor([[0.4]], dtype=F64))
     variance = 0.4 * float(PROCESS.alpha_bar[t]) + 1 - float(PROCESS.alpha_bar[t])
     h, V = 0.3, 0.9
     factor = 1 + h * float(data.score(column(1.0), t))
@@ -125,6 +114,7 @@ def bias_names() -> dict:
         "V": V,
         r"V\leftarrow": factor**2 * V + 2 * h,
         "h": h,
+        r"h\in": (0.0, 2 * h / (1 - factor)),  # where the factor is −1
         r"\sigma": math.sqrt(variance),
         "V_h": settled,
     }
@@ -132,7 +122,7 @@ def bias_names() -> dict:
 
 @formula("10.5")
 def step_size_names() -> dict:
-    return process_names() | {"h_t": step_size(PROCESS, t, 0.16), "r": 0.16}
+    return process_names() | {"h_t": step_size(PROCESS, t, 0.16), "r": 0.16, r"r\in": (0.0, 1.0)}
 
 
 def conditional(x: float = X) -> float:
@@ -221,8 +211,9 @@ def mean_shift_names() -> dict:
 
 def shift(wrapper: object) -> float:
     x, still = column(X), torch.zeros(1, 1, dtype=F64)
-    moved, plain_ = (PROCESS.step(x, b, t, s, 1.0, still) for b in (wrapper(x, t, Y), MIXTURE(x, t)))
-    return float(moved - plain_)
+    beliefs = wrapper(x, t, Y), MIXTURE(x, t)
+    moved, before = (PROCESS.step(x, belief, t, s, 1.0, still) for belief in beliefs)
+    return float(moved - before)
 
 
 @formula("10.11")

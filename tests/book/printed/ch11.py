@@ -9,10 +9,10 @@ import torch
 from scipy import integrate
 from torch import Tensor
 
-from ddpmlib import oracle
-from ddpmlib.denoiser import V as SAYS_V
 from ddpmlib.denoiser import Prediction, score
+from ddpmlib.denoiser import V as SAYS_V
 from ddpmlib.guidance import ClassifierFree, DynamicThreshold, StaticThreshold
+from ddpmlib.oracle import Mixture
 from ddpmlib.process import DDPM
 from tests.book.latex import LOOSE, At, Derivative, Operator
 from tests.book.printed.ch10 import (
@@ -20,9 +20,7 @@ from tests.book.printed.ch10 import (
     X,
     Y,
     back_density,
-    bells,
     class_share,
-    data_density,
     down_to_data,
     mean_given_x_t,
 )
@@ -31,10 +29,11 @@ from tests.book.printed.common import (
     MIXTURE,
     PROCESS,
     D,
+    bells,
     column,
+    data_density,
     formula,
     normal,
-    process_names,
     t,
 )
 
@@ -178,9 +177,7 @@ def guided_score(w: float) -> tuple[object, object]:
 @formula("11.9", rtol=2e-3)
 def ddim_names() -> dict:
     a, b = guided_score(1.4)
-    mean, variance = down_to_data(
-        lambda u, m, V: ((a(u) * m - b(u)) / 2, a(u) * V), start=1e9
-    )
+    mean, variance = down_to_data(lambda u, m, V: ((a(u) * m - b(u)) / 2, a(u) * V), start=1e9)
     return gaussian_names(1.4) | {r"\mu": mean, "V": variance}
 
 
@@ -212,7 +209,8 @@ def range_names() -> list[dict]:
     worlds = []
     for w, beliefs in ((2.5, (0.0, 1.0, -1.0)), (2.5, (0.0, -1.0, 1.0)), (0.5, (0.0, 0.9, 0.3))):
         guided = ClassifierFree(said(*beliefs), w)(column(X), t, Y).x0
-        worlds.append({r"\hat x_0": float(guided), "w": w})
+        reached = {r"\operatorname{tight}": 1e-9} if w == 2.5 else {}
+        worlds.append({r"\hat x_0": float(guided), "w": w} | reached)
     return worlds
 
 
@@ -251,7 +249,7 @@ def first_belief_names() -> dict:
     """From a time where all but nothing is left of the data."""
     process = DDPM(torch.tensor([0.0, 0.5, 0.99999], dtype=F64))
     weights, means, stds = MIXTURE.log_weights.exp(), MIXTURE.means, MIXTURE.variances.sqrt()
-    data = oracle.Mixture(process, weights, means, stds, MIXTURE.labels)
+    data = Mixture(process, weights, means, stds, MIXTURE.labels)
     guided = ClassifierFree(data, 1.7)(column(X), 2, Y).x0
     p = data_density(GRID)
     of_class = p * class_share(GRID)
@@ -266,6 +264,3 @@ def first_belief_names() -> dict:
         r"\mathbb E[x_0]": mean,
         r"\mathbb E[x_0\mid y=c]": mean_of_class,
     }
-
-
-assert process_names

@@ -8,10 +8,24 @@ import numpy as np
 import torch
 from scipy import integrate
 
-from ddpmlib import conventions, schedules
-from ddpmlib.conventions import EDM, RECTIFIED, VDM, ve_sde, vp_sde
+from ddpmlib.conventions import (
+    EDM,
+    RECTIFIED,
+    SCORE,
+    VDM,
+    Convention,
+    beta_from_alpha_bar,
+    edm_output,
+    edm_preconditioning,
+    ve_sde,
+    vp_sde,
+)
+from ddpmlib.conventions import kernel as kernel_at
+from ddpmlib.conventions import linear as straight_answer
+from ddpmlib.conventions import weight as weight_of
 from ddpmlib.denoiser import Prediction
 from ddpmlib.process import DDPM
+from ddpmlib.schedules import linear, log_snr
 from tests.book.latex import Normal
 from tests.book.printed.common import (
     EPS,
@@ -28,7 +42,7 @@ from tests.book.printed.common import (
     t,
 )
 
-LAMBDA = schedules.log_snr(PROCESS.alpha_bar)
+LAMBDA = log_snr(PROCESS.alpha_bar)
 
 
 @formula("B.1", "B.2")
@@ -49,19 +63,26 @@ def translation_names() -> dict:
 
 @formula("B.3")
 def level_names() -> dict:
-    scale, std = conventions.kernel(LAMBDA[t])
+    scale, std = kernel_at(LAMBDA[t])
     return {r"\lambda": LAMBDA[t], r"\bar\alpha": scale**2, "std": std}
 
 
-@formula("B.4", "B.5")
+@formula("B.4")
+def target_names() -> dict:
+    answer = straight_answer("some", lambda a, b: (-0.3, 1.2))
+    said = answer.target(X0, EPS, 0.8, 0.5)
+    return data_names() | {"F": said, "p": -0.3, "q": 1.2}
+
+
+@formula("B.5")
 def answer_names() -> dict:
+    """What any answer stands for."""
     a, b, p, q = 0.8, 0.5, -0.3, 1.2
-    answer = conventions.linear("some", lambda a, b: (p, q))
+    answer = straight_answer("some", lambda a, b: (p, q))
     z = a * X0 + b * EPS
-    said = answer.target(X0, EPS, a, b)
-    x0, eps = answer.split(said, z, a, b)
+    x0, eps = answer.split(NOISE, z, a, b)
     return data_names() | {
-        "F": said,
+        "F": NOISE,
         "z": z,
         r"\hat x_0": x0,
         r"\hat\varepsilon": eps,
@@ -74,7 +95,7 @@ def answer_names() -> dict:
 
 @formula("B.6")
 def table_names() -> dict:
-    return process_names() | {r"\beta": conventions.beta_from_alpha_bar(PROCESS.alpha_bar[1:])}
+    return process_names() | {r"\beta": beta_from_alpha_bar(PROCESS.alpha_bar[1:])}
 
 
 @formula("B.7")
@@ -123,15 +144,16 @@ def vp_names() -> dict:
     }
 
 
-@formula("B.9", near=1e-4)
+@formula("B.9", near=5e-6)
 def riemann_names() -> dict:
-    T = 1000
-    process = DDPM(schedules.linear(T))
+    """At the end of a chain of small steps, where the two sums of β are equal."""
+    T, first, last = 20, 1e-3, 2e-3
+    process = DDPM(linear(T, first, last))
     beta = process.beta.numpy()
     higher = sum(float((beta**k).sum()) / k for k in range(3, 12))
     return process_names(process, T, T - 1) | {
         r"\dots": higher,
-        "B": lambda u: 0.1 * u + 9.95 * u**2,
+        "B": lambda u: T * (first * u + (last - first) / 2 * u**2),
     }
 
 
@@ -157,9 +179,9 @@ def ve_names() -> dict:
 @formula("B.11")
 def edm_names() -> dict:
     sigma, width = float(EDM.label(LAMBDA[t])), 0.6
-    _, c_skip, c_out = conventions.edm_preconditioning(sigma, width)
+    _, c_skip, c_out = edm_preconditioning(sigma, width)
     return data_names() | {
-        "F": conventions.edm_output(width).target(X0, EPS, 1.0, sigma),
+        "F": edm_output(width).target(X0, EPS, 1.0, sigma),
         "z": X0 + sigma * EPS,
         r"c_\text{skip}": c_skip,
         r"c_\text{out}": c_out,
@@ -168,7 +190,7 @@ def edm_names() -> dict:
     }
 
 
-def slopes(convention: conventions.Convention) -> tuple[float, float]:
+def slopes(convention: Convention) -> tuple[float, float]:
     """a′ and b′ by differences."""
     h = 1e-3
     ends = convention.coefficients(float(U) + h * torch.tensor([-2, -1, 1, 2], dtype=F64))
@@ -194,7 +216,7 @@ def flow_names() -> dict:
         "f": -rate(float(U)) / 2,
         "g": math.sqrt(rate(float(U))),
         "z": float(a) * X0 + float(b) * EPS,
-        r"\nabla\log p(z)": conventions.SCORE.target(X0, EPS, float(a), float(b)),
+        r"\nabla\log p(z)": SCORE.target(X0, EPS, float(a), float(b)),
     }
 
 
@@ -202,13 +224,13 @@ def flow_names() -> dict:
 def weight_names() -> dict:
     """Two beliefs about the same z."""
     a, b, p, q = 0.8, 0.5, -0.3, 1.2
-    answer = conventions.linear("some", lambda a, b: (p, q))
+    answer = straight_answer("some", lambda a, b: (p, q))
     z = a * X0 + b * EPS
     belief = NOISE
     return data_names() | {
         r"\hat F": answer.target(belief, (z - a * belief) / b, a, b),
         "F": answer.target(X0, EPS, a, b),
-        "w": float(conventions.weight(answer, a, b)),
+        "w": float(weight_of(answer, a, b)),
         r"\hat x_0": belief,
         "a": a,
         "b": b,

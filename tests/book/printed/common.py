@@ -1,4 +1,4 @@
-"""What the chapters' formulas have in common: a process, data, and where a formula's values come from.
+"""What the chapters' formulas share: a process, data, and a list of who gives which values.
 
 Each chapter has a module here. Its functions give the printed names their values, taken from
 ``ddpmlib`` or worked out in another way than the formula's own, and say with :func:`formula` whose
@@ -7,6 +7,7 @@ names they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpmlib import oracle
+from ddpmlib.oracle import Mixture
 from ddpmlib.process import DDPM
 from tests.book.latex import Normal, Scope, vocabulary
 
@@ -108,7 +109,7 @@ def data_names() -> dict[str, Any]:
 
 # ---- data whose densities are known --------------------------------------------------------------
 
-MIXTURE = oracle.Mixture(
+MIXTURE = Mixture(
     PROCESS,
     torch.tensor([0.2, 0.5, 0.3], dtype=F64),
     torch.tensor([[-1.2], [0.3], [1.4]], dtype=F64),
@@ -126,6 +127,19 @@ def density(q: Any, x: Any, t: int) -> Any:
     """q(x_t) of one-dimensional data at a number or an array."""
     value = q.log_prob(column(x), t).exp().numpy()
     return float(value[0]) if np.ndim(x) == 0 else value
+
+
+def bells(x: float, component: int, t: int = 0) -> float:
+    """One component's share of the density of MIXTURE at a number, without ddpmlib."""
+    scale, variance = float(PROCESS.scale[t]), float(PROCESS.std[t]) ** 2
+    gap = x - scale * float(MIXTURE.means[component])
+    variance += scale**2 * float(MIXTURE.variances[component])
+    weight = float(MIXTURE.log_weights[component].exp())
+    return weight * np.exp(-(gap**2) / (2 * variance)) / np.sqrt(2 * math.pi * variance)
+
+
+def data_density(x: float) -> float:
+    return sum(bells(x, k) for k in range(3))
 
 
 def step_density(x_t: Any, x_s: Any, t: int = t, s: int = s, process: DDPM = PROCESS) -> Any:
