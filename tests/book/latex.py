@@ -155,22 +155,11 @@ def _joined(found: list[str]) -> Iterator[str]:
             yield token
 
 
-RELATIONS = {
-    "=",
-    r"\le",
-    r"\ge",
-    "<",
-    ">",
-    r"\ne",
-    r"\approx",
-    r"\sim",
-    r"\leftarrow",
-    r"\propto",
-    ":",
-}
+RELATIONS = {"=", r"\le", r"\ge", "<", ">", r"\ne", r"\approx", r"\sim"}
+RELATIONS |= {r"\leftarrow", r"\propto"}
 SEPARATORS = {",", ";", ".", r"\qquad", r"\quad", r"\\"}
 SEPARATORS |= {r"\Longrightarrow", r"\Longleftrightarrow", r"\iff"}
-CLOSERS = {")", "]", "}", r"\}", r"\rVert", r"\|", r"\mid", "|", "+", "-", "/", "^", "_", "'"}
+CLOSERS = {":", ")", "]", "}", r"\}", r"\rVert", r"\|", r"\mid", "|", "+", "-", "/", "^", "_", "'"}
 CONNECTING = {
     '"' + words.replace(" ", "~") + '"'
     for words in (
@@ -183,7 +172,7 @@ CONNECTING = {
 # ---- the vocabulary ------------------------------------------------------------------------------
 
 
-def vocabulary(*parts: Mapping[str, Any], **options: Any) -> Scope:
+def vocabulary(*parts: Mapping[str, Any]) -> Scope:
     """Names as they are printed → values; a later part goes over an earlier one."""
     words = {" ".join(tokens(name)): plain(value) for part in parts for name, value in part.items()}
     return {**BASE, **words}

@@ -76,6 +76,7 @@ UNREADABLE = [
     r"\sum_j r_j = 9",
     r"\tilde\alpha_t = a",
     r"a = (b - 1",
+    r"a : b",
     r"\text{so to speak } a = 2",
     r"\underbrace{a}_{\text{two of } a} = 2",
     r"\int_0^1 f(u)",
