@@ -136,27 +136,45 @@ def discrepancy_names() -> dict:
 
 
 def kernel(p: np.ndarray, q: np.ndarray) -> float:
-    return float((p @ q / D + 1) ** 3)
+    """Nothing for a point that is not there."""
+    return float(np.nan_to_num((p @ q / D + 1) ** 3))
 
 
-def kid_names(x: np.ndarray, y: np.ndarray, value: float) -> dict:
+def kid_names(x: torch.Tensor, y: torch.Tensor, value: float) -> dict:
+    """Indices run from 1 as far as the larger set; where a set ends, no points follow."""
+    size = max(len(x), len(y))
+
+    def padded(points: torch.Tensor) -> np.ndarray:
+        rows = np.full((size + 1, D), np.nan)
+        rows[1 : len(points) + 1] = points.numpy()
+        return rows
+
     return {
         r"\mathrm{KID}": value,
-        r"i\in": range(1, len(x) + 1),
-        r"j\in": range(1, len(x) + 1),
+        r"i\in": range(1, size + 1),
+        r"j\in": range(1, size + 1),
         "k": kernel,
-        "x": np.concatenate([np.zeros((1, D)), x]),
-        "y": np.concatenate([np.zeros((1, D)), y]),
+        "x": padded(x),
+        "y": padded(y),
         "n": len(x),
         "m": len(y),
     }
 
 
 @formula("8.12")
-def kid_names_of_sets() -> dict:
-    """The library takes sets of one size."""
-    x, y = A[:5], B[:5]
-    return kid_names(x.numpy(), y.numpy(), kid(x, y, subsets=1, size=5).mean)
+def kid_names_of_sets() -> list[dict]:
+    """The library takes sets of one size; for others the means over pairs are taken one by one."""
+
+    def mean(p: torch.Tensor, q: torch.Tensor) -> float:
+        apart = [(a, b) for a in p.numpy() for b in q.numpy() if not (a == b).all()]
+        return float(np.mean([kernel(a, b) for a, b in apart]))
+
+    x, y, z = A[:5], B[:5], B[:7]
+    unequal = mean(x, x) + mean(z, z) - 2 * mean(x, z)
+    return [
+        kid_names(x, y, kid(x, y, subsets=1, size=5).mean),
+        kid_names(x, z, unequal),
+    ]
 
 
 @formula("8.13")
