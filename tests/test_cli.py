@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ddpmlib import data, evaluation, files, zoo
-from ddpmlib.cli import command, main
+from ddpmlib.cli import command, main, models
 from ddpmlib.evaluation import features, metrics, statistics
 from ddpmlib.zoo import checkpoints, recipes
 from ddpmlib.zoo import runs as training_runs
@@ -174,10 +174,10 @@ def test_sample_takes_a_name_a_folder_or_a_file(runs, name):
 def test_the_own_finished_run_comes_before_a_shipped_one(runs, shipped):
     (runs / "digits").rename(runs / "other")
     assert main(["ship", "runs/other"]) == 0
-    assert command._own_run_or("digits") == "digits"  # the shipped one
+    assert models.own_run_or("digits") == "digits"  # the shipped one
     (runs / "digits").mkdir()
-    assert command._own_run_or("digits") == "digits"  # nothing is finished there
-    assert command._own_run_or("other") == Path("runs/other")
+    assert models.own_run_or("digits") == "digits"  # nothing is finished there
+    assert models.own_run_or("other") == Path("runs/other")
 
 
 def test_without_a_name_the_newest_finished_denoiser_is_taken(runs):
@@ -189,10 +189,10 @@ def test_without_a_name_the_newest_finished_denoiser_is_taken(runs):
     (runs / "unfinished").mkdir()
     os.utime(runs / "old/model.safetensors", (1, 1))
     os.utime(runs / "newer/model.safetensors", (2, 2))
-    args = command._parser().parse_args(["sample"])
-    assert command._model(args) == Path("runs/newer/model.safetensors")
+    args = command.parser().parse_args(["sample"])
+    assert models.model_of(args) == Path("runs/newer/model.safetensors")
     os.utime(runs / "old/model.safetensors", (3, 3))
-    assert command._model(args) == Path("runs/old/model.safetensors")
+    assert models.model_of(args) == Path("runs/old/model.safetensors")
 
 
 def test_seed_eta_and_steps_decide_the_picture(runs):
@@ -524,7 +524,7 @@ def test_help_has_examples_that_parse(capsys):
     ]
     assert len(lines) >= 5
     for words in lines:
-        command._parser().parse_args(words[1:])
+        command.parser().parse_args(words[1:])
 
 
 @pytest.mark.parametrize("verb", ["train", "sample", "evaluate", "statistics", "ship", "zoo"])
@@ -532,7 +532,7 @@ def test_help_explains_every_option(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert status([verb, "--help"]) == 0
     assert verb in capsys.readouterr().out
-    verbs = command._parser()._subparsers._group_actions[0].choices
+    verbs = command.parser()._subparsers._group_actions[0].choices
     unexplained = [a.dest for a in verbs[verb]._actions if not a.help and a.option_strings]
     assert unexplained == []
 

@@ -50,7 +50,7 @@ def test_every_command_parses(words, monkeypatch):
         pytest.importorskip("torch.distributed.run").get_args_parser().parse_args(
             [*options, "-m", *words]
         )
-    assert words[0] == "ddpmlib" and command._parser().parse_args(words[1:]).run
+    assert words[0] == "ddpmlib" and command.parser().parse_args(words[1:]).run
 
 
 def test_the_estimate_is_what_its_code_prints():

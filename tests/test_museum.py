@@ -14,7 +14,7 @@ import pytest
 import ddpmlib
 from ddpmlib import data
 from ddpmlib.teaching import museum
-from ddpmlib.teaching.museum import BUGS, Bug, Edit
+from ddpmlib.teaching.bugs import BUGS, Bug, Edit
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "notebooks" / "src" / "A_museum_of_bugs.py"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ddpmlib import models, schedules
+from ddpmlib import models
 from ddpmlib.denoiser import Denoiser, V
 from ddpmlib.models import (
     MLP,
@@ -25,7 +25,7 @@ from ddpmlib.models import (
     UNet,
     UNetConfig,
 )
-from ddpmlib.process import DDPM
+from ddpmlib.process import DDPM, schedules
 
 F64 = torch.float64
 SILENT = 1e-11  # of the largest: what rounding leaves of a derivative that is zero

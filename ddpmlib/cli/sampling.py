@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ddpmlib.cli import values
@@ -64,16 +66,17 @@ def _add_guidance(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def sampling_of(args: argparse.Namespace, classifier: str) -> Sampling:
+def sampling_of(args: argparse.Namespace, found: Callable[[str], str | Path] = str) -> Sampling:
     """The record that a command line describes.
 
     Args:
         args: read by a parser with :func:`add_options`.
-        classifier: what its ``--classifier`` names, once it is found.
+        found: the name of a classifier -> where it is.
     """
     from ddpmlib.evaluation import Guidance, Sampling
 
     low, high = args.interval
+    classifier = str(found(args.classifier)) if args.classifier else ""
     guidance = Guidance(
         w=args.w, classifier=classifier, strength=args.strength,
         unconditional=args.unconditional, low=low, high=high, threshold=args.threshold,

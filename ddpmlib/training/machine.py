@@ -49,7 +49,9 @@ def processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
         models = [
-            line.split(":")[1] for line in info.read_text("utf-8").splitlines() if "model name" in line
+            line.split(":")[1]
+            for line in info.read_text("utf-8").splitlines()
+            if "model name" in line
         ]
         cpu = models[0].strip() if models else cpu
     return cpu

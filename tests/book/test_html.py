@@ -290,13 +290,17 @@ def test_there_is_something_to_render(pages: dict[str, BeautifulSoup]) -> None:
 
 def test_the_links_of_an_equation_work_by_keyboard(browser: Browser, html: Path) -> None:
     with Visit(browser, html / "notebooks" / "01_forward.html", width=390) as visit:
-        name = "Process.q_sample: the code of equation 1.6, ddpmlib.process.process.Process.q_sample"
+        name = (
+            "Process.q_sample: the code of equation 1.6, ddpmlib.process.process.Process.q_sample"
+        )
         link = visit.page.get_by_role("link", name=name, exact=True)
         box = link.bounding_box()
         assert box is not None and box["height"] >= 24 and box["width"] >= 24  # for a finger
         link.focus()
         visit.page.keyboard.press("Enter")
-        visit.page.wait_for_url("**/book/api/process.html#ddpmlib.process.ddpm.DDPM.q_sample")
+        visit.page.wait_for_url(
+            "**/book/api/process_process.html#ddpmlib.process.process.Process.q_sample"
+        )
         back = visit.page.get_by_role("link", name="(1.6)", exact=True)
         back.focus()
         visit.page.keyboard.press("Enter")

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from scipy import integrate, optimize
 
-from ddpmlib.oracle import FiniteData, Gaussian
+from ddpmlib.denoiser.oracle import FiniteData, Gaussian
 from ddpmlib.process import DDPM
-from ddpmlib.schedules import cosine, linear, log_snr
+from ddpmlib.process.schedules import cosine, linear, log_snr
 from tests.book.latex import At, Normal, Operator
 from tests.book.printed import common
 from tests.book.printed.common import (

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from scipy import integrate, special
 
-from ddpmlib.denoiser import Prediction
-from ddpmlib.oracle import FiniteData, Gaussian, Mixture
+from ddpmlib.denoiser.oracle import FiniteData, Gaussian, Mixture
+from ddpmlib.prediction import Prediction
 from ddpmlib.process import DDPM
 from tests.book.latex import At, Operator
 from tests.book.printed.common import (

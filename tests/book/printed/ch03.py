@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from ddpmlib.denoiser import EPS as SAYS_EPS
 from ddpmlib.denoiser import X0 as SAYS_X0
-from ddpmlib.denoiser import Denoiser, Prediction
+from ddpmlib.denoiser import Denoiser
 from ddpmlib.denoiser import V as SAYS_V
 from ddpmlib.losses import l_simple
 from ddpmlib.models.embedding import sinusoidal
 from ddpmlib.models.unet import AdaGN, SelfAttention
+from ddpmlib.prediction import Prediction
 from ddpmlib.samplers import ddim_invert
 from ddpmlib.textbook import algorithm_1_loss, ddim_update
 from tests.book.latex import Operator

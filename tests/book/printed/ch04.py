@@ -10,7 +10,6 @@ import torch
 from scipy import special
 
 from ddpmlib.denoiser import EPS as SAYS_EPS
-from ddpmlib.denoiser import Prediction
 from ddpmlib.likelihood import (
     bits_per_dim,
     continuous,
@@ -21,6 +20,7 @@ from ddpmlib.likelihood import (
     reverse_step_term,
 )
 from ddpmlib.losses import vlb
+from ddpmlib.prediction import Prediction
 from tests.book.latex import LOOSE, At, Operator
 from tests.book.printed.ch02 import conditional
 from tests.book.printed.common import (

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from scipy import integrate
 
-from ddpmlib.conventions import vp_sde
 from ddpmlib.denoiser import EPS as SAYS_EPS
-from ddpmlib.denoiser import Prediction
 from ddpmlib.denoiser import V as SAYS_V
 from ddpmlib.likelihood import reverse_step_term
-from ddpmlib.process import DDPM
-from ddpmlib.schedules import BETA_FIRST, BETA_LAST, T_REFERENCE, cosine, log_snr, sigmoid
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, VP
+from ddpmlib.process.schedules import BETA_FIRST, BETA_LAST, T_REFERENCE, cosine, log_snr, sigmoid
 from tests.book.latex import LOOSE, At, Normal, Operator
 from tests.book.printed.common import (
     EPS,
@@ -60,7 +59,7 @@ def log_snr_names() -> dict:
 def limit_names() -> dict:
     first, last, steps = BETA_FIRST, BETA_LAST, T_REFERENCE
     u = 0.37
-    a, _ = vp_sde().coefficients(torch.tensor([u], dtype=F64))
+    a, _ = VP().coefficients(torch.tensor([u], dtype=F64))
     return {
         r"\bar\alpha(u)": float(a**2),
         "b": lambda r: steps * (first + (last - first) * r),

@@ -7,9 +7,11 @@ import torch
 from scipy import optimize
 from torch import Tensor, nn
 
-from ddpmlib.denoiser import Denoiser, Prediction, learned_var_mix
+from ddpmlib.denoiser import Denoiser, learned_var_mix
 from ddpmlib.likelihood import continuous, gaussian_kl, reverse_step_term
-from ddpmlib.losses import VLB_SHARE, ImportanceTimes, l_hybrid, l_simple, l_vlb
+from ddpmlib.losses import ImportanceTimes, l_hybrid, l_simple, l_vlb
+from ddpmlib.losses.objectives import VLB_SHARE
+from ddpmlib.prediction import Prediction
 from tests.book.latex import LOOSE, At, Operator
 from tests.book.printed.ch02 import conditional, joint_covariance
 from tests.book.printed.common import (

@@ -7,10 +7,11 @@ import math
 import numpy as np
 import torch
 
-from ddpmlib.denoiser import Denoiser, Prediction
+from ddpmlib.denoiser import Denoiser
+from ddpmlib.denoiser.oracle import Gaussian
 from ddpmlib.likelihood import gaussian_kl, prior_term
 from ddpmlib.losses import weighted
-from ddpmlib.oracle import Gaussian
+from ddpmlib.prediction import Prediction
 from ddpmlib.process import DDPM
 from ddpmlib.samplers import ddim_invert, slerp
 from tests.book.latex import LOOSE, At, Normal, Operator

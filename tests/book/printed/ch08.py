@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from scipy import integrate, linalg, optimize, special, stats
 
-from ddpmlib.metrics import Moments, frechet_distance, inception_score, kid, precision_recall
-from ddpmlib.scoreboard import over_seeds, share_error, times_floor
+from ddpmlib.evaluation import Moments, frechet_distance, inception_score, kid, precision_recall
+from ddpmlib.experiments import over_seeds, share_error, times_floor
 from tests.book.latex import LOOSE, At, Operator
 from tests.book.printed.common import F64, D, formula, normal
 

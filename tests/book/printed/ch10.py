@@ -9,10 +9,10 @@ import torch
 from scipy import integrate
 from torch import Tensor
 
-from ddpmlib.denoiser import Prediction
+from ddpmlib.denoiser.oracle import Gaussian
 from ddpmlib.guidance import ClassifierGuidance, MeanShift, class_gradient
-from ddpmlib.langevin import langevin, step_size
-from ddpmlib.oracle import Gaussian
+from ddpmlib.prediction import Prediction
+from ddpmlib.samplers import langevin, step_size
 from tests.book.latex import At, Derivative, Normal, Operator
 from tests.book.printed.common import (
     F64,

@@ -9,10 +9,11 @@ import torch
 from scipy import integrate
 from torch import Tensor
 
-from ddpmlib.denoiser import Prediction, score
 from ddpmlib.denoiser import V as SAYS_V
+from ddpmlib.denoiser import score
+from ddpmlib.denoiser.oracle import Mixture
 from ddpmlib.guidance import ClassifierFree, DynamicThreshold, StaticThreshold
-from ddpmlib.oracle import Mixture
+from ddpmlib.prediction import Prediction
 from ddpmlib.process import DDPM
 from tests.book.latex import LOOSE, At, Derivative, Operator
 from tests.book.printed.ch10 import (

@@ -8,24 +8,22 @@ import numpy as np
 import torch
 from scipy import integrate
 
-from ddpmlib.conventions import (
+from ddpmlib.denoiser import SCORE, edm_output, edm_preconditioning
+from ddpmlib.denoiser.parameterization import linear as straight_answer
+from ddpmlib.denoiser.parameterization import weight as weight_of
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import (
+    DDPM,
     EDM,
-    RECTIFIED,
-    SCORE,
     VDM,
-    Convention,
+    VE,
+    VP,
+    Process,
+    RectifiedFlow,
     beta_from_alpha_bar,
-    edm_output,
-    edm_preconditioning,
-    ve_sde,
-    vp_sde,
 )
-from ddpmlib.conventions import kernel as kernel_at
-from ddpmlib.conventions import linear as straight_answer
-from ddpmlib.conventions import weight as weight_of
-from ddpmlib.denoiser import Prediction
-from ddpmlib.process import DDPM
-from ddpmlib.schedules import linear, log_snr
+from ddpmlib.process import kernel as kernel_at
+from ddpmlib.process.schedules import linear, log_snr
 from tests.book.latex import Normal
 from tests.book.printed.common import (
     EPS,
@@ -48,9 +46,9 @@ LAMBDA = log_snr(PROCESS.alpha_bar)
 @formula("B.1", "B.2")
 def translation_names() -> dict:
     """The book's noisy data on the straight line of rectified flows."""
-    u, z = RECTIFIED.from_book(LAMBDA[t : t + 1], X_T[None])
-    a, b = RECTIFIED.coefficients(u)
-    log_snr, back = RECTIFIED.to_book(u, z)
+    u, z = RectifiedFlow().from_book(LAMBDA[t : t + 1], X_T[None])
+    a, b = RectifiedFlow().coefficients(u)
+    log_snr, back = RectifiedFlow().to_book(u, z)
     return process_names() | data_names() | {
         "z": z[0],
         "x_t": back[0],
@@ -101,9 +99,9 @@ def table_names() -> dict:
 @formula("B.7")
 def vdm_names() -> dict:
     """Their α and σ are our scale and std, their γ is −λ; the step is ours."""
-    gamma = VDM.label(LAMBDA)
+    gamma = VDM().time_of(LAMBDA)
     lengths = torch.stack([LAMBDA[s], LAMBDA[t]])
-    (a_s, a_t), (b_s, b_t) = VDM.coefficients(-lengths)
+    (a_s, a_t), (b_s, b_t) = VDM().coefficients(-lengths)
     ratio = PROCESS.variances(t, s)[1] / (1 - PROCESS.alpha_bar[t])
     return {
         "z_s": PROCESS.step(X_T, Prediction(X0), t, s, 1.0, NOISE),
@@ -131,7 +129,7 @@ def rate(u: float) -> float:
 
 @formula("B.8")
 def vp_names() -> dict:
-    a, b = vp_sde(LOW, HIGH).coefficients(U)
+    a, b = VP(LOW, HIGH).coefficients(U)
     total = integrate.quad(rate, 0, float(U))[0]
     return {
         "a(u)": float(a),
@@ -160,7 +158,7 @@ def riemann_names() -> dict:
 @formula("B.10", rtol=1e-8)
 def ve_names() -> dict:
     low, high, h = 0.02, 30.0, 1e-3
-    sde = ve_sde(low, high)
+    sde = VE(low, high)
     a, b = sde.coefficients(U)
     at = sde.coefficients(float(U) + h * torch.tensor([-2, -1, 1, 2], dtype=F64))[1] ** 2
     slope = float(at @ torch.tensor([1, -8, 8, -1], dtype=F64)) / (12 * h)
@@ -178,7 +176,7 @@ def ve_names() -> dict:
 
 @formula("B.11")
 def edm_names() -> dict:
-    sigma, width = float(EDM.label(LAMBDA[t])), 0.6
+    sigma, width = float(EDM().time_of(LAMBDA[t])), 0.6
     _, c_skip, c_out = edm_preconditioning(sigma, width)
     return data_names() | {
         "F": edm_output(width).target(X0, EPS, 1.0, sigma),
@@ -190,7 +188,7 @@ def edm_names() -> dict:
     }
 
 
-def slopes(convention: Convention) -> tuple[float, float]:
+def slopes(convention: Process) -> tuple[float, float]:
     """a′ and b′ by differences."""
     h = 1e-3
     ends = convention.coefficients(float(U) + h * torch.tensor([-2, -1, 1, 2], dtype=F64))
@@ -200,7 +198,7 @@ def slopes(convention: Convention) -> tuple[float, float]:
 
 @formula("B.12", "B.13", rtol=1e-7)
 def flow_names() -> dict:
-    sde = vp_sde(LOW, HIGH)
+    sde = VP(LOW, HIGH)
     (a, b), (da, db) = sde.coefficients(U), slopes(sde)
     flow = sde.velocity(U, X0[None], EPS[None])[0]
     return {
@@ -242,9 +240,9 @@ def weight_names() -> dict:
 @formula("B.15", rtol=1e-8)
 def straight_names() -> dict:
     """On the line of rectified flows; the end is DDIM's step of the same pair."""
-    (a, b), (da, db) = RECTIFIED.coefficients(U), slopes(RECTIFIED)
+    (a, b), (da, db) = RectifiedFlow().coefficients(U), slopes(RectifiedFlow())
     end = torch.tensor([0.12], dtype=F64)
-    a_s, b_s = RECTIFIED.coefficients(end)
+    a_s, b_s = RectifiedFlow().coefficients(end)
     return {
         "z": float(a) * X0 + float(b) * EPS,
         "u": float(U),

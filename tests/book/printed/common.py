@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddpmlib.oracle import Mixture
+from ddpmlib.denoiser.oracle import Mixture
 from ddpmlib.process import DDPM
 from tests.book.latex import Normal, Scope, vocabulary
 

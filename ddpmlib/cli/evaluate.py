@@ -1,0 +1,54 @@
+"""``ddpmlib evaluate``: measure a checkpoint and note the result in its card."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ddpmlib.cli import sampling, values
+from ddpmlib.cli.models import model_of, own_run_or
+from ddpmlib.cli.verbs import verb
+
+
+def add(verbs: Any) -> None:
+    """Its options."""
+    parser = verb(verbs, "evaluate", run, "measure a checkpoint and note it in its card")
+    parser.add_argument("model", nargs="?", help="as for sample")
+    parser.add_argument(
+        "--metric", nargs="+", metavar="METRIC",
+        help="some of agreement, fid, is, kid, pr (precision and recall), saturation, nll (bound "
+        "on the test images in bits per dimension, always over all T steps, unguided, whatever is "
+        "said of the samples); default: all but nll",
+    )  # fmt: skip
+    parser.add_argument(
+        "--n", "--samples", dest="n", type=values.positive, default=2000,
+        help="samples, test images for nll (default 2000)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--judge", default="classifier", choices=("classifier", "inception"),
+        help="whose features: the shipped classifier of the data set (default), or Inception, for "
+        "colour images",
+    )  # fmt: skip
+    parser.add_argument(
+        "--draws", type=values.positive, default=200,
+        help="of the bootstrap intervals (default 200)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--nll-draws", type=values.positive, default=50, metavar="DRAWS",
+        help="random steps of the chain per test image (default 50)",
+    )  # fmt: skip
+    sampling.add_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the command line says."""
+    from ddpmlib import evaluation
+
+    entries = evaluation.evaluate(
+        model_of(args), sampling.sampling_of(args, own_run_or), metrics=args.metric, n=args.n,
+        judge=args.judge,
+        draws=args.draws, nll_draws=args.nll_draws, compile=args.compile, device=args.device,
+    )  # fmt: skip
+    for entry in entries:
+        for key, value in entry.items():
+            print(f"{key:24} {value}")

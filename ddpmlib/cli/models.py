@@ -1,0 +1,43 @@
+"""Which checkpoint a command line means."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+RUNS = Path("runs")
+
+
+def denoiser_of(args: argparse.Namespace) -> Any:
+    """The denoiser that ``args.model`` names, and its card."""
+    from ddpmlib import zoo
+    from ddpmlib.denoiser.denoiser import Denoiser
+
+    model, card = zoo.load(model_of(args), args.device)
+    if not isinstance(model, Denoiser):
+        raise ValueError(f"{card.name} is a classifier: it judges samples but draws none")
+    return model, card
+
+
+def own_run_or(name: str) -> str | Path:
+    """A run in ``runs/`` comes before a shipped checkpoint of its name, once it is finished."""
+    from ddpmlib import zoo
+
+    own = RUNS / name
+    finished = (own / zoo.MODEL).is_file()
+    return own if finished or (own.is_dir() and name not in zoo.names()) else name
+
+
+def model_of(args: argparse.Namespace) -> str | Path:
+    """What ``args.model`` names, by default the newest run."""
+    if args.model:
+        return own_run_or(args.model)
+    finished = sorted(RUNS.glob("*/model.safetensors"), key=lambda p: p.stat().st_mtime)
+    finished = [p for p in finished if "classifier" not in p.parent.name]
+    if not finished:
+        raise FileNotFoundError(
+            f"no finished run in {RUNS}/: run `ddpmlib train digits` first, or name a checkpoint, "
+            "for example `ddpmlib sample mnist`"
+        )
+    return finished[-1]
