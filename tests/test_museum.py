@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import ddpmlib
-from ddpmlib import data
+from ddpmlib import data, equations
 from ddpmlib.teaching import museum
 from ddpmlib.teaching.bugs import BUGS, Bug, Edit
 
@@ -108,7 +108,7 @@ def test_an_unknown_bug_is_one_sentence() -> None:
 
 
 def test_the_copy_has_the_bug_and_the_library_at_hand_has_not() -> None:
-    source = Path(museum.__file__).with_name("data.py")
+    source = equations.PACKAGE / "data" / "scale.py"
     before = source.read_bytes()
     wrong = museum.library("data_in_0_1")
     x = data.load("digits").x_train[:1]
@@ -138,9 +138,9 @@ def test_within_the_injection_an_import_finds_the_copy() -> None:
 @pytest.mark.parametrize("name", BUGS)
 def test_a_plaque_shows_both_lines_and_links_existing_tests(name: str) -> None:
     text = museum.plaque(name).data
-    pairs = re.findall(r"# right, in ddpmlib/\w+\.py\n(.+)\n# wrong\n(.+)\n", text)
+    pairs = re.findall(r"# right, in ddpmlib/[\w/]+\.py\n(.+)\n# wrong\n(.+)\n", text)
     for edit, (right, wrong) in zip(BUGS[name].edits, pairs, strict=True):
-        source = Path(museum.__file__).with_name(f"{edit.module}.py").read_text("utf-8")
+        source = (equations.PACKAGE / (edit.module.replace(".", "/") + ".py")).read_text("utf-8")
         assert right in source and right != wrong and wrong in edit(source)
     links = re.findall(r"\[`(tests/\w+\.py)::(\w+)`\]\(\S+/(tests/\w+\.py)\)", text)
     assert len(links) == len(BUGS[name].caught_by) + len(BUGS[name].passed_by)

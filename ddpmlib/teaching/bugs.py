@@ -45,8 +45,8 @@ class Bug:
 BUGS: dict[str, Bug] = {
     "noise_after_the_last_step": Bug(
         edits=(
-            Edit("samplers.loop", "if eta > 0 and s > 0:", "if eta > 0:"),
-            Edit("process.ddpm", "if s == 0 or eta == 0:", "if eta == 0:"),
+            Edit("samplers.ancestral", "if self.eta > 0 and s != process.clean:", "if self.eta > 0:"),
+            Edit("process.process", "if s == self.clean or eta == 0:", "if eta == 0:"),
         ),
         caught_by=(
             "tests/test_samplers.py::test_who_always_says_the_same_gets_exactly_that[7-1.0-shape1]",
@@ -57,9 +57,9 @@ BUGS: dict[str, Bug] = {
     "one_step_behind": Bug(
         edits=(
             Edit(
-                "samplers.loop",
-                "prediction = denoiser(x, t, y)",
-                "prediction = denoiser(x, max(t - 1, 1), y)",
+                "samplers.ancestral",
+                "prediction = denoise(x, t)",
+                "prediction = denoise(x, max(t - 1, 1))",
             ),
         ),
         caught_by=(
@@ -86,7 +86,7 @@ BUGS: dict[str, Bug] = {
     "variance_for_deviation": Bug(
         edits=(
             Edit(
-                "process.ddpm",
+                "process.process",
                 "eta * self.posterior_std(t, s, prediction.var_mix)",
                 "eta * self.posterior_std(t, s, prediction.var_mix) ** 2",
             ),
@@ -191,9 +191,9 @@ BUGS: dict[str, Bug] = {
     "clipping_doubled": Bug(
         edits=(
             Edit(
-                "samplers.loop",
-                "process.step(x, prediction, t, s, eta, noise)",
-                "process.step(x, prediction, t, s, eta, noise).clamp(-1, 1)",
+                "samplers.ancestral",
+                "process.step(x, prediction, t, s, self.eta, noise)",
+                "process.step(x, prediction, t, s, self.eta, noise).clamp(-1, 1)",
             ),
         ),
         caught_by=(
