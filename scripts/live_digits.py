@@ -41,15 +41,15 @@ def trajectory(model: Denoiser, label: int, steps: int, eta: float, seed: int) -
     states = list(sample(model, model.process, x, times, eta=eta, y=y, generator=generator))
     places = [round(k * (steps - 1) / (COLUMNS - 2)) for k in range(COLUMNS - 1)]
     xs = [states[k].x for k in places] + [states[-1].x]
-    x0s = [_belief(states[k + 1].x0) for k in places] + [_belief(states[-1].x0)]
+    x0s = [_prediction(states[k + 1].x0) for k in places] + [_prediction(states[-1].x0)]
     noises = [
-        model.process.eps_from_x0(states[k].x, _belief(states[k + 1].x0), times[k])
+        model.process.eps_from_x0(states[k].x, _prediction(states[k + 1].x0), times[k])
         for k in [*places, steps - 1]
     ]
     return torch.cat([*xs, *x0s, *(noise / NOISE for noise in noises)])
 
 
-def _belief(x0: Tensor | None) -> Tensor:
+def _prediction(x0: Tensor | None) -> Tensor:
     assert x0 is not None  # only the start of a chain has none
     return x0
 

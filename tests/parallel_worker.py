@@ -72,7 +72,7 @@ def judged():
         f"samples.{eta}.{w}": samples(eta, w) for eta, w in product((0.0, 0.5, 1.0), (0.0, 2.0))
     }
     x, _ = images()
-    seen, logits = features.judge(classifier, x, batch_size=5)
+    seen, logits = features.extract(classifier, x, batch_size=5)
     moments = features.moments(classifier, x, batch_size=5)
     found = {
         "features": seen,

@@ -354,12 +354,12 @@ def test_threads_are_set(cwd, shipped):
         ("evaluate", "no finished run"),
         ("evaluate digits --metric fid mse", "metrics must be among .*, got 'mse'"),
         ("evaluate digits --spacing log", "invalid choice: 'log'"),
-        ("evaluate digits --judge vgg", "invalid choice: 'vgg'"),
+        ("evaluate digits --features vgg", "invalid choice: 'vgg'"),
         ("evaluate digits --nll-draws 0", "--nll-draws: must be a whole number"),
         ("statistics", "required: data"),
         ("statistics digit", "unknown data set 'digit'"),
         ("statistics digits", "no checkpoint 'digits-classifier'"),
-        ("statistics digits --judge inception", "digits is grey"),
+        ("statistics digits --features inception", "digits is grey"),
         ("ship nowhere", "no checkpoint 'nowhere'"),
         ("ship nowhere --dtype int8", "invalid choice: 'int8'"),
         ("zoo nothing", "no checkpoint 'nothing'"),
@@ -597,6 +597,6 @@ def test_trained_digits_are_recognised(cwd):
     tiles = torch.nn.functional.pad(pixels, (0, 1, 0, 1)).reshape(10, 9, 10, 9)[:, :8, :, :8]
     x = tiles.transpose(1, 2).reshape(100, 1, 8, 8)
     classifier, _ = zoo.load(judge, "cpu")
-    _, logits = features.judge(classifier, data.to_float(x))
+    _, logits = features.extract(classifier, data.to_float(x))
     agreement = metrics.class_agreement(logits, torch.arange(100) % 10)
     assert agreement > 0.5, agreement

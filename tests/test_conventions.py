@@ -306,18 +306,18 @@ def gaussian_truth(c: Process, u: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.equation("B.12", "B.5")
 @each_convention
-def test_score_and_velocity_of_a_gaussian_are_the_book_s_belief(c: Process) -> None:
+def test_score_and_velocity_of_a_gaussian_are_the_book_s_prediction(c: Process) -> None:
     t = torch.tensor([1, 20, 300, 700, T])
     exact = oracle.Gaussian(PROCESS, MEAN, DEVIATION.square().diag())
     x_t = exact.draw(5, 300, generator=torch.Generator().manual_seed(0))
     u, z = c.from_book(schedules.log_snr(PROCESS.alpha_bar[t]), x_t)
-    belief = exact(x_t, t).x0
-    eps = PROCESS.eps_from_x0(x_t, belief, t)
+    prediction = exact(x_t, t).x0
+    eps = PROCESS.eps_from_x0(x_t, prediction, t)
     a, b = (k[:, None] for k in c.coefficients(u))
     score, velocity = gaussian_truth(c, u, z)
     from_score = SCORE.split(score, z, a, b)
-    assert torch.allclose(from_score[0], belief, rtol=1e-8, atol=1e-9)
-    assert torch.allclose(c.velocity(u, belief, eps), velocity, rtol=1e-8, atol=1e-9)
+    assert torch.allclose(from_score[0], prediction, rtol=1e-8, atol=1e-9)
+    assert torch.allclose(c.velocity(u, prediction, eps), velocity, rtol=1e-8, atol=1e-9)
 
 
 @pytest.mark.equation("B.12")
@@ -355,8 +355,8 @@ def test_the_flow_of_an_sde_is_drift_less_half_a_score() -> None:
     mixture = oracle.Mixture(PROCESS, weights, centres, stds)
     t = torch.tensor([100, 400, 900])
     x_t = torch.tensor([0.2, -0.6, 0.9], dtype=F64)
-    belief = mixture(x_t, t).x0
-    eps = PROCESS.eps_from_x0(x_t, belief, t)
+    prediction = mixture(x_t, t).x0
+    eps = PROCESS.eps_from_x0(x_t, prediction, t)
     for c, drift, diffusion2 in (
         (VP(), lambda u, z: -0.5 * (0.1 + 19.9 * u) * z, lambda u: 0.1 + 19.9 * u),
         (
@@ -376,7 +376,7 @@ def test_the_flow_of_an_sde_is_drift_less_half_a_score() -> None:
         )
         (score,) = torch.autograd.grad(joint.logsumexp(1).sum(), at)
         flow = drift(u, z) - 0.5 * diffusion2(u) * score
-        assert torch.allclose(c.velocity(u, belief, eps), flow, rtol=1e-9)
+        assert torch.allclose(c.velocity(u, prediction, eps), flow, rtol=1e-9)
 
 
 @pytest.mark.equation("B.10")
@@ -413,13 +413,13 @@ def test_euler_along_straight_lines_is_ddim(c: Process) -> None:
     mixture = oracle.Mixture(PROCESS, ones, centres, 0.2 * ones)
     for t, s in [(1000, 800), (800, 300), (300, 1)]:
         x_t = mixture.draw(6, t, generator=torch.Generator().manual_seed(t))
-        belief = mixture(x_t, t)
-        ours = PROCESS.step(x_t, belief, t, s, eta=0.0)
+        prediction = mixture(x_t, t)
+        ours = PROCESS.step(x_t, prediction, t, s, eta=0.0)
         levels = schedules.log_snr(PROCESS.alpha_bar[torch.tensor([t, s])])
         u, z = c.from_book(levels[:1].expand(6), x_t)
-        eps = PROCESS.eps_from_x0(x_t, belief.x0, t)
+        eps = PROCESS.eps_from_x0(x_t, prediction.x0, t)
         u_s = c.time_of(levels[1:]).expand(6)
-        z_s = z + (u_s - u)[:, None] * c.velocity(u, belief.x0, eps)
+        z_s = z + (u_s - u)[:, None] * c.velocity(u, prediction.x0, eps)
         assert gap(c.to_book(u_s, z_s)[1], ours) < 1e-11
 
 

@@ -153,7 +153,7 @@ def test_a_network_that_knows_the_truth_tells_x0(
 
 
 @by_name
-def test_networks_that_agree_give_one_belief(p: Parameterization) -> None:
+def test_networks_that_agree_give_one_prediction(p: Parameterization) -> None:
     """The same (x_0, ε) said in three ways, at mixed times."""
     t, x_t, eps = torch.tensor([3, 50, 90]), normal(3, 2), normal(3, 2, seed=1)
     scale, std = PROCESS.kernel(t, x_t)
@@ -289,7 +289,7 @@ class Labelled(nn.Module):
         return y[:, None].to(x).expand_as(x)
 
 
-def test_a_replaced_variance_keeps_the_labels_and_the_belief() -> None:
+def test_a_replaced_variance_keeps_the_labels_and_the_prediction() -> None:
     denoiser = Denoiser(Labelled(), PROCESS, X0)
     x, y = torch.zeros(3, 2), torch.tensor([4, 0, 7])
     prediction = FixedVariance(denoiser, 0.25)(x, 5, y)

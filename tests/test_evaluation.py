@@ -97,7 +97,7 @@ def test_evaluate_writes_into_the_card_and_replaces_the_same_cell_only(tiny):
     assert tiny() == [first] and first["metric"] == "samples"
     assert set(ALL_KEYS) <= set(first)
     assert first["features"] == "digits-classifier" and first["n"] == first["floor_n"] == 100
-    assert first["judge"] == zoo.load("digits-classifier", "cpu")[1].sha256[:12]
+    assert first["extractor"] == zoo.load("digits-classifier", "cpu")[1].sha256[:12]
     assert 0 <= first["class_agreement"] <= 1 and first["frechet"] > first["frechet_floor"] >= 0
     assert first["seconds"] >= 0 and first["hardware"]  # in tenths: 0.0 on a quick machine
     (other,) = measured(Sampling(steps=3))
@@ -131,27 +131,27 @@ def test_a_judge_beside_the_checkpoint_comes_before_the_shipped_one(tiny, finish
     path = zoo.ship(finished, folder=tmp_path / "own")
     shipped = zoo.load("digits-classifier", "cpu")[1].sha256[:12]
     (entry,) = evaluation.evaluate(path, TWO, draws=20, **FEW)
-    assert entry["judge"] == shipped
+    assert entry["extractor"] == shipped
     other = replace(JUDGE, settings=replace(JUDGE.settings, seed=1, steps=20))
     runs.train(other, tmp_path / "other", device="cpu")
     zoo.ship(tmp_path / "other", folder=tmp_path / "own")
     (entry,) = evaluation.evaluate(path, TWO, draws=20, **FEW)
     assert (
-        entry["judge"]
+        entry["extractor"]
         == zoo.read(tmp_path / "own" / "digits-classifier.safetensors")[0].sha256[:12]
     )
-    assert entry["judge"] != shipped
+    assert entry["extractor"] != shipped
     (entry,) = evaluation.evaluate("tiny", TWO, draws=20, **FEW)
-    assert entry["judge"] == shipped
+    assert entry["extractor"] == shipped
 
 
 def test_an_entry_of_another_judge_is_replaced_as_a_whole():
     old = {"metric": "samples", "n": 5, "steps": 2, "eta": 0.0, "seed": 0, "features": "a"}
-    new = old | {"spacing": "uniform", "bf16": False, "judge": "beef", "frechet": 1.0}
+    new = old | {"spacing": "uniform", "bf16": False, "extractor": "beef", "frechet": 1.0}
     known, entry = entries.with_entry([old | {"kid": 7}], new)
     assert known == [new] and entry == new  # an older card names no judge
-    known, entry = entries.with_entry([new], new | {"judge": "dead"})
-    assert known == [entry] and entry["judge"] == "dead"
+    known, entry = entries.with_entry([new], new | {"extractor": "dead"})
+    assert known == [entry] and entry["extractor"] == "dead"
     known, _ = entries.with_entry([old | {"features": "inception"}], new)
     assert len(known) == 2
 
@@ -175,8 +175,11 @@ def test_evaluate_knows_before_sampling_what_is_missing(finished, shipped, monke
     for options, match in (
         ({"n": 1}, "at least 2"),
         ({"metrics": ["fid", "FID"]}, "metrics must be among agreement, fid, .*, nll, got 'FID'"),
-        ({"judge": "vgg"}, "the judge must be among classifier, inception, got 'vgg'"),
-        ({"judge": "inception"}, "digits is grey, and Inception judges colour images only"),
+        (
+            {"extractor": "vgg"},
+            "the feature extractor must be among classifier, inception, got 'vgg'",
+        ),
+        ({"extractor": "inception"}, "digits is grey, and Inception is for colour images only"),
     ):
         with pytest.raises(ValueError, match=match):
             evaluation.evaluate(finished, TWO, **{"n": 20, "device": "cpu"} | options)
@@ -188,10 +191,10 @@ def test_evaluate_knows_before_sampling_what_is_missing(finished, shipped, monke
 def test_every_number_is_the_metric_on_the_judges_features(classifier, digits):
     n = 200
     x0 = data.to_float(digits.x_train[:n]) * 0.8 + 0.1
-    found = evaluation.judged(classifier, x0, digits.y_train[:n], digits, draws=20)
+    found = evaluation.measure_samples(classifier, x0, digits.y_train[:n], digits, draws=20)
     assert list(found) == ALL_KEYS
-    h, logits = features.judge(classifier, x0)
-    train, _ = features.judge(classifier, digits.x_train)
+    h, logits = features.extract(classifier, x0)
+    train, _ = features.extract(classifier, digits.x_train)
     real = evaluation.reference(classifier, digits, n, digits.y_train[:n])
     assert len(real.train) == len(real.test) == n == found["floor_n"]
     assert found["frechet"] == pytest.approx(metrics.frechet_distance(h, train), abs=1e-4)
@@ -219,7 +222,7 @@ def test_every_number_is_the_metric_on_the_judges_features(classifier, digits):
 def test_the_floor_is_what_test_images_score_in_place_of_samples(classifier, digits):
     """Given the very test images as samples, every number is its floor."""
     x = digits.x_test[sample_quality.random_places(digits.y_test, 150)]
-    found = evaluation.judged(classifier, data.to_float(x), None, digits, draws=20)
+    found = evaluation.measure_samples(classifier, data.to_float(x), None, digits, draws=20)
     assert "class_agreement" not in found
     for name in ("frechet", "inception_score", "kid", "precision", "recall"):
         assert found[name] == pytest.approx(found[f"{name}_floor"], abs=2e-4), name
@@ -251,10 +254,10 @@ def test_the_reference_takes_the_classes_that_were_asked_for(classifier, digits)
     y = torch.tensor([3] * 20 + [7] * 5 + [0])
     real = evaluation.reference(classifier, digits, len(y), y)
     places = sample_quality.random_places(digits.y_test, len(y), y)
-    features_there, logits_there = features.judge(classifier, digits.x_test[places])
+    features_there, logits_there = features.extract(classifier, digits.x_test[places])
     assert torch.equal(real.test, features_there) and torch.equal(real.test_logits, logits_there)
     drawn = sample_quality.random_places(digits.y_train, len(y))
-    assert torch.equal(real.train, features.judge(classifier, digits.x_train[drawn])[0])
+    assert torch.equal(real.train, features.extract(classifier, digits.x_train[drawn])[0])
     assert drawn.tolist() != list(range(len(y)))  # sorted sets would give one class
 
 
@@ -283,7 +286,7 @@ def test_training_images_beat_the_floor_and_noise_is_far_above(digits):
     classifier, _ = zoo.load("digits-classifier", "cpu")  # noise may look real to a poor judge
     real = evaluation.reference(classifier, digits, 300)
     noise = torch.randn(300, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    bad = evaluation.judged(classifier, noise, None, digits, draws=20, real=real)
+    bad = evaluation.measure_samples(classifier, noise, None, digits, draws=20, real=real)
     assert bad["frechet"] > 10 * bad["frechet_floor"] and bad["frechet_interval"][0] > 0
     assert bad["kid"] > 5 * abs(bad["kid_floor"])
     assert bad["precision"] < bad["precision_floor"] and bad["recall"] < bad["recall_floor"]
@@ -292,9 +295,9 @@ def test_training_images_beat_the_floor_and_noise_is_far_above(digits):
 
 def test_more_samples_than_test_images_say_so(classifier, digits):
     x0 = data.to_float(digits.x_train[:400])
-    found = evaluation.judged(classifier, x0, None, digits, ["fid", "is"], draws=20)
+    found = evaluation.measure_samples(classifier, x0, None, digits, ["fid", "is"], draws=20)
     assert found["floor_n"] == 355 and list(found) == KEYS["fid"] + KEYS["is"]
-    _, logits = features.judge(
+    _, logits = features.extract(
         classifier, digits.x_test[sample_quality.random_places(digits.y_test, 400)]
     )
     floor = metrics.inception_score(logits, 3)  # of 118 images, as 4 splits of 100 samples
@@ -306,7 +309,7 @@ def test_the_interval_of_the_distance_is_drawn_within_the_classes_asked_for(clas
     """Samples have as many of each class as was asked for; redrawn sets must have as many, too."""
     x0, y = data.to_float(digits.x_train[:100]), digits.y_train[:100]
     real = evaluation.reference(classifier, digits, 100, y)
-    fake, _ = features.judge(classifier, x0)
+    fake, _ = features.extract(classifier, x0)
 
     def expected(groups):
         low, high = metrics.bootstrap(
@@ -316,18 +319,18 @@ def test_the_interval_of_the_distance_is_drawn_within_the_classes_asked_for(clas
         return pytest.approx([low, high], abs=1e-4)
 
     options = {"metrics": ["fid"], "draws": 20, "real": real}
-    told = evaluation.judged(classifier, x0, y, digits, **options)["frechet_interval"]
+    told = evaluation.measure_samples(classifier, x0, y, digits, **options)["frechet_interval"]
     assert told == expected(y)
-    untold = evaluation.judged(classifier, x0, None, digits, **options)["frechet_interval"]
+    untold = evaluation.measure_samples(classifier, x0, None, digits, **options)["frechet_interval"]
     assert untold == expected(None) and untold != told
 
 
 def test_a_reference_at_hand_spares_the_work(classifier, digits, monkeypatch):
     x0 = data.to_float(digits.x_train[:100])
-    plain = evaluation.judged(classifier, x0, None, digits, draws=20)
+    plain = evaluation.measure_samples(classifier, x0, None, digits, draws=20)
     real = evaluation.reference(classifier, digits, 100)
     monkeypatch.setattr(sample_quality, "reference", lambda *a: pytest.fail("judged again"))
-    assert evaluation.judged(classifier, x0, None, digits, draws=20, real=real) == plain
+    assert evaluation.measure_samples(classifier, x0, None, digits, draws=20, real=real) == plain
 
 
 # ---- likelihood --------------------------------------------------------------------------------
@@ -464,7 +467,7 @@ def test_generate_needs_labels_or_a_number(finished):
 
 
 def test_an_entry_that_is_measured_again_stays_where_it_was():
-    cell = {"metric": "samples", "n": 10, "eta": 0.0, "seed": 0, "judge": "a"}
+    cell = {"metric": "samples", "n": 10, "eta": 0.0, "seed": 0, "extractor": "a"}
     known = [cell | {"steps": k, "frechet": k} for k in (50, 10, 5)]
     found, entry = entries.with_entry(known, cell | {"steps": 10, "frechet": 0.5})
     assert [(m["steps"], m["frechet"]) for m in found] == [(50, 50), (10, 0.5), (5, 5)]

@@ -33,7 +33,7 @@ def small_set(name="digits"):
 
 def test_features_and_logits_are_the_classifiers_own(judge):
     x = data.to_float(images())
-    found, logits = features.judge(judge, x)
+    found, logits = features.extract(judge, x)
     assert found.shape == (7, 6) and logits.shape == (7, 3)
     assert torch.allclose(found, judge.features(x)) and torch.allclose(logits, judge(x))
     assert not found.requires_grad and not logits.requires_grad
@@ -41,8 +41,8 @@ def test_features_and_logits_are_the_classifiers_own(judge):
 
 def test_uint8_and_float_images_are_the_same_images(judge):
     for a, b in zip(
-        features.judge(judge, images()),
-        features.judge(judge, data.to_float(images())),
+        features.extract(judge, images()),
+        features.extract(judge, data.to_float(images())),
         strict=True,
     ):
         assert torch.equal(a, b)
@@ -52,14 +52,14 @@ def test_samples_are_clipped_to_the_range_of_images(judge):
     x = data.to_float(images())
     wild = torch.where(x > 0.5, 9.0, x)
     tame = torch.where(x > 0.5, 1.0, x)
-    assert torch.equal(features.judge(judge, wild)[0], features.judge(judge, tame)[0])
-    assert not torch.equal(features.judge(judge, tame)[0], features.judge(judge, x)[0])
+    assert torch.equal(features.extract(judge, wild)[0], features.extract(judge, tame)[0])
+    assert not torch.equal(features.extract(judge, tame)[0], features.extract(judge, x)[0])
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
 def test_batches_do_not_matter(judge, batch_size):
-    whole, _ = features.judge(judge, images())
-    parts, _ = features.judge(judge, images(), batch_size)
+    whole, _ = features.extract(judge, images())
+    parts, _ = features.extract(judge, images(), batch_size)
     assert torch.allclose(whole, parts, atol=1e-6)
     found = features.moments(judge, images(), batch_size)
     assert found.n == 7 and torch.allclose(found.cov, whole.double().T.cov(), atol=1e-6)
@@ -67,7 +67,7 @@ def test_batches_do_not_matter(judge, batch_size):
 
 def test_another_shape_is_refused(judge):
     with pytest.raises(ValueError, match=r"expected images of shape \(B, 1, H, W\)"):
-        features.judge(judge, torch.zeros(2, 3, 8, 8))
+        features.extract(judge, torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match="there are no images"):
         features.moments(judge, images(0))
 
@@ -93,7 +93,7 @@ def written(judge, folder):
 def test_statistics_are_the_moments_of_both_sets(judge, written):
     found = statistics.statistics("digits", judge)
     for part, x in (("train", small_set().x_train), ("test", small_set().x_test)):
-        h = features.judge(judge, x)[0].double()
+        h = features.extract(judge, x)[0].double()
         moments = getattr(found, part)
         assert moments.n == len(x) and moments.mean.dtype == torch.float64
         assert torch.allclose(moments.mean, h.mean(0), atol=1e-12)
@@ -113,7 +113,7 @@ def test_statistics_of_another_classifier_are_refused_and_not_used(judge, writte
         judge.neck[0].bias += 1
     found = statistics.train_moments(judge, small_set())
     assert torch.allclose(
-        found.mean, features.judge(judge, small_set().x_train)[0].double().mean(0)
+        found.mean, features.extract(judge, small_set().x_train)[0].double().mean(0)
     )
 
 
@@ -168,7 +168,7 @@ def test_shipped_statistics_belong_to_the_shipped_classifier(path):
     floor = metrics.frechet_distance(found.train, found.test)
     assert 0 < floor < found.train.cov.trace() / 10  # the two sets are alike, and not the same
     if path.stem == "digits":
-        h, _ = features.judge(classifier, data.load("digits").x_train)
+        h, _ = features.extract(classifier, data.load("digits").x_train)
         assert torch.allclose(found.train.mean, h.double().mean(0), atol=1e-4)
         assert metrics.frechet_distance(found.train, h) < 1e-4
 
@@ -208,10 +208,10 @@ def inception(weights):
 
 @pytest.mark.slow
 def test_inception_gives_2048_features_and_1008_logits(inception):
-    found, logits = features.judge(inception, images(2, 3, 32))
+    found, logits = features.extract(inception, images(2, 3, 32))
     assert found.shape == (2, 2048) and logits.shape == (2, 1008)
     assert found.dtype == torch.float32 and bool(found.isfinite().all()) and found.std() > 0
-    again, _ = features.judge(inception, data.to_float(images(2, 3, 32)), batch_size=1)
+    again, _ = features.extract(inception, data.to_float(images(2, 3, 32)), batch_size=1)
     assert torch.allclose(found, again, rtol=1e-3, atol=1e-5)
     assert not any(p.requires_grad for p in inception.parameters())
     inception.extractor.features_list = ["2048", "logits_unbiased"]  # the extractor's own way
@@ -225,7 +225,7 @@ def test_inception_sees_uint8_at_299_pixels_scaled_as_the_graph_did(inception):
     first = inception.extractor.Conv2d_1a_3x3
     hook = first.register_forward_hook(lambda module, args, out: seen.append(*args))
     dark, bright, beyond = (torch.full((1, 3, 16, 16), v) for v in (-1.0, 0.5, 7.0))
-    features.judge(inception, torch.cat([dark, bright, beyond]))
+    features.extract(inception, torch.cat([dark, bright, beyond]))
     hook.remove()
     (x,) = seen
     assert x.shape == (3, 3, 299, 299)

@@ -56,7 +56,7 @@ def test_a_rehearsal_trains_ships_and_measures_and_a_second_changes_nothing(
     card = zoo.load(out / "checkpoints" / "mnist.safetensors", "cpu")[1]
     judge = zoo.read(out / "checkpoints" / "mnist-classifier.safetensors")[0]
     samples, nll = card.metrics
-    assert (samples["n"], samples["steps"], samples["judge"]) == (16, 2, judge.sha256[:12])
+    assert (samples["n"], samples["steps"], samples["extractor"]) == (16, 2, judge.sha256[:12])
     assert nll["metric"] == "nll" and judge.metrics[0]["n"] == 30
     statistics = json.loads((out / "statistics" / "mnist.json").read_text("utf-8"))
     assert statistics["classifier"] == judge.sha256 and statistics["train"] == 60

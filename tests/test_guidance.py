@@ -122,7 +122,7 @@ def bayes(strength=1.0, exact=PLANE) -> ClassifierGuidance:
 
 @pytest.mark.parametrize("t", TIMES)
 @pytest.mark.parametrize("shape", [(), (2,), (1, 2, 3)])
-def test_an_exact_classifier_at_strength_1_gives_the_conditional_belief(t: int, shape) -> None:
+def test_an_exact_classifier_at_strength_1_gives_the_conditional_prediction(t: int, shape) -> None:
     """∇ log p(x) + ∇ log p(y|x) = ∇ log p(x|y): a sign error of the gradient fails here."""
     exact, x = classes(*shape), normal(6, *shape, seed=1)
     for time in (t, torch.full((6,), t)):
@@ -264,14 +264,14 @@ def test_the_steps_mean_moves_by_strength_sigma_gradient(t: int, s: int, var_mix
 
     denoiser.process = PROCESS
     guide = MeanShift(denoiser, PLANE.class_logits, 2.5, [t, s])
-    noise, belief = normal(6, 2, seed=5), denoiser(X, t, None)
+    noise, prediction = normal(6, 2, seed=5), denoiser(X, t, None)
     found = PROCESS.step(X, guide(X, t, Y), t, s, 1.0, noise)
-    mean, _ = PROCESS.posterior(X, belief.x0, t, s)
+    mean, _ = PROCESS.posterior(X, prediction.x0, t, s)
     deviation = PROCESS.posterior_std(t, s, var_mix)
     slope = class_gradient(PLANE.class_logits, X, t, Y)
     expected = mean + 2.5 * deviation**2 * slope + deviation * noise
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-    assert guide(X, t, Y).var_mix is belief.var_mix
+    assert guide(X, t, Y).var_mix is prediction.var_mix
 
 
 def shifts(process: DDPM, t: int, s: int, var_mix: float) -> float:
@@ -375,9 +375,9 @@ def law(denoiser, times: list[int], eta: float, var: float = 1.0) -> tuple[float
     x, none, y = f64(0, 1), f64(0, 0), torch.tensor([0, 0])
     mean, process = 0.0, denoiser.process
     for t, s in pairwise(times):
-        belief = denoiser(x, t, y)
-        out = process.step(x, belief, t, s, eta, none)
-        loud = process.step(none, Prediction(none, belief.var_mix), t, s, eta, f64(1, 1))
+        prediction = denoiser(x, t, y)
+        out = process.step(x, prediction, t, s, eta, none)
+        loud = process.step(none, Prediction(none, prediction.var_mix), t, s, eta, f64(1, 1))
         gain = float(out[1] - out[0])
         mean, var = gain * mean + float(out[0]), gain**2 * var + float(loud[0]) ** 2
     return mean, var
@@ -479,7 +479,7 @@ def test_w_weighs_as_the_book_says(t: int, w: float) -> None:
 @pytest.mark.parametrize("t", TIMES)
 @pytest.mark.parametrize("w", [-0.5, 0.0, 1.0, 4.0])
 def test_classifier_free_is_classifier_guidance_of_strength_1_plus_w(t: int, w: float) -> None:
-    """With exact beliefs: s = 1 + w from the unconditional model, s = w from the conditional."""
+    """With exact predictions: s = 1 + w from the unconditional model, w from the conditional."""
     found = ClassifierFree(PLANE, w)(X, t, Y).x0
     torch.testing.assert_close(found, bayes(1 + w)(X, t, Y).x0, rtol=1e-9, atol=1e-9)
     onto = ClassifierGuidance(PLANE, PLANE.class_logits, w)
@@ -639,7 +639,7 @@ def test_quantiles_are_torchs(share: float, n: int) -> None:
 
 @pytest.mark.parametrize("wrap", [StaticThreshold, DynamicThreshold])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_the_noise_is_that_of_the_thresholded_belief(wrap, eta: float) -> None:
+def test_the_noise_is_that_of_the_thresholded_prediction(wrap, eta: float) -> None:
     """The step's ε̂ is formed from the edited x̂_0; keeping the old ε̂ would leave the kernel."""
     x_t, t, s = 3 * normal(4, 9), 30, 20
     x0 = 5 * normal(4, 9, seed=2)
@@ -672,7 +672,7 @@ def test_temperature_divides_the_score_and_the_noise(t: int) -> None:
     torch.testing.assert_close(found, PROCESS.eps_from_x0(X, PLANE(X, t, Y).x0, t) / 0.4)
 
 
-def test_temperature_1_hands_the_belief_through() -> None:
+def test_temperature_1_hands_the_prediction_through() -> None:
     said = Prediction(X)
 
     def denoiser(x, t, y):
@@ -822,7 +822,7 @@ def test_the_shipped_digits_follow_the_weight() -> None:
         "classifier": ClassifierGuidance(denoiser, lambda x, t: judge(x), 1.0),
     }.items():
         x0 = evaluation.generate(guide, card.image_shape, y, evaluation.Sampling(steps=8))
-        _, logits = features.judge(judge, x0)
+        _, logits = features.extract(judge, x0)
         sure[name] = float(logits.log_softmax(1)[torch.arange(40), y].mean())
     assert sure["null"] < sure["plain"] - 1 and sure["plain"] < sure["guided"]
     assert sure["plain"] < sure["thresholded"] and sure["plain"] != sure["classifier"]

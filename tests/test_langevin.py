@@ -153,7 +153,7 @@ def test_annealed_langevin_finds_the_shares() -> None:
 
 def test_annealed_langevin_has_the_variances_that_its_step_sizes_say() -> None:
     """On N(0, c) each level multiplies and adds: V ← (1−h/σ²)² V + 2h. Late levels lag behind:
-    their steps are as short as the noise, and the data are wide. The last state is a belief."""
+    their steps are as short as the noise, and the data are wide. The last state is a prediction."""
     c, n, steps, r = 0.3, 8000, 8, 0.2
     exact = gaussian(math.sqrt(c))
     states = list(

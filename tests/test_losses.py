@@ -66,18 +66,18 @@ def test_l_simple_by_hand() -> None:
 
 
 @pytest.mark.equation("3.2")
-def test_one_belief_three_weights() -> None:
+def test_one_prediction_three_weights() -> None:
     """‖x_0 − x̂_0‖² costs 1 for x_0, SNR for ε and 1 + SNR for v (Salimans & Ho 2022, section 4)."""
     x0, eps, t = normal(4, 2), normal(4, 2, seed=1), torch.tensor([1, 20, 60, 98])
 
-    def belief(x: Tensor, t: Tensor) -> Tensor:
+    def prediction(x: Tensor, t: Tensor) -> Tensor:
         return torch.tanh(x + t[:, None] / T)
 
     loss = {
-        p: l_simple(Denoiser(Believes(belief, p), PROCESS, p), x0, t, eps) for p in (EPS, X0, V)
+        p: l_simple(Denoiser(Believes(prediction, p), PROCESS, p), x0, t, eps) for p in (EPS, X0, V)
     }
     x_t = PROCESS.q_sample(x0, t, eps)
-    torch.testing.assert_close(loss[X0], ((x0 - belief(x_t, t)) ** 2).mean(1))
+    torch.testing.assert_close(loss[X0], ((x0 - prediction(x_t, t)) ** 2).mean(1))
     snr = PROCESS.alpha_bar[t] / (1 - PROCESS.alpha_bar[t])
     torch.testing.assert_close(loss[EPS], snr * loss[X0])
     torch.testing.assert_close(loss[V], (1 + snr) * loss[X0])
@@ -255,7 +255,7 @@ def test_l_vlb_averaged_over_all_times_is_the_bound_without_its_first_term(
 
 
 class KnowsTheMean(nn.Module):
-    """The exact belief of ``exact``, and one trainable v' per time."""
+    """The exact prediction of ``exact``, and one trainable v' per time."""
 
     def __init__(self, exact) -> None:
         super().__init__()
@@ -312,16 +312,18 @@ def test_a_weighting_on_eps_is_the_same_loss_on_x0_and_on_v(name: str) -> None:
     weighting = WEIGHTINGS[name]
     x0, eps, t = normal(4, 2), normal(4, 2, seed=1), torch.tensor([2, 20, 60, 98])
 
-    def belief(x: Tensor, t: Tensor) -> Tensor:
+    def prediction(x: Tensor, t: Tensor) -> Tensor:
         return torch.tanh(x + t[:, None] / T)
 
     found = [
-        weighted(weighting, Denoiser(Believes(belief, p), PROCESS, p), x0, t, eps)
+        weighted(weighting, Denoiser(Believes(prediction, p), PROCESS, p), x0, t, eps)
         for p in (EPS, X0, V)
     ]
-    on_eps = weighting(PROCESS, t) * l_simple(Denoiser(Believes(belief, EPS), PROCESS), x0, t, eps)
+    on_eps = weighting(PROCESS, t) * l_simple(
+        Denoiser(Believes(prediction, EPS), PROCESS), x0, t, eps
+    )
     x_t = PROCESS.q_sample(x0, t, eps)
-    on_x0 = losses.on_x0(weighting, PROCESS, t) * ((x0 - belief(x_t, t)) ** 2).mean(1)
+    on_x0 = losses.on_x0(weighting, PROCESS, t) * ((x0 - prediction(x_t, t)) ** 2).mean(1)
     for loss in (*found, on_x0):
         torch.testing.assert_close(loss, on_eps, rtol=1e-9, atol=0)
 

@@ -75,7 +75,7 @@ def test_the_score_is_the_gradient_of_log_prob(exact, t: int) -> None:
 
 @each
 @pytest.mark.parametrize("t", TIMES)
-def test_tweedie_turns_the_score_into_the_belief(exact, t: int) -> None:
+def test_tweedie_turns_the_score_into_the_prediction(exact, t: int) -> None:
     """E[x_0|x_t] = (x_t + (1−ᾱ_t) ∇ log q(x_t)) / √ᾱ_t (Efron 2011), with autograd's gradient."""
     x = states(exact, 5, t).requires_grad_()
     (slope,) = torch.autograd.grad(exact.log_prob(x, t).sum(), x)
@@ -132,7 +132,7 @@ def test_log_prob_of_a_gaussian_is_scipys(t: int) -> None:
 
 
 @pytest.mark.parametrize("t", TIMES)
-def test_the_belief_is_the_posterior_mean_by_quadrature(t: int) -> None:
+def test_the_prediction_is_the_posterior_mean_by_quadrature(t: int) -> None:
     weights, means, stds = f64(0.25, 0.75), f64(-1, 0.7), f64(0.4, 0.15)
     exact = oracle.Mixture(PROCESS, weights, means, stds)
     x0 = torch.linspace(-4, 4, 16_001, dtype=F64)
@@ -183,7 +183,7 @@ def test_a_mixture_of_one_is_a_gaussian(t: int) -> None:
 
 
 @pytest.mark.parametrize("t", TIMES)
-def test_the_gaussian_belief_is_linear_regression(t: int) -> None:
+def test_the_gaussian_prediction_is_linear_regression(t: int) -> None:
     """E[x_0|x_t] = m + Cov(x_0, x_t) Cov(x_t)⁻¹ (x_t − √ᾱ m), with a solver and no eigenvectors."""
     exact, a = gaussian(), PROCESS.alpha_bar[t]
     root, mean, x = normal(3, 3, seed=3), normal(3, seed=4), normal(5, 3)
@@ -194,27 +194,27 @@ def test_the_gaussian_belief_is_linear_regression(t: int) -> None:
 
 
 @each
-def test_no_estimate_has_less_error_than_the_belief(exact) -> None:
+def test_no_estimate_has_less_error_than_the_prediction(exact) -> None:
     """E[x_0|x_t] is the least-squares answer: bending it in any way costs."""
     x0 = exact.draw(20_000, generator=seeded())
     x_t = PROCESS.q_sample(x0, 50, torch.randn(x0.shape, generator=seeded(1), dtype=F64))
-    belief = exact(x_t, 50).x0
+    prediction = exact(x_t, 50).x0
 
     def error(guess: Tensor) -> float:
         return float(((guess - x0) ** 2).mean())
 
     for other in (
-        0.9 * belief,
-        1.1 * belief,
-        belief + 0.1,
-        belief + 0.05 * x_t,
-        belief - 0.05 * x_t,
+        0.9 * prediction,
+        1.1 * prediction,
+        prediction + 0.1,
+        prediction + 0.05 * x_t,
+        prediction - 0.05 * x_t,
     ):
-        assert error(belief) < error(other)
+        assert error(prediction) < error(other)
 
 
 @pytest.mark.parametrize("exact", [mixture(), mixture(2), gaussian()])
-def test_at_time_zero_belief_is_knowledge(exact) -> None:
+def test_at_time_zero_prediction_is_knowledge(exact) -> None:
     x = exact.draw(5, generator=seeded())
     torch.testing.assert_close(exact(x, 0).x0, x)
 
@@ -226,11 +226,11 @@ def test_at_time_zero_belief_is_knowledge(exact) -> None:
 def test_a_vector_of_times_treats_each_sample_alone(exact) -> None:
     t = torch.tensor([1, 7, 50, 99, 100])
     x = exact.draw(5, 50, generator=seeded())
-    belief, score, log_prob = exact(x, t).x0, exact.score(x, t), exact.log_prob(x, t)
-    assert belief.shape == score.shape == x.shape and log_prob.shape == (5,)
+    prediction, score, log_prob = exact(x, t).x0, exact.score(x, t), exact.log_prob(x, t)
+    assert prediction.shape == score.shape == x.shape and log_prob.shape == (5,)
     for i, t_i in enumerate(t.tolist()):
         x_i = x[i : i + 1]
-        torch.testing.assert_close(belief[i : i + 1], exact(x_i, t_i).x0, rtol=1e-9, atol=1e-11)
+        torch.testing.assert_close(prediction[i : i + 1], exact(x_i, t_i).x0, rtol=1e-9, atol=1e-11)
         torch.testing.assert_close(score[i : i + 1], exact.score(x_i, t_i), rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(
             log_prob[i : i + 1], exact.log_prob(x_i, t_i), rtol=1e-9, atol=1e-9
@@ -426,7 +426,7 @@ def part(c: int, *shape: int) -> oracle.Mixture:
 
 @pytest.mark.parametrize("shape", [(), (2,), (1, 2, 3)])
 @pytest.mark.parametrize("t", TIMES)
-def test_each_label_gets_the_belief_of_its_class(t: int, shape: tuple[int, ...]) -> None:
+def test_each_label_gets_the_prediction_of_its_class(t: int, shape: tuple[int, ...]) -> None:
     exact, x, y = labelled(*shape), normal(8, *shape), torch.arange(8) % 4
     assert exact.null_label == 3
     found = exact(x, t, y).x0

@@ -9,7 +9,7 @@ Known differences, all avoided or stated below:
 - Default spacing "leading" never visits the noisiest time; "trailing" is our `uniform_times`.
 - `DDIMScheduler` finds the time before t as t − T // steps, which misses when steps do not divide
   T; `DDPMScheduler` looks it up in its list, and so agrees with us on any times.
-- `clip_sample` is on by default: it edits the belief, which for us is a wrapper's business.
+- `clip_sample` is on by default: it edits the prediction, which for us is a wrapper's business.
 - With `set_alpha_to_one=False` DDIM ends at its index 0, our t = 1: on an image that still holds
   noise.
 - `DDPMScheduler` draws after the last step of a strided chain; see `test_ddpm_steps`.
@@ -129,16 +129,16 @@ def test_ddpm_steps(name: str, kind: str, p: Parameterization, variance: str, u:
         theirs.set_timesteps(timesteps=[t - 1, s - 1] if s else [t - 1])
         found = theirs.step(said, t - 1, x, generator=torch.Generator().manual_seed(5))
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=x.dtype)
-        belief = Denoiser(Says(said), process, p, u)(x, t)
-        room = 1e-12 * size(belief.x0)
-        assert gap(found.pred_original_sample, belief.x0) <= room
+        prediction = Denoiser(Says(said), process, p, u)(x, t)
+        room = 1e-12 * size(prediction.x0)
+        assert gap(found.pred_original_sample, prediction.x0) <= room
         if s == 0 and t > 1:
             # They draw whenever their index is above 0, even when it is the last of the list;
             # "fixed_large" is then a noisy image, "fixed_small" a 1e-10 of noise (their clamp).
             noisy = 1e-10 if variance == "fixed_small" else float(process.std[t])
-            assert gap(found.prev_sample, belief.x0 + noisy * noise) <= room + 1e-15
+            assert gap(found.prev_sample, prediction.x0 + noisy * noise) <= room + 1e-15
             continue
-        assert gap(found.prev_sample, process.step(x, belief, t, s, 1.0, noise)) <= room
+        assert gap(found.prev_sample, process.step(x, prediction, t, s, 1.0, noise)) <= room
 
 
 @pytest.mark.parametrize(("t", "s"), [(2, 1), (500, 499), (1000, 999), (1000, 400), (30, 7)])
@@ -152,9 +152,9 @@ def test_a_learned_variance_is_log_interpolated(t: int, s: int) -> None:
     generator = torch.Generator().manual_seed(5)
     found = theirs.step(torch.cat([said, v], 1), t - 1, x, generator=generator).prev_sample
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=x.dtype)
-    belief = Denoiser(Says(said), process, EPS)(x, t)
-    ours = process.step(x, Prediction(belief.x0, (v + 1) / 2), t, s, 1.0, noise)
-    assert gap(found, ours) <= 1e-12 * size(belief.x0)
+    prediction = Denoiser(Says(said), process, EPS)(x, t)
+    ours = process.step(x, Prediction(prediction.x0, (v + 1) / 2), t, s, 1.0, noise)
+    assert gap(found, ours) <= 1e-12 * size(prediction.x0)
 
 
 # ---- DDIM --------------------------------------------------------------------------------
@@ -181,10 +181,11 @@ def test_whole_ddim_chains(name: str, kind: str, p: Parameterization, eta: float
     for t, s in pairwise(times):
         said, noise = torch.tanh(a + t / T), normal(3, 2, 4, 4, seed=t)
         a = theirs.step(said, t - 1, a, eta=eta, variance_noise=noise).prev_sample
-        belief = Denoiser(Says(torch.tanh(b + t / T)), process, p)(b, t)
-        b = process.step(b, belief, t, s, eta, noise)
-        # An ε-network's first belief is divided by √ᾱ_T, up to 2·10⁴: its size sets the rounding.
-        assert gap(a, b) <= 1e-12 * size(belief.x0)
+        prediction = Denoiser(Says(torch.tanh(b + t / T)), process, p)(b, t)
+        b = process.step(b, prediction, t, s, eta, noise)
+        # An ε-network's first prediction is divided by √ᾱ_T, up to 2·10⁴: its size sets the
+        # rounding.
+        assert gap(a, b) <= 1e-12 * size(prediction.x0)
 
 
 @pytest.mark.equation("3.9")

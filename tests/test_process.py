@@ -274,7 +274,7 @@ def test_the_step_as_it_is_written() -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
 
 
-def test_the_last_step_returns_the_belief_and_no_noise() -> None:
+def test_the_last_step_returns_the_prediction_and_no_noise() -> None:
     x_t, x0, noise = normal(4, 2), normal(4, 2, seed=1), normal(4, 2, seed=2)
     for t in (1, 50, 100):
         for eta in (0.0, 0.5, 1.0):

@@ -59,7 +59,7 @@ FASTER = {
 def test_training_and_sampling_by_command_line(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for _, verb, *arguments in commands("ddpmlib"):
-        command = [sys.executable, "-m", "ddpmlib.cli", verb, *arguments, *FASTER[verb]]
+        command = [sys.executable, "-m", "ddpmlib", verb, *arguments, *FASTER[verb]]
         subprocess.run(command, cwd=tmp_path, env=env, check=True)
     assert {path.name for path in tmp_path.iterdir()} == {"runs", "my_digits.png", "guided.png"}
 

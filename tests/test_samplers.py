@@ -123,8 +123,8 @@ def law(process: DDPM, times: list[int], eta: float, var_mix: float) -> tuple[Te
     basis, none = torch.cat([torch.zeros(1, 2), torch.eye(2)]).double(), torch.zeros(3, 2).double()
     mean, cov = marginal(process, times[0])
     for t, s in pairwise(times):
-        belief = Prediction(exact(basis, t).x0, var_mix)
-        out = process.step(basis, belief, t, s, eta, none)
+        prediction = Prediction(exact(basis, t).x0, var_mix)
+        out = process.step(basis, prediction, t, s, eta, none)
         matrix = (out[1:] - out[0]).T
         loud = process.step(none, Prediction(none, var_mix), t, s, eta, basis)[1:]
         mean = out[0] + matrix @ mean
@@ -500,13 +500,13 @@ def test_between_noises_slerp_keeps_their_shell_and_lerp_leaves_it() -> None:
 def test_times_that_do_not_fall_within_the_process_are_refused(times: list[int]) -> None:
     x = torch.zeros(2)
     with pytest.raises(ValueError, match=r"times must fall strictly within T = 40 \.\. 0"):
-        list(ddim_invert(zero_belief, PROCESS, x, times))
+        list(ddim_invert(zero_prediction, PROCESS, x, times))
     if times in ([0, 5], [5, 7, 0]):  # these rise: a forward draw
-        assert len(list(sample(zero_belief, PROCESS, x, times))) == len(times)
+        assert len(list(sample(zero_prediction, PROCESS, x, times))) == len(times)
         return
     for chain in (
-        lambda: list(sample(zero_belief, PROCESS, x, times)),
-        lambda: draw(zero_belief, PROCESS, x, times),
+        lambda: list(sample(zero_prediction, PROCESS, x, times)),
+        lambda: draw(zero_prediction, PROCESS, x, times),
     ):
         with pytest.raises(ValueError, match=r"must change at every step within T = 40 \.\. 0"):
             chain()
@@ -514,28 +514,28 @@ def test_times_that_do_not_fall_within_the_process_are_refused(times: list[int])
 
 def test_the_message_about_many_times_stays_short() -> None:
     with pytest.raises(ValueError, match=r"got \[40, 39, 38\] \.\.\. \[2, 1, 1\]$"):
-        draw(zero_belief, PROCESS, torch.zeros(2), [*range(40, 0, -1), 1])
+        draw(zero_prediction, PROCESS, torch.zeros(2), [*range(40, 0, -1), 1])
 
 
-def zero_belief(x: Tensor, t: int, y: Tensor | None) -> Prediction:
+def zero_prediction(x: Tensor, t: int, y: Tensor | None) -> Prediction:
     return Prediction(0 * x)
 
 
 @pytest.mark.parametrize("eta", [-0.5, 1.5])
 def test_eta_outside_its_range_is_refused(eta: float) -> None:
     with pytest.raises(ValueError, match=r"eta must lie in \[0, 1\]"):
-        draw(zero_belief, PROCESS, torch.zeros(2), [5, 0], eta=eta)
+        draw(zero_prediction, PROCESS, torch.zeros(2), [5, 0], eta=eta)
 
 
 def test_refine_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="refine counts network calls per step"):
-        list(ddim_invert(zero_belief, PROCESS, torch.zeros(2), refine=0))
+        list(ddim_invert(zero_prediction, PROCESS, torch.zeros(2), refine=0))
 
 
 # ---- the loop ----------------------------------------------------------------------------
 
 
-def test_states_come_in_order_with_the_belief_that_led_there() -> None:
+def test_states_come_in_order_with_the_prediction_that_led_there() -> None:
     x_T, said = normal(2, 3), []
 
     def denoiser(x: Tensor, t: int, y: Tensor | None) -> Prediction:
@@ -546,14 +546,14 @@ def test_states_come_in_order_with_the_belief_that_led_there() -> None:
     assert [s.t for s in states] == [30, 11, 2]
     assert states[0].x is x_T and states[0].x0 is None
     assert [t for t, _, _ in said] == [30, 11]  # asked at the departure, not at the arrival
-    for before, after, (_, x, belief) in zip(states, states[1:], said, strict=False):
-        assert x is before.x and after.x0 is belief.x0
+    for before, after, (_, x, prediction) in zip(states, states[1:], said, strict=False):
+        assert x is before.x and after.x0 is prediction.x0
 
 
 def test_by_default_every_time_is_visited() -> None:
-    states = list(sample(zero_belief, PROCESS, torch.zeros(2)))
+    states = list(sample(zero_prediction, PROCESS, torch.zeros(2)))
     assert [s.t for s in states] == list(range(T, -1, -1))
-    up = list(ddim_invert(zero_belief, PROCESS, torch.zeros(2)))
+    up = list(ddim_invert(zero_prediction, PROCESS, torch.zeros(2)))
     assert [s.t for s in up] == list(range(T + 1))
 
 
@@ -642,7 +642,7 @@ def test_no_graph_is_built_and_the_callers_mode_is_his_own(loop) -> None:
 
 
 def test_a_denoiser_may_take_gradients_inside() -> None:
-    """Guidance: the belief moves along a gradient that the denoiser computes for itself."""
+    """Guidance: the prediction moves along a gradient that the denoiser computes for itself."""
     grad_was_on = []
 
     def guided(x: Tensor, t: int, y: Tensor | None) -> Prediction:
@@ -659,7 +659,7 @@ def test_a_denoiser_may_take_gradients_inside() -> None:
 
 def test_the_states_are_ordinary_tensors() -> None:
     """`inference_mode` tensors could never again enter a graph."""
-    for state in sample(zero_belief, PROCESS, torch.ones(2, 3), [3, 2, 0], generator=seeded()):
+    for state in sample(zero_prediction, PROCESS, torch.ones(2, 3), [3, 2, 0], generator=seeded()):
         assert not state.x.is_inference()
         leaf = state.x.clone().requires_grad_()
         (leaf * state.x).sum().backward()

@@ -235,7 +235,7 @@ def test_the_command_line_makes_the_record(verb, words, how, monkeypatch, tmp_pa
 
 
 def entry(how, **more):
-    return {"metric": "samples", "n": 10, "judge": "a"} | how.record() | more
+    return {"metric": "samples", "n": 10, "extractor": "a"} | how.record() | more
 
 
 def test_older_entries_are_neither_replaced_nor_mixed_with_new_ones():

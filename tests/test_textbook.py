@@ -166,10 +166,10 @@ def test_ddim_update_is_the_engines_step(update: tuple[str, int, int, float, int
     sigma = eta * ((1 - a_s) / (1 - a_t)).sqrt() * (1 - a_t / a_s).sqrt()
     eps = bare(net)(x_t, t)
     printed = textbook.ddim_update(x_t, eps, a_t, a_s, sigma, z)
-    belief = Denoiser(net, process, EPS)(x_t, t)
-    engine = process.step(x_t, belief, t, s, eta, z)
+    prediction = Denoiser(net, process, EPS)(x_t, t)
+    engine = process.step(x_t, prediction, t, s, eta, z)
     # An ε-network's x̂_0 is huge near pure noise: its size, not that of x_s, sets the rounding.
-    size = max(1.0, float(belief.x0.abs().max()), float(printed.abs().max()))
+    size = max(1.0, float(prediction.x0.abs().max()), float(printed.abs().max()))
     assert float((engine - printed).abs().max()) <= 1e-12 * size
 
 

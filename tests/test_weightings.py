@@ -113,7 +113,7 @@ def test_the_clipped_weightings_meet_the_plain_ones_at_their_knees() -> None:
 
 
 class Believes(nn.Module):
-    """One belief about x_0, told in the language of ``kind``."""
+    """One prediction about x_0, told in the language of ``kind``."""
 
     def __init__(self, process: DDPM, kind: Parameterization) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Believes(nn.Module):
 @pytest.mark.parametrize("name", BY_HAND)
 @pytest.mark.parametrize("shape", [(6,), (6, 2), (6, 1, 4, 4)], ids=str)
 @pytest.mark.parametrize("labelled", [False, True], ids=["plain", "labelled"])
-def test_one_belief_costs_the_same_in_every_language(
+def test_one_prediction_costs_the_same_in_every_language(
     name: str, shape: tuple[int, ...], labelled: bool
 ) -> None:
     process, g = DDPM(SCHEDULES["cosine"]), torch.Generator().manual_seed(0)
@@ -159,7 +159,7 @@ def test_simple_on_an_eps_network_is_the_simple_loss() -> None:
 
 
 def test_gradients_agree_too() -> None:
-    """The loss steers a network's belief alike, whatever the language."""
+    """The loss steers a network's prediction alike, whatever the language."""
     process = DDPM(SCHEDULES["cosine"])
     x0, eps = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     t, slopes = torch.tensor([3, 20, 40, 58]), []

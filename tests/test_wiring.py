@@ -325,9 +325,9 @@ def test_a_learned_variance_is_read_from_its_own_half_of_the_answer(name: str) -
     seen: list[Tensor] = []
     net.register_forward_hook(lambda _, args, out: seen.append(out))
     denoiser = Denoiser(net, DDPM(schedules.cosine(1000)), V, var_mix=None)
-    belief = denoiser(given["x"], given["t"], given["y"])
+    prediction = denoiser(given["x"], given["t"], given["y"])
     (answer,) = seen
-    for part, first in ((belief.x0, True), (belief.var_mix, False)):
+    for part, first in ((prediction.x0, True), (prediction.var_mix, False)):
         assert part.shape == given["x"].shape
         (slope,) = slopes(part, [answer])
         mean, variance = (half.count_nonzero() == half.numel() for half in slope.chunk(2, 1))

@@ -25,7 +25,7 @@ def add(verbs: Any) -> None:
         help="samples, test images for nll (default 2000)",
     )  # fmt: skip
     parser.add_argument(
-        "--judge", default="classifier", choices=("classifier", "inception"),
+        "--features", default="classifier", choices=("classifier", "inception"),
         help="whose features: the shipped classifier of the data set (default), or Inception, for "
         "colour images",
     )  # fmt: skip
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
 
     entries = evaluation.evaluate(
         model_of(args), sampling.sampling_of(args, own_run_or), metrics=args.metric, n=args.n,
-        judge=args.judge,
+        extractor=args.features,
         draws=args.draws, nll_draws=args.nll_draws, compile=args.compile, device=args.device,
     )  # fmt: skip
     for entry in entries:

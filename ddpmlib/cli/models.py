@@ -16,7 +16,7 @@ def denoiser_of(args: argparse.Namespace) -> Any:
 
     model, card = zoo.load(model_of(args), args.device)
     if not isinstance(model, Denoiser):
-        raise ValueError(f"{card.name} is a classifier: it judges samples but draws none")
+        raise ValueError(f"{card.name} is a classifier: it measures samples but draws none")
     return model, card
 
 

@@ -27,7 +27,7 @@ def add(verbs: Any) -> None:
     length.add_argument(
         "--minutes",
         type=values.time_limit,
-        help="as many steps as fit into this time, judged by the first",
+        help="as many steps as fit into this time, estimated by the first",
     )
     for name, kind in (("batch-size", int), ("lr", float), ("seed", values.seed)):
         parser.add_argument(f"--{name}", type=kind, help=f"instead of the recipe's {name}")

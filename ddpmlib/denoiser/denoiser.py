@@ -64,7 +64,7 @@ class Denoiser(nn.Module):
         return emptied(self.net, y)
 
     def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
-        """The belief about x_0 at (x_t, t).
+        """The prediction of x_0 at (x_t, t).
 
         Args:
             x_t: (B, ...).
@@ -76,7 +76,7 @@ class Denoiser(nn.Module):
         return self.read(output, var_mix, x_t, t)
 
     def read(self, output: Tensor, var_mix: float | Tensor, x_t: Tensor, t: Time) -> Prediction:
-        """The belief that an answer of :meth:`raw` stands for."""
+        """The prediction that an answer of :meth:`raw` stands for."""
         scale, std = self.process.kernel(t, x_t)
         x0, _ = self.parameterization.split(output, x_t, scale, std)
         return Prediction(x0, var_mix)
@@ -115,7 +115,7 @@ class Denoiser(nn.Module):
 
 
 class FixedVariance(nn.Module):
-    """A denoiser whose belief about x_0 is kept and whose reverse variance is replaced.
+    """A denoiser whose prediction of x_0 is kept and whose reverse variance is replaced.
 
     Args:
         denoiser: what is wrapped; its ``process`` stays at hand.
@@ -143,7 +143,7 @@ class FixedVariance(nn.Module):
         return emptied(self.denoiser, y)
 
     def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
-        """The belief about x_0 at (x_t, t), with the fixed variance; see :class:`Denoiser`."""
+        """The prediction of x_0 at (x_t, t), with the fixed variance; see :class:`Denoiser`."""
         return Prediction(self.denoiser(x_t, t, y).x0, self.var_mix)
 
 

@@ -16,7 +16,7 @@ from ddpmlib.evaluation.metrics import (
     precision_recall,
     saturation,
 )
-from ddpmlib.evaluation.sample_quality import OF_SAMPLES, Reference, judged, reference
+from ddpmlib.evaluation.sample_quality import OF_SAMPLES, Reference, measure_samples, reference
 from ddpmlib.evaluation.sampling import SPACINGS, STEPS, Sampling
 
 __all__ = [
@@ -37,8 +37,8 @@ __all__ = [
     "generate",
     "inception_score",
     "is_measured",
-    "judged",
     "kid",
+    "measure_samples",
     "network_of",
     "nll",
     "precision_recall",

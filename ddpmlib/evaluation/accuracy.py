@@ -15,7 +15,7 @@ from ddpmlib.models.noisy_classifier import NoisyClassifier
 
 def accuracy(model: Classifier, images: data.Dataset) -> dict[str, Any]:
     """Accuracy on the test set, as an entry for the card: metric, n and value, in [0, 1]."""
-    _, logits = features.judge(model, images.x_test)
+    _, logits = features.extract(model, images.x_test)
     value = measures.class_agreement(logits, images.labels("test"))
     return {"metric": "test accuracy", "n": len(logits), "value": value}
 

@@ -1,4 +1,4 @@
-"""Measure a checkpoint: draw samples, let a judge look at them, note the result in the card."""
+"""Measure a checkpoint: draw samples, look at their features, note the result in the card."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ddpmlib.evaluation.accuracy import accuracy, accuracy_under_noise
 from ddpmlib.evaluation.bits_per_dim import nll
 from ddpmlib.evaluation.drawing import classes_in_turn, generate
 from ddpmlib.evaluation.entries import with_entry
-from ddpmlib.evaluation.features import Judge
-from ddpmlib.evaluation.sample_quality import OF_SAMPLES, judged
+from ddpmlib.evaluation.features import FeatureExtractor
+from ddpmlib.evaluation.sample_quality import OF_SAMPLES, measure_samples
 from ddpmlib.evaluation.sampling import Sampling
 from ddpmlib.models.classifier import Classifier
 from ddpmlib.models.noisy_classifier import NoisyClassifier
@@ -38,7 +38,7 @@ def evaluate(
     *,
     metrics: Sequence[str] | None = None,
     n: int = 2000,
-    judge: str = "classifier",
+    extractor: str = "classifier",
     draws: int = 200,
     nll_draws: int = 50,
     batch_size: int = 500,
@@ -49,7 +49,8 @@ def evaluate(
 
     A classifier: accuracy on the test set, for a noisy one see :func:`accuracy_under_noise`. A
     denoiser: one entry "samples" with all that is measured on ``n`` samples, classes in turn, see
-    :func:`judged`; and one entry "nll" with the variational bound on ``n`` test images, see
+    :func:`measure_samples`; and one entry "nll" with the variational bound on ``n`` test images,
+    see
     :func:`nll`. An entry of the same setting is replaced, metric by metric. Several processes (see
     :mod:`ddpmlib.training.parallel`) share the drawing and the features, and the first one writes.
 
@@ -59,7 +60,7 @@ def evaluate(
             bf16, and of a noisy classifier's accuracy the seed.
         metrics: some of :data:`METRICS`, by default all but "nll".
         n: samples, or test images for "nll".
-        judge: whose features: "classifier" is the one of the data set, see :func:`network_of`,
+        extractor: whose features: "classifier" is the one of the data set, see :func:`network_of`,
             "inception" is for colour images.
         draws: redrawn sets for the bootstrap intervals.
         nll_draws: random steps of the chain per test image.
@@ -69,12 +70,12 @@ def evaluate(
         the entries written.
 
     Raises:
-        FileNotFoundError: if the checkpoint or the judge is missing.
-        ValueError: for an unknown metric or judge, fewer than 2 samples, more steps than the
+        FileNotFoundError: if the checkpoint or the extractor is missing.
+        ValueError: for an unknown metric or extractor, fewer than 2 samples, more steps than the
             process has, or guidance that does not fit the checkpoint.
     """
     sampling = sampling or Sampling()
-    _check_choices(metrics, judge, n, draws)
+    _check_choices(metrics, extractor, n, draws)
     found = _opened(name, device)
     jobs: list[Job] = []
     if not isinstance(found.model, Denoiser):
@@ -85,18 +86,18 @@ def evaluate(
         jobs.append(partial(_accuracy, found, sampling.seed))
     elif chosen := [m for m in OF_SAMPLES if metrics is None or m in metrics]:
         jobs.append(
-            partial(_samples, found, sampling, chosen, n, judge, draws, batch_size, compile)
+            partial(_samples, found, sampling, chosen, n, extractor, draws, batch_size, compile)
         )
     if "nll" in (metrics or ()):
         jobs.append(partial(_bound, found, sampling, n, nll_draws, batch_size))
     return [_measured(job, found) for job in jobs]
 
 
-def _check_choices(metrics: Sequence[str] | None, judge: str, n: int, draws: int) -> None:
+def _check_choices(metrics: Sequence[str] | None, extractor: str, n: int, draws: int) -> None:
     if n < 2:
         raise ValueError(f"measuring samples needs at least 2 of them, got n = {n}")
     choices: list[tuple[str, str, Sequence[str]]] = [("metrics", m, METRICS) for m in metrics or ()]
-    choices += [("the judge", judge, ("classifier", "inception"))]
+    choices += [("the feature extractor", extractor, ("classifier", "inception"))]
     for what, value, known in choices:
         if value not in known:
             raise ValueError(f"{what} must be among {', '.join(known)}, got {value!r}")
@@ -134,7 +135,7 @@ def _samples(
     sampling: Sampling,
     metrics: Sequence[str],
     n: int,
-    judge: str,
+    extractor: str,
     draws: int,
     batch_size: int,
     compile: bool,
@@ -143,16 +144,16 @@ def _samples(
     model, card, images = found.model, found.card, found.images
     assert isinstance(model, Denoiser)
     # Before the long part: it may be missing.
-    network, sha256 = network_of(judge, images, found.device, found.path.parent)
+    network, sha256 = network_of(extractor, images, found.device, found.path.parent)
     y = classes_in_turn(card, n)
     x0 = generate(
         model, card.image_shape, y, sampling,
         n=n, card=card, batch_size=batch_size, compile=compile,
     )  # fmt: skip
-    kind = f"{images.name}-classifier" if judge == "classifier" else judge
+    kind = f"{images.name}-classifier" if extractor == "classifier" else extractor
     entry = {"metric": "samples", "n": n} | sampling.record()
-    entry |= judged(network, x0, y, images, metrics, draws)
-    return entry | {"features": kind, "judge": sha256[:12]}
+    entry |= measure_samples(network, x0, y, images, metrics, draws)
+    return entry | {"features": kind, "extractor": sha256[:12]}
 
 
 def _bound(
@@ -182,22 +183,22 @@ def _measured(job: Job, found: _Checkpoint) -> dict[str, Any]:
 
 
 def network_of(
-    judge: str,
+    extractor: str,
     images: data.Dataset,
     device: torch.device | str | None = None,
     folder: Path | None = None,
-) -> tuple[Judge, str]:
+) -> tuple[FeatureExtractor, str]:
     """The network that judges a data set, and the SHA-256 of its file of weights.
 
     Args:
-        judge: "classifier" or "inception".
+        extractor: "classifier" or "inception".
         folder: of checkpoints; a classifier there comes before the shipped one.
     """
-    if judge == "classifier":
+    if extractor == "classifier":
         name = f"{images.name}-classifier"
         own = folder is not None and (folder / f"{name}.json").is_file()
         classifier, card = load(folder / f"{name}.safetensors" if folder and own else name, device)
         return classifier, card.sha256
     if images.image_shape[0] != 3:
-        raise ValueError(f"{images.name} is grey, and Inception judges colour images only")
+        raise ValueError(f"{images.name} is grey, and Inception is for colour images only")
     return features.inception().to(device or default_device()), features.INCEPTION_SHA256

@@ -18,10 +18,11 @@ def with_entry(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The list with the entry in place of that of the same cell, and the entry as it stands there.
 
-    The other metrics of that one are kept if the same judge made them: the samples are the same.
+    The other metrics of that one are kept if the same extractor made them: the samples are the
+    same.
     """
     for before in known:
-        if _cell(before) == _cell(entry) and before.get("judge") == entry.get("judge"):
+        if _cell(before) == _cell(entry) and before.get("extractor") == entry.get("extractor"):
             entry = before | entry
     same = [i for i, m in enumerate(known) if _cell(m) == _cell(entry)]
     place = same[0] if same else len(known)

@@ -48,7 +48,7 @@ class Inception(nn.Module):
         """
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(
-                f"Inception looks at colour images (B, 3, H, W), got {tuple(x.shape)}: judge grey "
+                f"Inception is for colour images (B, 3, H, W), got {tuple(x.shape)}: measure grey "
                 "ones by the classifier of their data set"
             )
         (found,) = self.extractor(data.to_uint8(x.float()))
@@ -59,7 +59,7 @@ class Inception(nn.Module):
         return h @ self.extractor.fc.weight.T
 
 
-Judge = Classifier | Inception
+FeatureExtractor = Classifier | Inception
 
 
 def inception(path: Path | str | None = None) -> Inception:
@@ -110,7 +110,9 @@ def _inception_weights() -> Path:
 
 
 @torch.no_grad()
-def judge(classifier: Judge, x: Tensor, batch_size: int = 500) -> tuple[Tensor, Tensor]:
+def extract(
+    classifier: FeatureExtractor, x: Tensor, batch_size: int = 500
+) -> tuple[Tensor, Tensor]:
     """Features and logits of images, batch by batch, which several processes share.
 
     Args:
@@ -130,13 +132,13 @@ def judge(classifier: Judge, x: Tensor, batch_size: int = 500) -> tuple[Tensor, 
 
 
 @torch.no_grad()
-def moments(classifier: Judge, x: Tensor, batch_size: int = 500) -> Moments:
+def moments(classifier: FeatureExtractor, x: Tensor, batch_size: int = 500) -> Moments:
     """Mean and covariance of the features of images, which are never all held in memory.
 
     Several processes share the images; their moments are merged exactly, up to rounding.
 
     Args:
-        classifier, x, batch_size: as for :func:`judge`; a progress bar shows long work.
+        classifier, x, batch_size: as for :func:`extract`; a progress bar shows long work.
     """
     from tqdm import tqdm
 
@@ -154,7 +156,7 @@ def moments(classifier: Judge, x: Tensor, batch_size: int = 500) -> Moments:
     return first
 
 
-def _features(classifier: Judge, x: Tensor) -> Tensor:
+def _features(classifier: FeatureExtractor, x: Tensor) -> Tensor:
     device = next(classifier.parameters()).device
     x = data.to_float(x) if x.dtype == torch.uint8 else x.clamp(-1, 1)
     return classifier.features(x.to(device))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddpmlib import data
 from ddpmlib.evaluation import features, intervals, statistics
 from ddpmlib.evaluation import metrics as measures
-from ddpmlib.evaluation.features import Judge
+from ddpmlib.evaluation.features import FeatureExtractor
 from ddpmlib.evaluation.metrics import Moments
 
 OF_SAMPLES = ("agreement", "fid", "is", "kid", "pr", "saturation")
@@ -23,7 +23,7 @@ OF_SAMPLES = ("agreement", "fid", "is", "kid", "pr", "saturation")
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images as a judge sees them, to hold samples against.
+    """Real images by their features, to hold samples against.
 
     Attributes:
         moments: of the whole training set.
@@ -41,21 +41,21 @@ class Reference:
 
 
 def reference(
-    classifier: Judge, images: data.Dataset, n: int, y: Tensor | None = None
+    classifier: FeatureExtractor, images: data.Dataset, n: int, y: Tensor | None = None
 ) -> Reference:
     """The real images to hold ``n`` samples against; worth keeping for many sets of samples.
 
     Args:
-        classifier: the judge.
+        classifier: whose features.
         images: the data set.
-        n: samples that will be judged.
+        n: samples that will be measured.
         y: their classes (n,): test images then come in the same numbers per class, because equal
             numbers alone bring samples nearer to the training set than a random draw is.
     """
-    train, _ = features.judge(classifier, images.x_train[random_places(images.x_train, n)])
+    train, _ = features.extract(classifier, images.x_train[random_places(images.x_train, n)])
     labels = images.x_test if y is None else images.labels("test")
     x_test = images.x_test[random_places(labels, n, y)]
-    test, test_logits = features.judge(classifier, x_test)
+    test, test_logits = features.extract(classifier, x_test)
     saturated = measures.saturation(data.to_float(x_test)).saturated
     moments = statistics.train_moments(classifier, images)
     return Reference(moments, train, test, test_logits, saturated)
@@ -93,8 +93,8 @@ class _Seen:
         return torch.Generator().manual_seed(0)
 
 
-def judged(
-    classifier: Judge,
+def measure_samples(
+    classifier: FeatureExtractor,
     x0: Tensor,
     y: Tensor | None,
     images: data.Dataset,
@@ -105,7 +105,7 @@ def judged(
     """Everything that can be measured on samples, as plain numbers.
 
     Args:
-        classifier: the judge.
+        classifier: whose features.
         x0: samples (N, C, H, W) in [-1, 1], N ≥ 2.
         y: the classes that were asked for, (N,), or None.
         images: the data set they should look like.
@@ -129,7 +129,7 @@ def judged(
         - saturation: ``saturation``, the share of white pixels, with its ``_floor``, that of test
           images, and ``out_of_range``, see :func:`ddpmlib.evaluation.metrics.saturation`.
     """
-    fake, logits = features.judge(classifier, x0)
+    fake, logits = features.extract(classifier, x0)
     real = real or reference(classifier, images, len(x0), y)
     if isinstance(classifier, features.Inception):
         y = None

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from ddpmlib import data, files
-from ddpmlib.evaluation.features import Inception, Judge, moments
+from ddpmlib.evaluation.features import FeatureExtractor, Inception, moments
 from ddpmlib.evaluation.metrics import Moments
 from ddpmlib.files import read_safetensors, write_atomically, write_safetensors
 
@@ -47,13 +47,13 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def statistics_path(name: str, classifier: Judge) -> Path:
+def statistics_path(name: str, classifier: FeatureExtractor) -> Path:
     """Where the statistics of a data set lie: in an installed package, else in the clone's data."""
     suffix = "-inception" if isinstance(classifier, Inception) else ""
     return files.data_folder("statistics") / f"{name}{suffix}.safetensors"
 
 
-def compute_statistics(classifier: Judge, images: data.Dataset) -> Statistics:
+def compute_statistics(classifier: FeatureExtractor, images: data.Dataset) -> Statistics:
     """The statistics of a data set, from all of its images."""
     train, test = moments(classifier, images.x_train), moments(classifier, images.x_test)
     return Statistics(images.name, fingerprint(classifier), train, test)
@@ -83,7 +83,7 @@ def write_statistics(found: Statistics, path: Path, sha256: str) -> None:
     write_atomically(path.with_suffix(".json"), (json.dumps(facts, indent=1) + "\n").encode())
 
 
-def statistics(name: str, classifier: Judge) -> Statistics:
+def statistics(name: str, classifier: FeatureExtractor) -> Statistics:
     """The shipped statistics of a data set in the features of ``classifier``.
 
     Raises:
@@ -112,7 +112,7 @@ def statistics(name: str, classifier: Judge) -> Statistics:
     return Statistics(name, weights, train, test)
 
 
-def train_moments(classifier: Judge, images: data.Dataset) -> Moments:
+def train_moments(classifier: FeatureExtractor, images: data.Dataset) -> Moments:
     """The moments of a training set: the shipped ones if they fit, else from all its images."""
     try:
         return statistics(images.name, classifier).train

@@ -78,7 +78,7 @@ def against_real(
         metrics: some of :data:`ddpmlib.evaluation.OF_SAMPLES`.
     """
     classifier, images, real = _real(dataset, len(x0))
-    return evaluation.judged(classifier, x0, y, images, real=real, metrics=metrics)
+    return evaluation.measure_samples(classifier, x0, y, images, real=real, metrics=metrics)
 
 
 @cache

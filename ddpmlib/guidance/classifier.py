@@ -50,9 +50,9 @@ class ClassifierGuidance(_Classified):
     """The score plus s ∇ log p(y|x_t): x̂_0 moves by s (1−ᾱ_t)/√ᾱ_t ∇ log p(y|x_t).
 
     Algorithm 2 of Dhariwal & Nichol (2021), ε̂ − s √(1−ᾱ_t) ∇ log p, said of x̂_0: it fits every
-    sampler, deterministic ones too. With an exact classifier and s = 1 the guided belief is the
+    sampler, deterministic ones too. With an exact classifier and s = 1 the guided prediction is the
     conditional one (Bayes' rule); other s do *not* sample p(x) p(y|x)^s. Where s is the number 0
-    the classifier is not asked and the belief is returned as it is.
+    the classifier is not asked and the prediction is returned as it is.
 
     Mind the start of the chain: the gradient of an exact classifier fades as √ᾱ_t, that of a
     trained one does not, and 1/√ᾱ_t is 20,000 at the end of the cosine schedule of T = 1000. There
@@ -80,18 +80,18 @@ class ClassifierGuidance(_Classified):
 
     @equation("10.9")
     def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
-        """The guided belief; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`.
+        """The guided prediction; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`.
 
         Raises:
             ValueError: if s ≠ 0 and there are no labels or not such as the classifier knows, or if
                 ᾱ_t = 0, where nothing is left of the data.
         """
-        strength, belief = weight_at(self.strength, t, x_t), self.denoiser(x_t, t, y)
+        strength, prediction = weight_at(self.strength, t, x_t), self.denoiser(x_t, t, y)
         if is_zero(strength):
-            return belief
+            return prediction
         scale, std = signal_left(self.process, t, x_t)
         slope = class_gradient(self.classifier, x_t, t, y)
-        return Prediction(belief.x0 + strength * (std**2 / scale) * slope, belief.var_mix)
+        return Prediction(prediction.x0 + strength * (std**2 / scale) * slope, prediction.var_mix)
 
 
 class MeanShift(_Classified):
@@ -124,7 +124,7 @@ class MeanShift(_Classified):
 
     @equation("10.10")
     def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
-        """The belief that shifts the mean of the step from t; t is an int.
+        """The prediction that shifts the mean of the step from t; t is an int.
 
         Raises:
             ValueError: if no step of the chain starts at t, or as for :class:`ClassifierGuidance`.
@@ -135,14 +135,16 @@ class MeanShift(_Classified):
                 "the sampler's times, or use ClassifierGuidance"
             )
         s = self._below[t]
-        strength, belief = weight_at(self.strength, t, x_t), self.denoiser(x_t, t, y)
+        strength, prediction = weight_at(self.strength, t, x_t), self.denoiser(x_t, t, y)
         if is_zero(strength) or s == 0:
-            return belief
+            return prediction
         (scale_s, _), (_, std) = self.process.kernel(s, x_t), self.process.kernel(t, x_t)
         on_x0 = scale_s * self.process.variances(t, s)[1] / std**2
-        covariance = self.process.posterior_std(t, s, belief.var_mix) ** 2
+        covariance = self.process.posterior_std(t, s, prediction.var_mix) ** 2
         slope = class_gradient(self.classifier, x_t, t, y)
-        return Prediction(belief.x0 + strength * (covariance / on_x0) * slope, belief.var_mix)
+        return Prediction(
+            prediction.x0 + strength * (covariance / on_x0) * slope, prediction.var_mix
+        )
 
 
 @equation("10.6")

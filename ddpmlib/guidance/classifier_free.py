@@ -45,7 +45,7 @@ class ClassifierFree(Wrapper):
 
     @equation("11.2", "11.3")
     def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
-        """The guided belief; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`.
+        """The guided prediction; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`.
 
         Raises:
             ValueError: if w ≠ 0 and there are no labels, or not one weight per sample.

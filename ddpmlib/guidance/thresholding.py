@@ -35,9 +35,9 @@ class StaticThreshold(Wrapper):
 
     @equation("11.12")
     def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
-        """The clipped belief; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`."""
-        belief = self.denoiser(x_t, t, y)
-        return Prediction(belief.x0.clamp(-self.bound, self.bound), belief.var_mix)
+        """The clipped prediction; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`."""
+        prediction = self.denoiser(x_t, t, y)
+        return Prediction(prediction.x0.clamp(-self.bound, self.bound), prediction.var_mix)
 
 
 class DynamicThreshold(Wrapper):
@@ -69,10 +69,10 @@ class DynamicThreshold(Wrapper):
 
     @equation("11.12")
     def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
-        """The thresholded belief; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`."""
-        belief = self.denoiser(x_t, t, y)
-        bound = expand(_quantile(belief.x0.abs(), self.quantile).clamp(min=1), x_t)
-        return Prediction(belief.x0.clamp(-bound, bound) / bound, belief.var_mix)
+        """The thresholded prediction; arguments as for :class:`ddpmlib.denoiser.Denoiser`."""
+        prediction = self.denoiser(x_t, t, y)
+        bound = expand(_quantile(prediction.x0.abs(), self.quantile).clamp(min=1), x_t)
+        return Prediction(prediction.x0.clamp(-bound, bound) / bound, prediction.var_mix)
 
 
 class Temperature(Wrapper):
@@ -80,11 +80,11 @@ class Temperature(Wrapper):
 
     This is temperature as "scaling model score vectors" (Ho & Salimans 2022, section 1, who report
     that it blurs images where guidance does not), not the scaling of the step's noise: it edits
-    the belief, so it works in deterministic samplers too. It makes every *noised* density q(x_t)
-    one with score ∇ log q/τ, yet what comes out is not q(x_0)^{1/τ}: for N(0, c) that has variance
-    cτ, while ancestral sampling ends at cτ/(2−τ) for τ < 2, and DDIM shrinks (τ < 1) or grows
-    (τ > 1) without bound with the noise that the chain starts from. τ = 1 returns the belief as it
-    is.
+    the prediction, so it works in deterministic samplers too. It makes every *noised* density
+    q(x_t) one with score ∇ log q/τ, yet what comes out is not q(x_0)^{1/τ}: for N(0, c) that has
+    variance cτ, while ancestral sampling ends at cτ/(2−τ) for τ < 2, and DDIM shrinks (τ < 1) or
+    grows (τ > 1) without bound with the noise that the chain starts from. τ = 1 returns the
+    prediction as it is.
 
     Args:
         denoiser: what is sharpened.
@@ -101,16 +101,16 @@ class Temperature(Wrapper):
         self.temperature = temperature
 
     def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
-        """The belief with ε̂/τ; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`.
+        """The prediction with ε̂/τ; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`.
 
         Raises:
             ValueError: if τ ≠ 1 and ᾱ_t = 0, where nothing is left of the data.
         """
-        belief = self.denoiser(x_t, t, y)
+        prediction = self.denoiser(x_t, t, y)
         if self.temperature == 1:
-            return belief
+            return prediction
         centre = x_t / signal_left(self.process, t, x_t)[0]  # x̂_0 if there were no noise in x_t
-        return Prediction(centre + (belief.x0 - centre) / self.temperature, belief.var_mix)
+        return Prediction(centre + (prediction.x0 - centre) / self.temperature, prediction.var_mix)
 
 
 def _quantile(x: Tensor, share: float) -> Tensor:

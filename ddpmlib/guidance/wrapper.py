@@ -1,4 +1,4 @@
-"""Guidance: a belief is edited by wrapping a denoiser in a denoiser; no sampler knows of it.
+"""Guidance: a prediction is edited by wrapping a denoiser in a denoiser; no sampler knows of it.
 
 Every wrapper takes (x_t, t, y) and returns a :class:`~ddpmlib.prediction.Prediction`, so wrappers
 nest, and any sampler runs them. Read from the inside out: first the model, then guidance, then
@@ -54,19 +54,19 @@ class Wrapper(nn.Module):
         return emptied(self.denoiser, y)
 
     def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
-        """The belief about x_0; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`."""
+        """The prediction of x_0; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`."""
         return self.denoiser(x_t, t, y)
 
 
 class Unconditional(Wrapper):
-    """The belief without the label: what classifier guidance of an unconditional model starts from.
+    """The prediction without the label: where guidance of an unconditional model starts.
 
     ``ClassifierGuidance(Unconditional(denoiser), classifier)`` tells the classifier alone which
     class is wanted.
     """
 
     def forward(self, x_t: Tensor, t: Time, y: Condition | None = None) -> Prediction:
-        """The belief at y = ∅, whatever ``y`` is."""
+        """The prediction at y = ∅, whatever ``y`` is."""
         return self.denoiser(x_t, t, None)
 
 

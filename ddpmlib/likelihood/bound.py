@@ -122,7 +122,7 @@ def reverse_step_term(
     Args:
         process: the forward process.
         x0, x_t: data and noisy data, (B, ...).
-        prediction: the denoiser's belief at (x_t, t).
+        prediction: the denoiser's prediction at (x_t, t).
         t, s: times with 0 ≤ s < t ≤ T, ints or (B,).
         decoder: :func:`discretised` for 8-bit images in [−1, 1], :func:`continuous` for real data.
         floor: the variance that stands for β̃ = 0 in the decoder, by default β̃_2 as in Nichol &

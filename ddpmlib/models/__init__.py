@@ -1,4 +1,4 @@
-"""Networks: a perceptron for points, a U-Net for images, classifiers that judge and that guide."""
+"""Networks: a perceptron for points, a U-Net for images, classifiers to measure and to guide."""
 
 from ddpmlib.models.classifier import Classifier, ClassifierConfig
 from ddpmlib.models.mlp import MLP

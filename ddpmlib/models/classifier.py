@@ -1,4 +1,4 @@
-"""A small convolutional classifier: the judge of samples, and the source of features for FID."""
+"""A small convolutional classifier: reads samples, and is the source of features for FID."""
 
 from dataclasses import dataclass
 

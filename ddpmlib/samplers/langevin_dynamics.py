@@ -39,9 +39,9 @@ def langevin(
 ) -> Iterator[State]:
     """Unadjusted Langevin at one noise level: x ← x + h ∇ log q(x_t) + √(2h) z.
 
-    Its law tends to q(x_t) up to a bias of first order in h that no number of steps removes: for
-    N(0, σ²) it settles at the variance 2σ⁴/(2σ² − h), and for h ≥ 2σ² it never settles (Roberts &
-    Tweedie 1996). Between distant modes it takes forever.
+    Its distribution tends to q(x_t) up to a bias of first order in h that no number of steps
+    removes: for N(0, σ²) it settles at the variance 2σ⁴/(2σ² − h), and for h ≥ 2σ² it never settles
+    (Roberts & Tweedie 1996). Between distant modes it takes forever.
 
     Args:
         denoiser: network, oracle or guided wrapper.
@@ -88,8 +88,8 @@ def annealed_langevin(
         denoiser, process, y, generator: as in :func:`langevin`.
         x: the state at ``times[0]``; standard normal (B, ...) when that is T.
         times: falling noise levels, by default T, T−1, ..., 0. On arrival at 0 there is no score:
-            the last state is then the belief E[x_0|x_t] of the level before, the "denoising step"
-            of Song & Ermon (2020).
+            the last state is then the prediction E[x_0|x_t] of the level before, the "denoising
+            step" of Song & Ermon (2020).
         steps: Langevin steps per level.
         snr: r of :func:`step_size`; the default is that of Song et al. (2021) on CIFAR-10.
 
@@ -121,9 +121,9 @@ def predictor_corrector(
 ) -> Iterator[State]:
     """The step of :func:`ddpmlib.samplers.loop.sample`, then Langevin at its level.
 
-    The predictor moves between levels and errs over long steps, the corrector pulls the law of x_s
-    back to q(x_s) (Song et al. 2021, score SDE, Algorithm 1). Each level costs 1 + ``steps``
-    network calls; clean data, s = 0, are not corrected.
+    The predictor moves between levels and errs over long steps, the corrector pulls the
+    distribution of x_s back to q(x_s) (Song et al. 2021, score SDE, Algorithm 1). Each level costs
+    1 + ``steps`` network calls; clean data, s = 0, are not corrected.
 
     Args:
         denoiser, process, x, times, eta, y, generator: as in :func:`ddpmlib.samplers.loop.sample`.
@@ -227,8 +227,8 @@ def step_size(process: Process, t: Time, snr: float) -> float:
 
     Song et al. (2021, score SDE, Algorithm 4) take h = 2 (r |z|/|g|)² with the score g of the
     moment. Here |g| is what it is for a point, |z|/√(1−ᾱ_t): the same step for every chain, so its
-    law stays Langevin's, no leap at a mode where g = 0, and h ∝ 1−ᾱ_t from level to level, which is
-    the rule of Song & Ermon (2019, section 4.3).
+    distribution stays Langevin's, no leap at a mode where g = 0, and h ∝ 1−ᾱ_t from level to level,
+    which is the rule of Song & Ermon (2019, section 4.3).
 
     Args:
         process: the forward process.

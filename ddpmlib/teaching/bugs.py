@@ -45,12 +45,14 @@ class Bug:
 BUGS: dict[str, Bug] = {
     "noise_after_the_last_step": Bug(
         edits=(
-            Edit("samplers.ancestral", "if self.eta > 0 and s != process.clean:", "if self.eta > 0:"),
+            Edit(
+                "samplers.ancestral", "if self.eta > 0 and s != process.clean:", "if self.eta > 0:"
+            ),
             Edit("process.process", "if s == self.clean or eta == 0:", "if eta == 0:"),
         ),
         caught_by=(
             "tests/test_samplers.py::test_who_always_says_the_same_gets_exactly_that[7-1.0-shape1]",
-            "tests/test_process.py::test_the_last_step_returns_the_belief_and_no_noise",
+            "tests/test_process.py::test_the_last_step_returns_the_prediction_and_no_noise",
         ),
         passed_by=("tests/test_samplers.py::test_samples_follow_the_mixture[200-1.0-0.03]",),
     ),

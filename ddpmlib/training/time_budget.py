@@ -16,7 +16,7 @@ RESERVE = 0.05  # of a limit of time, for machines that slow down
 
 
 def updates_within(trainer: Trainer, seconds: float, scratch: Path, save_every: int) -> int:
-    """How many updates fit into a time, judged by the first ones, which are then undone.
+    """How many updates fit into a time, estimated by the first ones, which are then undone.
 
     A fiftieth of the time is spent on it. The answer is the same on every process, and a part of
     the time stays in reserve, :data:`RESERVE`. The learning rate can then fall to zero when the

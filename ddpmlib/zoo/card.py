@@ -92,4 +92,8 @@ def _fields_of(path: Path) -> dict[str, Any]:
             f"{path} is a card of format {version}, and this version of ddpmlib reads up to "
             f"{FORMAT}: update it"
         )
+    if version == 1:  # that called the network whose features were taken the judge
+        for entry in values.get("metrics", ()):
+            if isinstance(entry, dict) and "judge" in entry:
+                entry["extractor"] = entry.pop("judge")
     return values

@@ -595,7 +595,7 @@ samples = draw(
     y=y,
     generator=torch.Generator().manual_seed(7),
 )
-agreement = metrics.class_agreement(features.judge(judge, samples)[1], y)
+agreement = metrics.class_agreement(features.extract(judge, samples)[1], y)
 print(
     f"the judge on unseen scans: {judge_card.metrics[0]['value']:.1%} of {judge_card.metrics[0]['n']}"
 )
@@ -647,7 +647,7 @@ _ = plots.curve({"step": steps, "loss": loss})
 
 # %% tags=["nbval-ignore-output"]
 calls = (2, 5, 10)
-real, _ = features.judge(judge, digits.x_train)
+real, _ = features.extract(judge, digits.x_train)
 y = torch.arange(10).repeat(20)
 table = {}
 for eta in (0.0, 1.0):
@@ -665,7 +665,7 @@ for eta in (0.0, 1.0):
                 y=y,
                 generator=g,
             )
-            h, logits = features.judge(judge, x)
+            h, logits = features.extract(judge, x)
             cell.append(
                 (
                     metrics.class_agreement(logits, y),

@@ -794,8 +794,8 @@ for t in (50, 500, 900):
 
 # %% tags=["nbval-ignore-output"]
 judge, _ = zoo.load("digits-classifier", device="cpu")
-real, _ = features.judge(judge, digits.x_train)
-unseen, _ = features.judge(judge, digits.x_test[:300])
+real, _ = features.extract(judge, digits.x_train)
+unseen, _ = features.extract(judge, digits.x_test[:300])
 floor = metrics.frechet_distance(unseen, real)
 small_net = UNetConfig(
     width=32, mults=(1,), attention=(False,), heads=2, patch=2
@@ -826,7 +826,7 @@ for name, own in three.items():
             x = torch.randn(300, 1, 8, 8, generator=g)
             times = uniform_times(1000, 25)
             x = draw(OnPath(network, p), p, x, times, generator=g)
-            h, _ = features.judge(judge, x)
+            h, _ = features.extract(judge, x)
             found = metrics.frechet_distance(h, real)
             trained.setdefault((name, walk), []).append(found)
 print(f"Fréchet distance, 300 samples (300 real ones: {floor:.1f})")
@@ -865,7 +865,7 @@ for name, p in {
 }.items():
     x = draw(OnPath(mnist_net, p), p, x_T, uniform_times(p.T, 10), eta=0.0, y=y)
     rows.append(x[:10])
-    _, logits = features.judge(mnist_judge, x)
+    _, logits = features.extract(mnist_judge, x)
     agree[name] = metrics.class_agreement(logits, y)
 ax = plots.grid(torch.cat(rows), ncol=10)
 assert min(agree.values()) > 0.6
@@ -916,7 +916,7 @@ for name in ("linear", "cosine"):
                 y=y,
                 generator=g,
             )
-            h, _ = features.judge(judge, x)
+            h, _ = features.extract(judge, x)
             found = metrics.frechet_distance(h, real)
             distance.setdefault((name, skip), []).append(found)
 print(f"Fréchet distance, 150 samples, 3 seeds (150 real: {real_150:.1f})")
@@ -980,7 +980,7 @@ for ax, (name, p) in zip(
     x = torch.randn(200, 1, 8, 8, generator=g)
     denoise = OnPath(digits_net, p)
     x = draw(denoise, p, x, uniform_times(100, 20), y=y, generator=g)
-    h, logits = features.judge(judge, x)
+    h, logits = features.extract(judge, x)
     score[name] = metrics.frechet_distance(h, real)
     plots.grid(x[:20], ncol=10, ax=ax, title=f"betas {name}")
     lam_T = float(schedules.log_snr(p.alpha_bar)[-1])

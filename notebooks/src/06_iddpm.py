@@ -743,7 +743,7 @@ def choose(denoiser, mix):
 
 
 judge, _ = zoo.load("digits-classifier", device="cpu")
-real, _ = features.judge(judge, digits.x_train)
+real, _ = features.extract(judge, digits.x_train)
 y = torch.arange(10).repeat(15)
 CALLS = (4, 8, 16)
 frechet, agreement = {}, {}
@@ -761,7 +761,7 @@ for kind, mix in KINDS.items():
                 y=y,
                 generator=g,
             )
-            h, logits = features.judge(judge, x)
+            h, logits = features.extract(judge, x)
             cell.append(
                 (
                     metrics.frechet_distance(h, real),
@@ -891,7 +891,7 @@ for kind, mix in KINDS.items():
     )
     # How rough: mean absolute difference of neighbouring pixels.
     rough = (x.clamp(-1, 1).diff(dim=-1)).abs().mean()
-    right = metrics.class_agreement(features.judge(reader, x)[1], y)
+    right = metrics.class_agreement(features.extract(reader, x)[1], y)
     print(f"{kind:8} agreement {right:.2f} of 30, roughness {rough:.3f}")
     rows.append(x[:10])
 _ = plots.grid(torch.cat(rows), ncol=10)

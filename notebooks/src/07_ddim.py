@@ -526,7 +526,7 @@ chains = [
     for x in starts
 ]
 finals = [c[-1].x for c in chains]
-marks = [features.judge(judge, x)[0] for x in finals]
+marks = [features.extract(judge, x)[0] for x in finals]
 others = [torch.cat([m for m in marks if m is not own]) for own in marks]
 floors = torch.tensor(
     [
@@ -571,7 +571,7 @@ for eta in (0.0, 1.0):
             y=labels,
             generator=seeded(500 + n),  # not the seeds of x_T!
         )
-        h, logits = features.judge(judge, x)
+        h, logits = features.extract(judge, x)
         distance = metrics.frechet_distance(h, reference)
         g = seeded(0)
         again = torch.tensor(
@@ -642,7 +642,7 @@ def along(images_of):
         [
             [
                 metrics.frechet_distance(
-                    features.judge(judge, images_of(c, i))[0], rest
+                    features.extract(judge, images_of(c, i))[0], rest
                 )
                 for i in range(len(visited))
             ]
@@ -906,8 +906,8 @@ spacings = {
     "quadratic": quadratic_times,
 }
 digit_judge, _ = zoo.load("digits-classifier", device="cpu")
-real, _ = features.judge(digit_judge, images.x_train)
-unseen, _ = features.judge(digit_judge, images.x_test)
+real, _ = features.extract(digit_judge, images.x_train)
+unseen, _ = features.extract(digit_judge, images.x_test)
 counts = (5, 10, 20)
 
 
@@ -915,7 +915,7 @@ def digits_distance(times, seed):
     labels = torch.arange(10).repeat(7)
     x = torch.randn(len(labels), 1, 8, 8, generator=seeded(seed))
     x = draw(digits, digits.process, x, times, eta=0.0, y=labels)
-    return metrics.frechet_distance(features.judge(digit_judge, x)[0], real)
+    return metrics.frechet_distance(features.extract(digit_judge, x)[0], real)
 
 
 spaced = {
@@ -1009,7 +1009,7 @@ bugs = ("", "α for ᾱ", "one bar lost", "noise at the end", "stale ε")
 shown, figures = [], {}
 for bug in bugs:
     x = edited(starts[0], y, bug)
-    h, logits = features.judge(judge, x)
+    h, logits = features.extract(judge, x)
     figures[bug] = (
         metrics.frechet_distance(h, others[0]),
         metrics.class_agreement(logits, y),

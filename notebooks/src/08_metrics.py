@@ -47,8 +47,8 @@ from sklearn.datasets import load_sample_image
 
 digits = data.load("digits")
 judge, judge_card = zoo.load("digits-classifier", device="cpu")
-train, train_logits = features.judge(judge, digits.x_train)
-test, test_logits = features.judge(judge, digits.x_test)
+train, train_logits = features.extract(judge, digits.x_train)
+test, test_logits = features.extract(judge, digits.x_test)
 floor = frechet_distance(test, train)  # what real, unseen images reach
 x_test = data.to_float(digits.x_test)
 photo = torch.tensor(load_sample_image("china.jpg")).float().mean(-1) / 127.5
@@ -127,7 +127,7 @@ for (top, ax), distort in zip(axes.T, distortions, strict=True):
     for a in levels:
         g = torch.Generator().manual_seed(1)
         x = distort(x_test, a, g).clamp(-1, 1)
-        h, _ = features.judge(judge, x)
+        h, _ = features.extract(judge, x)
         low, high = intervals.bootstrap(
             to_train, h, draws=40, groups=digits.y_test, generator=g
         )
@@ -483,7 +483,7 @@ assert abs(printed.real - ours.item()) < 1e-5 * ours.item()
 labels = digits.y_test
 one = torch.stack([x_test[labels == k][0] for k in range(10)])
 memorised = one.repeat(36, 1, 1, 1)
-h_one, l_one = features.judge(judge, memorised)
+h_one, l_one = features.extract(judge, memorised)
 with torch.no_grad():
     score_one = metrics.inception_score(l_one, splits=1).mean
     score_real = metrics.inception_score(test_logits, splits=1).mean
@@ -814,7 +814,7 @@ trainer = Trainer(
 )
 *_, last = fit(trainer)
 second = trainer.averaged.eval()
-_, logits = features.judge(second, digits.x_test)
+_, logits = features.extract(second, digits.x_test)
 accuracy = metrics.class_agreement(logits, digits.y_test)
 print(f"{last.step} updates, {accuracy:.1%} of 355 unseen scans right")
 assert accuracy > 0.95
@@ -843,7 +843,7 @@ goodhart = {}
 for n, sets in samples.items():
     rows = []
     for x in sets:
-        h, logits = features.judge(judge, x)
+        h, logits = features.extract(judge, x)
         rows.append(
             (
                 metrics.class_agreement(logits, y),
@@ -874,7 +874,7 @@ for _ in range(40):
     (slope,) = torch.autograd.grad(loss, x)
     x = (x - 0.1 * slope.sign()).clamp(-1, 1).detach().requires_grad_()
 forged = x.detach()
-h, logits = features.judge(judge, forged)
+h, logits = features.extract(judge, forged)
 forged_score = metrics.inception_score(logits, splits=1).mean
 print(f"class agreement {metrics.class_agreement(logits, y):.1%}")
 print(f"Inception Score {forged_score:.3f} of at most 10")
@@ -916,7 +916,7 @@ drawn = [
     draw(mnist_model, mnist_model.process, z, times, y=k, generator=g)
     for z, k in zip(x_T.split(50), y.split(50), strict=True)
 ]
-mnist_h, mnist_logits = features.judge(mnist_judge, torch.cat(drawn))
+mnist_h, mnist_logits = features.extract(mnist_judge, torch.cat(drawn))
 h = mnist_h.double()
 c_mnist = bias_constant(h, h.mean(0), torch.cov(h.T)).item()
 print(f"agreement {metrics.class_agreement(mnist_logits, y):.1%} of {len(y)}")
@@ -969,10 +969,10 @@ assert abs(extrapolate(sizes, points) - whole + c_real / 400) < c_real / 400
 _ = torch.manual_seed(0)
 untrained = Classifier(recipe.net).eval()
 extractors = {
-    "shipped judge": lambda x: features.judge(judge, x)[0],
-    "its logits": lambda x: features.judge(judge, x)[1],
-    "judge of seed 1": lambda x: features.judge(second, x)[0],
-    "untrained judge": lambda x: features.judge(untrained, x)[0],
+    "shipped judge": lambda x: features.extract(judge, x)[0],
+    "its logits": lambda x: features.extract(judge, x)[1],
+    "judge of seed 1": lambda x: features.extract(second, x)[0],
+    "untrained judge": lambda x: features.extract(untrained, x)[0],
     "pixels": lambda x: x.flatten(1),
 }
 sets = {
@@ -1046,7 +1046,7 @@ faults = {
 print("real images unless said otherwise     FID  FID/floor     IS")
 seen = {}
 for name, x in faults.items():
-    h, logits = features.judge(judge, x)
+    h, logits = features.extract(judge, x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 20 samples: the library warns
         distance = to_train(h)

@@ -308,7 +308,7 @@ for name, recipe in rungs.items():
     for eta in (1.0, 0.0):
         how = evaluation.Sampling(steps=20, eta=eta)
         x0 = evaluation.generate(trainer.averaged, (1, 8, 8), y, how)
-        row = evaluation.judged(
+        row = evaluation.measure_samples(
             judge, x0, y, digits, metrics=("fid", "agreement")
         )
         low, high = row["frechet_interval"]
@@ -497,8 +497,8 @@ many = evaluation.generate(
 )
 from ddpmlib.evaluation import features, metrics
 
-h_many, _ = features.judge(judge, many)
-h_real, _ = features.judge(judge, digits.x_train)
+h_many, _ = features.extract(judge, many)
+h_real, _ = features.extract(judge, digits.x_train)
 g = torch.Generator().manual_seed(0)
 
 

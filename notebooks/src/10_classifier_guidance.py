@@ -96,7 +96,7 @@ images = guided_grid(untold, mnist_classifier, strengths, card.image_shape, 1)
 ax = labelled(images, [f"s = {s:g}" for s in strengths], 2)
 _ = ax.set_xlabel("class that the classifier is asked for")
 mnist_judge, _ = zoo.load("mnist-classifier", device="cpu")
-_, logits = features.judge(mnist_judge, images)
+_, logits = features.extract(mnist_judge, images)
 agreed = [
     metrics.class_agreement(part, torch.arange(10)) for part in logits.split(10)
 ]
@@ -1005,7 +1005,7 @@ real = evaluation.reference(judge, digits, 300, y)
 def measured(belief, seed=0, y=y):
     how = evaluation.Sampling(steps=20, eta=1.0, seed=seed)
     x0 = evaluation.generate(belief, (1, 8, 8), y, how)
-    found = evaluation.judged(
+    found = evaluation.measure_samples(
         judge, x0, y, digits, ("agreement", "fid", "pr"), draws=40, real=real
     )
     return found | {"x0": x0}
@@ -1149,7 +1149,7 @@ for name, net in trained.items():
         rows.append(x0[:10])
         with torch.no_grad():
             itself = net(x0, torch.ones(100, dtype=torch.int64))
-        _, logits = features.judge(judge, x0)
+        _, logits = features.extract(judge, x0)
         own[name, s] = [
             metrics.class_agreement(logits, y[:100]),
             metrics.class_agreement(itself, y[:100]),
@@ -1303,7 +1303,7 @@ explosion = {}
 for name, (belief, eta) in remedies.items():
     how = evaluation.Sampling(steps=20, eta=eta)
     x0 = evaluation.generate(belief, (1, 8, 8), y100, how)
-    _, logits = features.judge(judge, x0)
+    _, logits = features.extract(judge, x0)
     explosion[name] = (
         float(x0.abs().mean()),
         metrics.class_agreement(logits, y100),

@@ -489,8 +489,8 @@ nets = {"dropout 10 %": train(0.1), "no dropout": train(0.0)}
 from ddpmlib.evaluation import features, metrics
 
 digit_judge, _ = zoo.load("digits-classifier", device="cpu")
-real, _ = features.judge(digit_judge, scans.x_train)
-unseen, _ = features.judge(digit_judge, scans.x_test[:100])
+real, _ = features.extract(digit_judge, scans.x_train)
+unseen, _ = features.extract(digit_judge, scans.x_test[:100])
 hundred = torch.arange(100) % 10
 digit_noise = torch.randn(100, 1, 8, 8, generator=seeded(3))
 
@@ -514,7 +514,7 @@ def drawn(denoiser, y=hundred, eta=0.0):
 
 
 def measured(x, y=hundred):
-    h, logits = features.judge(digit_judge, x)
+    h, logits = features.extract(digit_judge, x)
     return {
         "Fréchet": metrics.frechet_distance(h, real),
         "agreement": metrics.class_agreement(logits, y),
@@ -946,7 +946,7 @@ _ = plots.grid(torch.cat(list(shown.values())), ax=ax)
 found = {}
 for row, (name, x) in enumerate(shown.items()):
     ax.text(-4, side * (row + 0.5), name, ha="right", va="center", size=9)
-    _, logits = features.judge(judge, x)
+    _, logits = features.extract(judge, x)
     found[name] = metrics.class_agreement(logits, ten)
     print(
         f"{name:14} agreement {found[name]:4.0%}   ink (mean pixel) {x.mean():5.2f}"

@@ -577,7 +577,7 @@ two([obedient, stubborn], ncol=10, size=(5.2, 1.75))
 judge, _ = right.zoo.load("mnist-classifier", device="cpu")
 agreed = []
 for name, x in (("right", obedient), ("wrong", stubborn)):
-    read = right.evaluation.features.judge(judge, x)[1].argmax(1)
+    read = right.evaluation.features.extract(judge, x)[1].argmax(1)
     agreed.append(int((read == torch.arange(10)).sum()))
     print(f"{name}: read as", *read.tolist())
 assert agreed[0] >= 9 and agreed[1] <= 3
@@ -631,7 +631,7 @@ def distances(lib):
     }
     return {
         name: lib.evaluation.metrics.frechet_distance(
-            lib.evaluation.features.judge(judge, x)[0], train
+            lib.evaluation.features.extract(judge, x)[0], train
         )
         for name, x in sets.items()
     }

@@ -103,7 +103,7 @@ def test_times_are_rounded_as_python_does() -> None:
     assert js("pairs.map(([T, steps]) => D.uniformTimes(T, steps))", pairs=pairs) == expected
 
 
-def test_exact_beliefs(case: Case) -> None:
+def test_exact_predictions(case: Case) -> None:
     answers = case.js("ts.map(t => [D.denoise(P, M, x, t), D.denoise(P, M, x, t, y)])", ts=TIMES)
     for t, (plain, conditional) in zip(TIMES, answers, strict=True):
         close(plain, case.mixture(case.x, t).x0)

@@ -157,7 +157,7 @@ def test_a_fixed_variance_and_predicted_noise(eta: float, tmp_path: Path) -> Non
     assert float(off) < 1e-5  # untrained, it wanders far: so in units of where it is
 
 
-def test_beliefs_along_the_chain_are_those_of_ddpmlib() -> None:
+def test_predictions_along_the_chain_are_those_of_ddpmlib() -> None:
     model, settings = web_export.read(WEIGHTS)
     how = {"label": 4, "w": 0, "eta": 0, "steps": 4}
     found, _ = chain(WEIGHTS, model, settings["image_shape"], **how)

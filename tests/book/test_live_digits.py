@@ -55,9 +55,11 @@ def reference(
     states = [State(times[0], noises[0])]
     for k, s in enumerate(times[1:]):
         before = states[-1]
-        belief = guided(before.x, before.t, y)
+        prediction = guided(before.x, before.t, y)
         noise = noises[k + 1] if s else None
-        states.append(State(s, process.step(before.x, belief, before.t, s, eta, noise), belief.x0))
+        states.append(
+            State(s, process.step(before.x, prediction, before.t, s, eta, noise), prediction.x0)
+        )
     return states
 
 

@@ -272,9 +272,9 @@ def test_two_strides_with_a_known_x0_are_one() -> None:
 @pytest.mark.equation("2.11")
 @pytest.mark.parametrize(("t", "s"), PAIRS)
 def test_mean_of_the_reverse_step_is_the_posterior_mean_at_the_mean_of_x0(t: int, s: int) -> None:
-    belief, _ = moments(reverse(POINTS, t, 0))
+    prediction, _ = moments(reverse(POINTS, t, 0))
     mean, _ = moments(reverse(POINTS, t, s))
-    close(PROCESS.posterior(POINTS, belief, t, s)[0], mean)
+    close(PROCESS.posterior(POINTS, prediction, t, s)[0], mean)
 
 
 @pytest.mark.equation("2.12")
@@ -600,7 +600,7 @@ def test_tweedie_for_any_three_points() -> None:
 
 
 @pytest.mark.equation("2.16")
-def test_belief_about_one_component() -> None:
+def test_prediction_about_one_component() -> None:
     """Where log N(x_0; m, v) + log N(x_t; √ᾱ x_0, 1−ᾱ) peaks; a Gaussian's peak is its mean."""
     m, v = sympy.symbols("m v", positive=True)
     log_joint = log_normal(X_0, m, v) + log_normal(X_T, sympy.sqrt(A_T) * X_0, 1 - A_T)

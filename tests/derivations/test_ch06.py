@@ -219,9 +219,9 @@ def test_a_stride_is_a_step_of_the_re_derived_chain(schedule, times: list[int]) 
         assert long.variances(t, s)[1] == pytest.approx(float(short.beta[k]), rel=1e-12)
         for mix in (0.0, 1.0, 0.4, learned_var_mix(place)):
             for eta in (1.0, 0.5, 0.0):
-                belief = Prediction(x0, mix)
-                a = long.step(x, belief, t, s, eta, noise)
-                b = short.step(x, belief, k, k - 1, eta, noise)
+                prediction = Prediction(x0, mix)
+                a = long.step(x, prediction, t, s, eta, noise)
+                b = short.step(x, prediction, k, k - 1, eta, noise)
                 torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
@@ -231,16 +231,16 @@ def test_a_strided_sampler_with_a_learned_variance_is_the_short_chains_sampler()
     rising = long.alpha_bar[times[::-1]]
     short = DDPM(torch.cat([torch.zeros(1).double(), 1 - rising[1:] / rising[:-1]]))
 
-    def belief(x, t, y=None):  # type: ignore[no-untyped-def]
+    def prediction(x, t, y=None):  # type: ignore[no-untyped-def]
         return Prediction(torch.tanh(x + t / 200), torch.sigmoid(3 * x))
 
-    def belief_of_short(x, k, y=None):  # type: ignore[no-untyped-def]
-        return belief(x, times[::-1][k])
+    def prediction_of_short(x, k, y=None):  # type: ignore[no-untyped-def]
+        return prediction(x, times[::-1][k])
 
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     walks = [
         list(sample(d, p, x, ts, generator=torch.Generator().manual_seed(2)))
-        for d, p, ts in ((belief, long, times), (belief_of_short, short, None))
+        for d, p, ts in ((prediction, long, times), (prediction_of_short, short, None))
     ]
     assert [s.t for s in walks[0]] == times
     for a, b in zip(*walks, strict=True):
@@ -278,11 +278,11 @@ def test_the_bound_of_gaussian_data_is_lowest_at_the_best_variance(c: float) -> 
     below = dict(pairwise(times))
 
     def bound(mix):  # type: ignore[no-untyped-def]
-        def belief(x, t, y=None):  # type: ignore[no-untyped-def]
+        def prediction(x, t, y=None):  # type: ignore[no-untyped-def]
             return Prediction(exact(x, t).x0, mix(t, below[t]) if below[t] else 0.5)
 
         g = torch.Generator().manual_seed(1)
-        return elbo(belief, PROCESS, x0, times, decoder=continuous, generator=g).steps.mean(0)
+        return elbo(prediction, PROCESS, x0, times, decoder=continuous, generator=g).steps.mean(0)
 
     def best(t: int, s: int) -> float:
         return float(

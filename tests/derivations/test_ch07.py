@@ -327,7 +327,7 @@ def test_lost_bars_break_the_marginals() -> None:
     assert signal_and_noise(engine) == pytest.approx(wanted)
 
 
-def test_a_clipped_belief_brings_its_own_noise() -> None:
+def test_a_clipped_prediction_brings_its_own_noise() -> None:
     """Whatever x̂_0 is handed over, x̂_0 and the ε̂ of the step add up to x_t."""
     x_t, t, s = 3 * normal(6, 2), 12, 5
     clipped = normal(6, 2, seed=1).clamp(-0.2, 0.2)

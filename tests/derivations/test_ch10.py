@@ -60,7 +60,7 @@ def posterior(x_t: Tensor, t: int) -> Tensor:
 
 @pytest.mark.equation("10.1")
 @pytest.mark.parametrize("t", TIMES)
-def test_the_score_is_the_mean_of_the_kernels_scores_and_the_belief(t: int) -> None:
+def test_the_score_is_the_mean_of_the_kernels_scores_and_the_prediction(t: int) -> None:
     x, (scale, std) = normal(7), (float(PROCESS.scale[t]), float(PROCESS.std[t]))
     kernel_scores = (scale * GRID - x[:, None]) / std**2
     expected = (posterior(x, t) * kernel_scores).sum(1)
@@ -245,7 +245,7 @@ def test_cross_entropy_on_noisy_points_is_least_at_that_verdict() -> None:
 
 @pytest.mark.equation("10.8")
 @pytest.mark.parametrize("t", TIMES)
-def test_the_gradient_is_a_difference_of_beliefs(t: int) -> None:
+def test_the_gradient_is_a_difference_of_predictions(t: int) -> None:
     x, a = normal(7), float(PROCESS.alpha_bar[t])
     expected = math.sqrt(a) / (1 - a) * (LINE(x, t, Y).x0 - LINE(x, t).x0)
     torch.testing.assert_close(class_slope(x, t), expected, rtol=1e-8, atol=1e-8)
@@ -269,12 +269,12 @@ def test_the_exact_gradient_fades_like_the_signal() -> None:
 @pytest.mark.equation("10.9")
 @pytest.mark.parametrize("t", TIMES)
 @pytest.mark.parametrize("strength", [0.5, 1.0, 3.0])
-def test_the_shift_of_the_noise_is_that_of_the_belief(t: int, strength: float) -> None:
+def test_the_shift_of_the_noise_is_that_of_the_prediction(t: int, strength: float) -> None:
     x, slope = normal(7), class_slope(normal(7), t)
     guided = ClassifierGuidance(Unconditional(LINE), LINE.class_logits, strength)(x, t, Y).x0
     a = float(PROCESS.alpha_bar[t])
-    by_belief = LINE(x, t).x0 + strength * (1 - a) / math.sqrt(a) * slope
-    torch.testing.assert_close(guided, by_belief, rtol=1e-8, atol=1e-8)
+    by_prediction = LINE(x, t).x0 + strength * (1 - a) / math.sqrt(a) * slope
+    torch.testing.assert_close(guided, by_prediction, rtol=1e-8, atol=1e-8)
     eps = PROCESS.eps_from_x0(x, LINE(x, t).x0, t) - strength * math.sqrt(1 - a) * slope
     by_noise = (x - math.sqrt(1 - a) * eps) / math.sqrt(a)
     torch.testing.assert_close(guided, by_noise, rtol=1e-8, atol=1e-8)
@@ -329,8 +329,8 @@ def test_the_ratio_of_the_two_shifts(t: int, s: int) -> None:
         base = FixedVariance(Unconditional(LINE), var_mix)
         plain = base(x, t, Y).x0
         mean = MeanShift(base, LINE.class_logits, 1.0, [t, s])(x, t, Y).x0 - plain
-        belief = ClassifierGuidance(base, LINE.class_logits, 1.0)(x, t, Y).x0 - plain
-        torch.testing.assert_close(mean, expected * belief, rtol=1e-8, atol=1e-10)
+        prediction = ClassifierGuidance(base, LINE.class_logits, 1.0)(x, t, Y).x0 - plain
+        torch.testing.assert_close(mean, expected * prediction, rtol=1e-8, atol=1e-10)
 
 
 # ---- the strength ------------------------------------------------------------------------
@@ -516,7 +516,7 @@ def test_the_skeletons_fail(key: str) -> None:
 
 
 @pytest.mark.equation("10.1")
-def test_the_score_of_any_three_points_is_their_belief() -> None:
+def test_the_score_of_any_three_points_is_their_prediction() -> None:
     a, x = sp.symbols("a x", positive=True)
     points = sp.symbols("y_1:4", real=True)
     weights = [sp.exp(-((x - sp.sqrt(a) * y) ** 2) / (2 * (1 - a))) for y in points]

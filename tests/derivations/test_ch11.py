@@ -75,7 +75,7 @@ def test_guided_noise_is_the_score_plus_w_times_that_gradient(w: float) -> None:
 @pytest.mark.equation("11.3")
 @pytest.mark.parametrize("parameterization", [EPS, X0, V], ids=lambda p: p.name)
 def test_the_same_weights_in_every_parameterization(parameterization: Parameterization) -> None:
-    """Guide the network's raw answers, whatever they mean; then read the belief."""
+    """Guide the network's raw answers, whatever they mean; then read the prediction."""
     net = MLP(2, 16, 1, num_classes=3).double()
     g = torch.Generator().manual_seed(3)
     for p in net.parameters():
@@ -87,11 +87,11 @@ def test_the_same_weights_in_every_parameterization(parameterization: Parameteri
     torch.testing.assert_close(ClassifierFree(denoiser, 2.5)(X, 20, Y).x0, by_hand)
 
 
-# ---- one network for both beliefs --------------------------------------------------------
+# ---- one network for both predictions --------------------------------------------------------
 
 
 class Told(nn.Module):
-    """A denoiser of exact beliefs, shaped as :func:`diffusion_loss` needs it; ε̂ may be off."""
+    """A denoiser of exact predictions, shaped as :func:`diffusion_loss` needs it; ε̂ may be off."""
 
     def __init__(self, off: float = 0.0, off_null: float = 0.0) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ def test_the_loss_is_split_by_the_coin(p: float) -> None:
 @pytest.mark.equation("11.5")
 @pytest.mark.parametrize("p", [0.1, 0.5])
 def test_both_conditional_expectations_are_the_optimum(p: float) -> None:
-    """Shifting either belief by a constant d costs its share times d², to either side."""
+    """Shifting either prediction by a constant d costs its share times d², to either side."""
     best = loss_of(Told(), p)
     for d in (-0.4, 0.4):
         assert loss_of(Told(d, 0.0), p) - best == pytest.approx((1 - p) * d**2, abs=0.02)
@@ -254,7 +254,7 @@ def test_the_guided_score_pushes_away_from_the_other_class() -> None:
 
 
 class Pair:
-    """Exact beliefs: label 0 is N(m, c), the null label 1 is N(0, C)."""
+    """Exact predictions: label 0 is N(m, c), the null label 1 is N(0, C)."""
 
     without = staticmethod(torch.ones_like)
 
@@ -385,7 +385,7 @@ def test_ddim_drops_a_mode_that_the_tilted_law_keeps() -> None:
 
 @pytest.mark.equation("11.11")
 @pytest.mark.parametrize("w", [0.5, 1.0, 8.0])
-def test_guided_beliefs_reach_1_plus_2w_and_no_further(w: float) -> None:
+def test_guided_predictions_reach_1_plus_2w_and_no_further(w: float) -> None:
     both = 2 * torch.rand(2, 500, generator=torch.Generator().manual_seed(0), dtype=F64) - 1
     both[:, 0] = f64(1, -1)  # where the class is sure and all others are sure of the opposite
 
@@ -429,7 +429,7 @@ def test_static_clips_and_dynamic_rescales() -> None:
 @pytest.mark.equation("11.13")
 @pytest.mark.parametrize("t", [3, 20, 35])
 def test_the_noise_must_follow_the_threshold(t: int) -> None:
-    """Belief and noise add up to x_t; the old noise with the new belief does not, and carries the
+    """Prediction and noise add up to x_t; old noise and new prediction do not, and it carries the
     recoil: the class's signal in the next state changes its sign."""
     x_t, raw = 0.3 * normal(5, 3), torch.full((5, 3), 6.0, dtype=F64)
     clipped, s = raw.clamp(-1, 1), t - 1
@@ -608,7 +608,7 @@ def test_the_gap_to_the_tilted_score_for_any_two_points() -> None:
 
 
 @pytest.mark.equation("11.13")
-def test_the_noise_of_a_changed_belief_returns_to_the_same_state() -> None:
+def test_the_noise_of_a_changed_prediction_returns_to_the_same_state() -> None:
     a, x, x0 = sp.symbols("a x x_0", positive=True)
     eps = (x - sp.sqrt(a) * x0) / sp.sqrt(1 - a)
     assert sp.simplify(sp.sqrt(a) * x0 + sp.sqrt(1 - a) * eps - x) == 0

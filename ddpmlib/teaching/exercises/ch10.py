@@ -103,10 +103,10 @@ def _(answer: Any) -> None:
 
 @exercise(
     "10.4",
-    hint="Two variances must agree: DDIM at the strength that you seek, the tilted law at s.",
+    hint="Two variances must agree: DDIM's at your strength, the tilted distribution's at s.",
 )
 def _(answer: Any) -> None:
-    """The strength with which DDIM has the variance of the tilted law."""
+    """The strength with which DDIM has the variance of the tilted distribution."""
     for s, c in ((2.0, 0.25), (4.0, 0.1), (0.5, 0.6), (1.0, 0.3)):
         found = float(answer(s, c))
         assert math.isclose(c**found, 1 / (s / c - (s - 1)), rel_tol=1e-6), (

@@ -23,7 +23,9 @@ def _mixture(process: DDPM) -> oracle.Mixture:
     return oracle.Mixture(process, weights, means, stds, torch.arange(3))
 
 
-@exercise("11.1", hint="At scale 1 nothing is guided, and at scale 0 only the null belief is left.")
+@exercise(
+    "11.1", hint="At scale 1 nothing is guided, and at scale 0 only the null prediction is left."
+)
 def _(answer: Any) -> None:
     """The same guidance in both conventions."""
     to_w, combine = answer
@@ -62,7 +64,7 @@ def _(answer: Any) -> None:
         yours = answer(denoiser, x, 15, y, z, w)
         assert yours.shape == x.shape, "Return x_0 in the shape of x_t."
         assert torch.allclose(yours, towards + w * (towards - against)), (
-            f"At w = {w} the belief is another one."
+            f"At w = {w} the prediction is another one."
         )
         assert len(asked) == 1, f"The denoiser was asked {len(asked)} times."
 

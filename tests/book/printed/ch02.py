@@ -96,7 +96,7 @@ def points_names() -> dict:
 
 
 def shares(data: FiniteData, x_t: torch.Tensor) -> torch.Tensor:
-    """Which point a noisy one came from: how the belief moves with each point's weight."""
+    """Which point a noisy one came from: how the prediction moves with each point's weight."""
     densities = [FiniteData(PROCESS, p[None]).log_prob(x_t[None], t).exp() for p in POINTS]
     return torch.cat(densities) / torch.cat(densities).sum()
 

@@ -74,7 +74,7 @@ def simple_loss_names() -> dict:
     }
 
 
-def belief(eps: Tensor) -> Tensor:
+def prediction(eps: Tensor) -> Tensor:
     scale, std = PROCESS.kernel(t, X_T)
     return SAYS_EPS.split(eps, X_T, scale, std)[0]
 
@@ -82,7 +82,7 @@ def belief(eps: Tensor) -> Tensor:
 @formula("3.3")
 def ancestral_names() -> dict:
     eps = printed_net(X_T.numpy(), t)
-    guess = Prediction(belief(eps), 0.7)
+    guess = Prediction(prediction(eps), 0.7)
     return (
         process_names()
         | data_names()
@@ -97,7 +97,7 @@ def ancestral_names() -> dict:
 @formula("3.4", "11.13")
 def from_noise_names() -> dict:
     eps = printed_net(X_T.numpy(), t)
-    return process_names() | data_names() | {r"\hat\varepsilon": eps, r"\hat x_0": belief(eps)}
+    return process_names() | data_names() | {r"\hat\varepsilon": eps, r"\hat x_0": prediction(eps)}
 
 
 @formula("3.5")
@@ -124,8 +124,8 @@ def step_names() -> dict:
         process_names()
         | data_names()
         | {
-            "x_s": PROCESS.step(X_T, Prediction(belief(eps), 0.3), t, s, 0.6, NOISE),
-            r"\hat x_0": belief(eps),
+            "x_s": PROCESS.step(X_T, Prediction(prediction(eps), 0.3), t, s, 0.6, NOISE),
+            r"\hat x_0": prediction(eps),
             r"\hat\varepsilon": eps,
             r"\eta": 0.6,
             r"\sigma_{t\to s}": PROCESS.posterior_std(t, s, 0.3),
@@ -144,9 +144,9 @@ def ddim_names() -> dict:
         | {
             "x_s": ddim_update(X_T, eps, a_t, a_s, sigma, NOISE),
             r"\hat\varepsilon": eps,
-            r"\text{predicted }x_0": belief(eps),
+            r"\text{predicted }x_0": prediction(eps),
             r"\text{direction to }x_t": ddim_update(0 * X_T, eps, a_t, a_s, sigma, 0 * NOISE)
-            - PROCESS.scale[s] * belief(eps)
+            - PROCESS.scale[s] * prediction(eps)
             + PROCESS.scale[s] / PROCESS.scale[t] * X_T,
             r"\sigma": sigma,
         }

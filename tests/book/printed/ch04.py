@@ -193,25 +193,25 @@ def prior_names() -> dict:
 
 
 def step_names(var_mix: float) -> dict:
-    """The term of one step, averaged over noisy data and beliefs."""
+    """The term of one step, averaged over noisy data and predictions."""
     x0, eps, answer = X0.expand(5, D), normal(5, D, seed=8), normal(5, D, seed=9)
     x_t = PROCESS.q_sample(x0, t, eps)
-    belief = SAYS_EPS.split(answer, x_t, *PROCESS.kernel(t, x_t))[0]
-    term = reverse_step_term(PROCESS, x0, x_t, Prediction(belief, var_mix), t, t - 1)
+    prediction = SAYS_EPS.split(answer, x_t, *PROCESS.kernel(t, x_t))[0]
+    term = reverse_step_term(PROCESS, x0, x_t, Prediction(prediction, var_mix), t, t - 1)
     variance = PROCESS.posterior_std(t, t - 1, var_mix) ** 2
     ratio = float(PROCESS.beta_tilde[t]) / variance
     return process_names() | {
         "L_{t-1}": float(term.sum(1).mean()),
         r"\mathbb E": Operator(np.mean, LOOSE),
         r"\tilde\mu_t": PROCESS.posterior(x_t, x0, t, t - 1)[0],
-        r"\mu_\theta": PROCESS.posterior(x_t, belief, t, t - 1)[0],
+        r"\mu_\theta": PROCESS.posterior(x_t, prediction, t, t - 1)[0],
         r"\sigma_t": variance**0.5,
         r"\varepsilon": eps,
         r"\varepsilon_\theta(x_t,t)": answer,
         r"\text{const}": D / 2 * (ratio - 1 - math.log(ratio)),
         r"\mathrm{SNR}": lambda i: ALPHA_BAR[int(i)] / (1 - ALPHA_BAR[int(i)]),
         "x_0": x0,
-        r"\hat x_0(x_t,t)": belief,
+        r"\hat x_0(x_t,t)": prediction,
     }
 
 

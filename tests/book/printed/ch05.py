@@ -93,14 +93,14 @@ def density_names() -> dict:
 
 @formula("5.6")
 def step_names() -> dict:
-    x0, eps, belief = X0.expand(5, D), normal(5, D, seed=8), normal(5, D, seed=9)
+    x0, eps, prediction = X0.expand(5, D), normal(5, D, seed=8), normal(5, D, seed=9)
     x_t = PROCESS.q_sample(x0, t, eps)
-    term = reverse_step_term(PROCESS, x0, x_t, Prediction(belief, 0.0), t, s)
+    term = reverse_step_term(PROCESS, x0, x_t, Prediction(prediction, 0.0), t, s)
     return process_names() | {
         r"L_{t\to s}": float(term.sum(1).mean()),
         r"\mathrm E": Operator(np.mean, LOOSE),
         "x_0": x0,
-        r"\hat x_0(x_t,t)": belief,
+        r"\hat x_0(x_t,t)": prediction,
     }
 
 
@@ -179,15 +179,15 @@ def path_names() -> dict:
 
 @formula("5.13")
 def error_names() -> dict:
-    """One belief, said in three ways."""
+    """One prediction, said in three ways."""
     scale, std = PROCESS.kernel(t, X_T)
     answer = normal(D, seed=9)
-    belief = SAYS_EPS.split(answer, X_T, scale, std)[0]
+    prediction = SAYS_EPS.split(answer, X_T, scale, std)[0]
     return data_names() | {
         r"\hat\varepsilon": answer,
-        r"\hat x_0": belief,
+        r"\hat x_0": prediction,
         "v": SAYS_V.target(X0, EPS, scale, std),
-        r"\hat v": SAYS_V.target(belief, answer, scale, std),
+        r"\hat v": SAYS_V.target(prediction, answer, scale, std),
         r"\operatorname{SNR}": log_snr(PROCESS.alpha_bar)[t].exp(),
         r"\bar\alpha": PROCESS.alpha_bar[t],
     }

@@ -35,15 +35,15 @@ def on_sources(c: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @formula("6.1")
 def best_variance_names() -> dict:
-    """A belief that is not the best one, x̂_0 = 0.7 x_t: what the step misses on average."""
+    """A prediction that is not the best one, x̂_0 = 0.7 x_t: what the step misses on average."""
     x0, x_s, x_t = on_sources(0.8)
-    belief = 0.7 * x_t
-    mean, _ = PROCESS.posterior(torch.as_tensor(x_t), torch.as_tensor(belief), t, s)
+    prediction = 0.7 * x_t
+    mean, _ = PROCESS.posterior(torch.as_tensor(x_t), torch.as_tensor(prediction), t, s)
     return process_names() | {
         r"\sigma^{*2}": float(((x_s - mean.numpy()) ** 2).sum()),
         r"\mathbb E": Operator(np.sum, LOOSE),
         "x_0": x0,
-        r"\hat x_0": belief,
+        r"\hat x_0": prediction,
     }
 
 
@@ -109,8 +109,8 @@ def vlb_names() -> dict:
     with torch.no_grad():
         loss = l_vlb(denoiser, x0, times, eps, decoder=continuous)
         x_t = PROCESS.q_sample(x0, times, eps)
-        belief = denoiser(x_t, times)
-        term = reverse_step_term(PROCESS, x0, x_t, belief, times, times - 1, continuous).sum(1)
+        prediction = denoiser(x_t, times)
+        term = reverse_step_term(PROCESS, x0, x_t, prediction, times, times - 1, continuous).sum(1)
     return process_names() | {
         r"\ell^{\text{vlb}}_t": At(lambda v: loss[v("t") - 1]),
         "L_{t-1}": At(lambda v: term[v("t") - 1]),
@@ -122,14 +122,14 @@ def vlb_names() -> dict:
 def slope_names() -> dict:
     """One number; the slope by autograd."""
     place = torch.tensor([[0.4]], dtype=F64, requires_grad=True)
-    x0, belief, x_t = (torch.tensor([[v]], dtype=F64) for v in (0.3, -0.2, 0.5))
-    reverse_step_term(PROCESS, x0, x_t, Prediction(belief, place), t, s).sum().backward()
+    x0, prediction, x_t = (torch.tensor([[v]], dtype=F64) for v in (0.3, -0.2, 0.5))
+    reverse_step_term(PROCESS, x0, x_t, Prediction(prediction, place), t, s).sum().backward()
     one, zero = torch.ones(1, dtype=F64), torch.zeros(1, dtype=F64)
     return process_names() | {
         r"\frac{\partial L_{t-1}}{\partial v}": place.grad.item(),
         "A": float(PROCESS.posterior(zero, one, t, s)[0]),
         "x_0": float(x0),
-        r"\hat x_0": float(belief),
+        r"\hat x_0": float(prediction),
         r"\sigma_\theta": PROCESS.posterior_std(t, s, float(place.detach())),
     }
 

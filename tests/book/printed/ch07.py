@@ -124,20 +124,20 @@ FIRST_STD = 0.15  # σ_1, of the decoder
 
 
 def errors() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Per time: noisy data, a belief about x_0, and the squared error of its noise."""
-    eps, beliefs = normal(T + 1, D, seed=2), normal(T + 1, D, seed=3)
+    """Per time: noisy data, a prediction about x_0, and the squared error of its noise."""
+    eps, predictions = normal(T + 1, D, seed=2), normal(T + 1, D, seed=3)
     x_t = torch.stack([PROCESS.q_sample(X0, i, eps[i]) for i in range(T + 1)])
-    said = torch.stack([PROCESS.eps_from_x0(x_t[i], beliefs[i], i) for i in range(1, T + 1)])
-    return x_t, beliefs, ((said - eps[1:]) ** 2).sum(1)
+    said = torch.stack([PROCESS.eps_from_x0(x_t[i], predictions[i], i) for i in range(1, T + 1)])
+    return x_t, predictions, ((said - eps[1:]) ** 2).sum(1)
 
 
 def step_divergences() -> torch.Tensor:
     """KL of each step t → t−1 from the model's, and −log p(x_0|x_1) without its constant."""
-    x_t, beliefs, _ = errors()
-    terms = [((X0 - beliefs[1]) ** 2).sum() / (2 * FIRST_STD**2)]
+    x_t, predictions, _ = errors()
+    terms = [((X0 - predictions[1]) ** 2).sum() / (2 * FIRST_STD**2)]
     for i in range(2, T + 1):
         zero = torch.zeros_like(X0)
-        means = [step(x_t[i], x0, i, i - 1, zero) for x0 in (X0, beliefs[i])]
+        means = [step(x_t[i], x0, i, i - 1, zero) for x0 in (X0, predictions[i])]
         log_var = torch.tensor(2 * math.log(step_std(i, i - 1)), dtype=F64)
         terms.append(gaussian_kl(means[0], log_var, means[1], log_var).sum())
     return torch.stack(terms)
@@ -146,10 +146,10 @@ def step_divergences() -> torch.Tensor:
 @formula("7.7", rtol=1e-7)
 def bound_names() -> dict:
     """L_γ with the weights that the divergences have, and the bound from densities."""
-    _, beliefs, error = errors()
+    _, predictions, error = errors()
     weights = step_divergences() / error
     prior = float(prior_term(PROCESS, X0[None]))
-    log_p = -0.5 * (((X0 - beliefs[1]) / FIRST_STD) ** 2 + math.log(2 * math.pi * FIRST_STD**2))
+    log_p = -0.5 * (((X0 - predictions[1]) / FIRST_STD) ** 2 + math.log(2 * math.pi * FIRST_STD**2))
     bound = prior + float(step_divergences()[1:].sum()) - float(log_p.sum())
     return process_names() | {
         r"J_\sigma": bound,
@@ -217,13 +217,13 @@ def one_step_names() -> dict:
     mean = torch.tensor([0.6], dtype=F64)
     exact = Gaussian(process, mean, torch.tensor([[0.5]], dtype=F64))
     x = torch.tensor([[0.8]], dtype=F64)
-    belief = exact(x, 2).x0
+    prediction = exact(x, 2).x0
     return {
-        r"x_0^{\text{one step}}": process.step(x, Prediction(belief), 2, 0, 0.0)[0],
+        r"x_0^{\text{one step}}": process.step(x, Prediction(prediction), 2, 0, 0.0)[0],
         r"\bar x_T": (x / process.scale[2])[0],
         "r_T": process.std[2] / process.scale[2],
-        r"\hat\varepsilon(x_T,T)": process.eps_from_x0(x, belief, 2)[0],
-        r"\hat x_0(x_T,T)": belief[0],
+        r"\hat\varepsilon(x_T,T)": process.eps_from_x0(x, prediction, 2)[0],
+        r"\hat x_0(x_T,T)": prediction[0],
         r"\mathbb E[x_0\mid x_T]": exact(x, 2).x0[0],
         r"\mathbb E[x_0]": mean,
     }

@@ -50,12 +50,12 @@ def mean_given_x_t(value: np.ndarray, x_t: float = X) -> float:
 
 @formula("10.1", rtol=1e-8)
 def score_names() -> dict:
-    belief = MIXTURE(column(X), t).x0
+    prediction = MIXTURE(column(X), t).x0
     return process_names() | {
         "x_t": X,
         r"\nabla\log q(x_t)": float(MIXTURE.score(column(X), t)),
-        r"\hat x_0": float(belief),
-        r"\hat\varepsilon": float(PROCESS.eps_from_x0(column(X), belief, t)),
+        r"\hat x_0": float(prediction),
+        r"\hat\varepsilon": float(PROCESS.eps_from_x0(column(X), prediction, t)),
         r"\mathbb E[x_0\mid x_t]": mean_given_x_t(GRID),
     }
 
@@ -177,7 +177,7 @@ def guided_names() -> dict:
 
 
 def plain(var_mix: float) -> object:
-    """The mixture's belief without classes, with a variance."""
+    """The mixture's prediction without classes, with a variance."""
 
     def denoiser(x: Tensor, t: int, y: Tensor | None = None) -> Prediction:
         return Prediction(MIXTURE(x, t).x0, var_mix)
@@ -211,8 +211,8 @@ def mean_shift_names() -> dict:
 
 def shift(wrapper: object) -> float:
     x, still = column(X), torch.zeros(1, 1, dtype=F64)
-    beliefs = wrapper(x, t, Y), MIXTURE(x, t)
-    moved, before = (PROCESS.step(x, belief, t, s, 1.0, still) for belief in beliefs)
+    predictions = wrapper(x, t, Y), MIXTURE(x, t)
+    moved, before = (PROCESS.step(x, prediction, t, s, 1.0, still) for prediction in predictions)
     return float(moved - before)
 
 

@@ -42,13 +42,13 @@ from tests.book.printed.common import (
 @formula("11.2", "11.3")
 def guided_names() -> dict:
     w, x = 1.7, column(X)
-    beliefs = {
+    predictions = {
         "": ClassifierFree(MIXTURE, w)(x, t, Y).x0,
         "_c": MIXTURE(x, t, Y).x0,
         r"_\varnothing": MIXTURE(x, t).x0,
     }
     names: dict = {"w": w}
-    for which, x0 in beliefs.items():
+    for which, x0 in predictions.items():
         eps = PROCESS.eps_from_x0(x, x0, t)
         names[rf"\hat\varepsilon{which}"] = float(eps)
         names[rf"\hat x{which or '_0'}"] = float(x0)
@@ -193,13 +193,14 @@ def ancestral_names() -> dict:
     }
 
 
-def said(*beliefs: float) -> object:
-    """A denoiser with these beliefs, for the class 0, for the class 1 and for no class."""
+def said(*predictions: float) -> object:
+    """A denoiser with these predictions, for the class 0, for the class 1 and for no class."""
 
     def denoiser(x: Tensor, t: int, y: Tensor | None = None) -> Prediction:
-        return Prediction(torch.tensor(beliefs, dtype=F64)[y][:, None])
+        return Prediction(torch.tensor(predictions, dtype=F64)[y][:, None])
 
-    denoiser.process, denoiser.null_label = PROCESS, len(beliefs) - 1
+    denoiser.process = PROCESS
+    denoiser.without = lambda y: torch.full_like(y, len(predictions) - 1)
     return denoiser
 
 
@@ -207,8 +208,12 @@ def said(*beliefs: float) -> object:
 def range_names() -> list[dict]:
     """The ends are reached where the class is sure of what the others exclude."""
     worlds = []
-    for w, beliefs in ((2.5, (0.0, 1.0, -1.0)), (2.5, (0.0, -1.0, 1.0)), (0.5, (0.0, 0.9, 0.3))):
-        guided = ClassifierFree(said(*beliefs), w)(column(X), t, Y).x0
+    for w, predictions in (
+        (2.5, (0.0, 1.0, -1.0)),
+        (2.5, (0.0, -1.0, 1.0)),
+        (0.5, (0.0, 0.9, 0.3)),
+    ):
+        guided = ClassifierFree(said(*predictions), w)(column(X), t, Y).x0
         reached = {r"\operatorname{tight}": 1e-9} if w == 2.5 else {}
         worlds.append({r"\hat x_0": float(guided), "w": w} | reached)
     return worlds
@@ -224,7 +229,7 @@ def fixed(x0: Tensor) -> object:
 
 @formula("11.12")
 def threshold_names() -> list[dict]:
-    """A belief that leaves the range, and one that stays inside."""
+    """A prediction that leaves the range, and one that stays inside."""
     worlds = []
     for size in (1.7, 0.4):
         x0 = size * normal(1, 40, seed=5)
@@ -245,7 +250,7 @@ def threshold_names() -> list[dict]:
 
 
 @formula("11.14", near=1e-2)
-def first_belief_names() -> dict:
+def first_prediction_names() -> dict:
     """From a time where all but nothing is left of the data."""
     process = DDPM(torch.tensor([0.0, 0.5, 0.99999], dtype=F64))
     weights, means, stds = MIXTURE.log_weights.exp(), MIXTURE.means, MIXTURE.variances.sqrt()

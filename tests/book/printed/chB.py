@@ -220,16 +220,16 @@ def flow_names() -> dict:
 
 @formula("B.14")
 def weight_names() -> dict:
-    """Two beliefs about the same z."""
+    """Two predictions about the same z."""
     a, b, p, q = 0.8, 0.5, -0.3, 1.2
     answer = straight_answer("some", lambda a, b: (p, q))
     z = a * X0 + b * EPS
-    belief = NOISE
+    prediction = NOISE
     return data_names() | {
-        r"\hat F": answer.target(belief, (z - a * belief) / b, a, b),
+        r"\hat F": answer.target(prediction, (z - a * prediction) / b, a, b),
         "F": answer.target(X0, EPS, a, b),
         "w": float(weight_of(answer, a, b)),
-        r"\hat x_0": belief,
+        r"\hat x_0": prediction,
         "a": a,
         "b": b,
         "p": p,
