@@ -295,3 +295,10 @@ def test_a_replaced_variance_keeps_the_labels_and_the_prediction() -> None:
     prediction = FixedVariance(denoiser, 0.25)(x, 5, y)
     assert torch.equal(prediction.x0, denoiser(x, 5, y).x0)
     assert prediction.x0[:, 0].tolist() == [4, 0, 7] and prediction.var_mix == 0.25
+
+
+def test_half_a_time_is_refused_and_not_rounded_to_none() -> None:
+    denoiser = Denoiser(torch.nn.Identity(), PROCESS, EPS)
+    for t in (0.5, torch.tensor([0.5, 0.5])):
+        with pytest.raises(ValueError, match="must be an int"):
+            denoiser.raw(torch.zeros(2, 2), t)

@@ -15,6 +15,7 @@ from ddpmlib.evaluation import (
     drawing,
     entries,
     features,
+    intervals,
     metrics,
     sample_quality,
 )
@@ -312,7 +313,7 @@ def test_the_interval_of_the_distance_is_drawn_within_the_classes_asked_for(clas
     fake, _ = features.extract(classifier, x0)
 
     def expected(groups):
-        low, high = metrics.bootstrap(
+        low, high = intervals.bootstrap(
             lambda h: metrics.frechet_distance(h, real.moments), fake, draws=20, groups=groups,
             generator=torch.Generator().manual_seed(0),
         )  # fmt: skip

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddpmlib import samplers
+from ddpmlib.condition import Condition, count, moved, taken
 from ddpmlib.denoiser.denoiser import Denoiser, FixedVariance
 from ddpmlib.evaluation.sampling import Sampling
 from ddpmlib.guidance.wrapper import Wrapper
@@ -29,7 +30,7 @@ def classes_in_turn(card: Card, n: int) -> Tensor | None:
 def generate(
     denoiser: Denoiser | FixedVariance | Wrapper,
     image_shape: tuple[int, ...],
-    y: Tensor | None,
+    y: Condition | None,
     sampling: Sampling | None = None,
     *,
     n: int | None = None,
@@ -48,7 +49,7 @@ def generate(
         denoiser: or a wrapper around one, see :mod:`ddpmlib.guidance`; it is guided as
             ``sampling`` says.
         image_shape: (C, H, W).
-        y: labels (N,), or None together with ``n``.
+        y: labels (N,), or another condition of N samples; None together with ``n``.
         sampling: how, by default ``Sampling()``, 50 steps of DDIM.
         card: of the denoiser, if a classifier that guides should be checked to be of its data.
         batch_size: samples at a time, in each process.
@@ -61,14 +62,14 @@ def generate(
         ValueError: without labels or a number of samples, or if the denoiser cannot be sampled so.
     """
     sampling = sampling or Sampling()
-    total = n if y is None else len(y)
+    total = n if y is None else count(y)
     if total is None or total < 1 or (n is not None and n != total):
         raise ValueError(f"give labels or a number of samples, at least 1: n = {n}, labels {y}")
     times, guided = sampling.times(denoiser.process), sampling.wrap(denoiser, card)
     runner = _compiled(guided) if compile else guided
     batches = list(parallel.own(torch.arange(total).split(batch_size)))
     done = [
-        _batch(runner, image_shape, None if y is None else y[index], sampling, times, index)
+        _batch(runner, image_shape, None if y is None else taken(y, index), sampling, times, index)
         for _, index in progress_bar(batches)
     ]
     return torch.cat(parallel.collected(done))
@@ -77,7 +78,7 @@ def generate(
 def _batch(
     denoiser: Denoiser | FixedVariance | Wrapper,
     image_shape: tuple[int, ...],
-    y: Tensor | None,
+    y: Condition | None,
     sampling: Sampling,
     times: list[Any],
     index: Tensor,
@@ -86,7 +87,7 @@ def _batch(
     device = next(denoiser.parameters()).device
     noise = samplers.SampleNoise(sampling.seed, index.tolist())
     like = torch.empty(len(index), *image_shape, device=device)
-    own = None if y is None else y.to(device)
+    own = None if y is None else moved(y, device)
     start = denoiser.process.prior_std * noise.like(like)
     with torch.autocast(device.type, torch.bfloat16, enabled=sampling.bf16):
         x0 = samplers.draw(

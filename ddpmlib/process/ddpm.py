@@ -97,13 +97,14 @@ class DDPM(Process):
         """Scale √ᾱ_t and std √(1−ᾱ_t) of q(x_t|x_0), ready to multiply ``x`` (B, ...)."""
         if not x.is_floating_point():
             raise ValueError(f"data must be floating point, images in [-1, 1], got {x.dtype}")
-        a = self._alpha_bar(t, x)
+        self.check_time(t)
+        a = self._looked_up(t, x)
         return cast(a**0.5, x), cast((1 - a) ** 0.5, x)
 
     def stride(self, t: Time, s: Time, x: Tensor) -> Stride:
         """The relation of two times, s < t; see :class:`ddpmlib.process.process.Stride`."""
         self.check_pair(t, s)
-        a_t, a_s = self._alpha_bar(t, x), self._alpha_bar(s, x)
+        a_t, a_s = self._looked_up(t, x), self._looked_up(s, x)
         beta, ratio = 1 - a_t / a_s, (a_t / a_s) ** 0.5
         beta_tilde = (1 - a_s) / (1 - a_t) * beta
         return Stride(a_t**0.5, a_s**0.5, 1 - a_t, 1 - a_s, ratio, beta, beta_tilde)
@@ -123,8 +124,8 @@ class DDPM(Process):
 
     # ---- look-ups ------------------------------------------------------------------------
 
-    def _alpha_bar(self, t: Time, x: Tensor) -> Coefficient:
-        self.check_time(t)
+    def _looked_up(self, t: Time, x: Tensor) -> Coefficient:
+        """ᾱ at times that were checked."""
         if isinstance(t, Tensor):
             return expand(self.table("alpha_bar", t.device)[t], x)
         return self._alpha_bars[int(t)]

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,8 +30,7 @@ from ddpmlib.equations import equation
 from ddpmlib.prediction import Prediction
 
 
-@dataclass(frozen=True)
-class Stride:
+class Stride(NamedTuple):
     """What two noise levels, at t and at a less noisy s, have to do with each other.
 
     Attributes:
@@ -232,14 +230,7 @@ class Process:
         Raises:
             ValueError: if s is not less noisy than t, or a number ``var_mix`` leaves [0, 1].
         """
-        self.check_pair(t, s)
-        if not isinstance(var_mix, Tensor) and not 0 <= var_mix <= 1:
-            raise ValueError(f"var_mix must lie in [0, 1] (0: beta_tilde, 1: beta), got {var_mix}")
-        beta_tilde, beta = self.variances(t, s)
-        # The powers of plain floats keep 0 ** 0 == 1, so s = 0 needs no clipped logarithm.
-        if isinstance(var_mix, Tensor):
-            return (beta**var_mix * beta_tilde ** (1 - var_mix)).sqrt()
-        return float((beta**var_mix * beta_tilde ** (1 - var_mix)) ** 0.5)
+        return _mixed_std(*self.variances(t, s), var_mix)
 
     @equation("3.7", "7.2", "7.9", "7.10")
     def step(
@@ -285,7 +276,7 @@ class Process:
         check_same_shape(x_t, noise, "noise")
         if isinstance(prediction.var_mix, Tensor):
             check_same_shape(x_t, prediction.var_mix, "prediction.var_mix")
-        std = eta * self.posterior_std(t, s, prediction.var_mix)
+        std = eta * _mixed_std(stride.beta_tilde, stride.beta, prediction.var_mix)
         return weighted_sum(1, mean, std, noise)
 
     @equation("3.5")
@@ -434,6 +425,16 @@ class Process:
             return tuple(expand(v, x) for v in function(t))
         dtype = torch.int64 if self.times_are_whole else torch.float64
         return tuple(float(v) for v in function(torch.tensor(t, dtype=dtype)))
+
+
+def _mixed_std(beta_tilde: Coefficient, beta: Coefficient, var_mix: float | Tensor) -> Coefficient:
+    """√(β^v β̃^(1−v)) with v = ``var_mix``."""
+    if isinstance(var_mix, Tensor):
+        return torch.sqrt(beta**var_mix * beta_tilde ** (1 - var_mix))
+    if not 0 <= var_mix <= 1:
+        raise ValueError(f"var_mix must lie in [0, 1] (0: beta_tilde, 1: beta), got {var_mix}")
+    # The powers of plain floats keep 0 ** 0 == 1, so s = 0 needs no clipped logarithm.
+    return float((beta**var_mix * beta_tilde ** (1 - var_mix)) ** 0.5)
 
 
 def check_eta(eta: float) -> None:

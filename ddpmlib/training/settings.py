@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ddpmlib import seeds
+from ddpmlib.condition import Condition
 
-BatchLoss = Callable[[nn.Module, Tensor, Tensor | None, torch.Generator], Tensor]
+BatchLoss = Callable[[nn.Module, Tensor, Condition | None, torch.Generator], Tensor]
 """(model, x (B, ...) float, y (B,) or None, generator) -> mean loss, a scalar.
 
 A loss that remembers (how to draw times, say) is a module: its buffers are saved and resumed."""

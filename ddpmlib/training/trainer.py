@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ddpmlib import seeds
+from ddpmlib.condition import Condition, count, moved, taken
 from ddpmlib.data.batches import Batches
 from ddpmlib.data.scale import to_float
 from ddpmlib.training import parallel, state
@@ -43,7 +44,7 @@ class Trainer:
         model: what is trained; moved to ``device``.
         loss: see :data:`BatchLoss`; gets images scaled to [-1, 1].
         x: all training data (N, ...): uint8 images, scaled on the fly, or float points as they are.
-        y: labels (N,) int64, or None.
+        y: labels (N,) int64, or another condition of N samples, or None.
         settings: optimiser and budget.
         device: where to train; by default a GPU if there is one.
         bf16: forward pass in bfloat16 by autocast; by default on a CUDA GPU only.
@@ -64,7 +65,7 @@ class Trainer:
         model: nn.Module,
         loss: BatchLoss,
         x: Tensor,
-        y: Tensor | None,
+        y: Condition | None,
         settings: Settings,
         *,
         device: torch.device | str | None = None,
@@ -74,15 +75,15 @@ class Trainer:
         accumulate: int = 1,
         recipe: dict[str, Any] | None = None,
     ) -> None:
-        if y is not None and len(y) != len(x):
-            raise ValueError(f"need one label per sample, got {len(y)} labels for {len(x)} samples")
+        if y is not None and (labels := count(y)) != len(x):
+            raise ValueError(f"need one label per sample, got {labels} labels for {len(x)} samples")
         if x.dtype != torch.uint8 and not x.is_floating_point():
             raise ValueError(f"data are uint8 images or float points, got {x.dtype}")
         _check_pieces(settings.batch_size, accumulate)
         self.device = torch.device(device) if device else default_device()
         self.settings, self.recipe, self.accumulate = settings, recipe, accumulate
         self.batches = Batches(len(x), settings.batch_size, settings.seed, self.device)
-        self.x, self.y = x.to(self.device), None if y is None else y.to(self.device)
+        self.x, self.y = x.to(self.device), None if y is None else moved(y, self.device)
         self.layout = torch.channels_last if channels_last else torch.preserve_format
         self.model = model.to(self.device).to(memory_format=self.layout)
         self.ema = Average(self.model, settings.ema)
@@ -149,7 +150,7 @@ class Trainer:
             yield
 
     def _loss_of(self, index: Tensor) -> Tensor:
-        x, y = self.x[index], None if self.y is None else self.y[index]
+        x, y = self.x[index], None if self.y is None else taken(self.y, index)
         x = to_float(x) if x.dtype == torch.uint8 else x
         x = x.to(memory_format=self.layout) if x.ndim == 4 else x
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -213,7 +214,7 @@ class _Objective(nn.Module):
         super().__init__()
         self.model, self.loss = model, loss
 
-    def forward(self, x: Tensor, y: Tensor | None, generator: torch.Generator) -> Tensor:
+    def forward(self, x: Tensor, y: Condition | None, generator: torch.Generator) -> Tensor:
         return self.loss(self.model, x, y, generator)
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ddpmlib.condition import Condition
 from ddpmlib.data import Dataset, augment
 from ddpmlib.models.classifier import Classifier, ClassifierConfig
 from ddpmlib.training.settings import BatchLoss, Settings
@@ -51,9 +52,9 @@ class ClassifierRecipe:
         """Cross-entropy on shifted (and mirrored) images."""
 
         def batch_loss(
-            model: nn.Module, x: Tensor, y: Tensor | None, generator: torch.Generator
+            model: nn.Module, x: Tensor, y: Condition | None, generator: torch.Generator
         ) -> Tensor:
-            if y is None:
+            if not isinstance(y, Tensor):
                 raise ValueError("a classifier needs labels")
             x = augment.random_shift(x, generator, self.reach)
             if self.flip:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ddpmlib.condition import Condition
 from ddpmlib.data import Dataset, augment
 from ddpmlib.losses.times import UniformTimes
 from ddpmlib.models.noisy_classifier import NoisyClassifier, NoisyClassifierConfig
@@ -73,9 +74,9 @@ class NoisyClassifierRecipe:
         process = DDPM(SCHEDULES[self.schedule](self.T))
 
         def batch_loss(
-            model: nn.Module, x: Tensor, y: Tensor | None, generator: torch.Generator
+            model: nn.Module, x: Tensor, y: Condition | None, generator: torch.Generator
         ) -> Tensor:
-            if y is None:
+            if not isinstance(y, Tensor):
                 raise ValueError("a classifier needs labels")
             x = augment.random_shift(x, generator, self.reach) if self.reach else x
             x = augment.random_flip(x, generator) if self.flip else x
