@@ -111,11 +111,11 @@ def test_the_slurm_script_trains_and_goes_on_after_it_was_pre_empted(cluster):
         _wait_for(state, first)
     finally:
         os.killpg(first.pid, 15)  # as Slurm ends a job
-        first.wait(timeout=60)
+        first.wait(timeout=600)
     assert not (state.parent / "model.safetensors").exists()
     saved = int(files.read_safetensors(state)[1]["step"])
     again = _start(folder, environment)
-    assert again.wait(timeout=240) == 0, (folder / "words").read_text("utf-8")[-3000:]
+    assert again.wait(timeout=600) == 0, (folder / "words").read_text("utf-8")[-3000:]
     assert 10 <= saved < 40 and files.read_safetensors(state)[1]["step"] == "40"
     assert zoo.Card.read(state.parent / "model.json").training["processes"] == 2
 
@@ -123,12 +123,14 @@ def test_the_slurm_script_trains_and_goes_on_after_it_was_pre_empted(cluster):
 @pytest.mark.skipif(os.name != "posix", reason="a shell script")
 def test_the_slurm_script_asks_to_be_queued_again_when_its_time_is_up(cluster):
     folder, environment = cluster
-    (folder / "bin" / "srun").write_text("#!/usr/bin/env bash\ntouch running; sleep 60\n", "utf-8")
+    (folder / "bin" / "srun").write_text(
+        "#!/usr/bin/env bash\ntouch running; sleep 6000\n", "utf-8"
+    )
     job = _start(folder, environment)
     try:
         _wait_for(folder / "running", job)
         job.send_signal(10)  # SIGUSR1, to the shell alone
-        job.wait(timeout=30)
+        job.wait(timeout=600)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(job.pid, 9)  # what it started sleeps on
@@ -144,7 +146,7 @@ def _start(folder, environment):
 
 
 def _wait_for(path, job):
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while not path.exists() and time.monotonic() < deadline and job.poll() is None:
         time.sleep(0.005)  # a few updates, and the run is over
     assert path.exists(), "it was not written"

@@ -88,7 +88,7 @@ def test_a_kill_at_any_stage_is_made_good_by_the_same_command(folder, monkeypatc
 
 
 def _kill_when_it_has_written(child, path):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not path.exists() and time.monotonic() < deadline and child.poll() is None:
         time.sleep(0.002)
     assert path.exists(), "it was not written"

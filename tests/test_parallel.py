@@ -207,9 +207,10 @@ def killed(folder, *options):
         agent = subprocess.Popen(command, cwd=folder, env=environment(), stdout=words, stderr=words)
         try:
             _kill_second_process(agent, folder / "run" / "training.safetensors")
-            agent.wait(timeout=240)  # and no process is left behind, waiting
+            agent.wait(timeout=600)  # and no process is left behind, waiting
         finally:
-            agent.kill()
+            agent.terminate()  # which ends its workers, too; a killed one would leave them
+            agent.wait(timeout=600)
         words.seek(0)
         return agent.returncode, words.read()
 
@@ -248,7 +249,7 @@ def test_processes_that_start_again_meet_under_another_name(monkeypatch):
 
 
 def _kill_second_process(agent, state):
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 600
     while not state.exists() and time.monotonic() < deadline and agent.poll() is None:
         time.sleep(0.005)  # a few updates, and the run is over
     assert state.exists(), "the run saved nothing"
