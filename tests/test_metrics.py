@@ -140,6 +140,7 @@ def test_enough_samples_raise_no_warning() -> None:
         frechet_distance(normal(6, 5), normal(6, 5, seed=1))
 
 
+@pytest.mark.slow
 def test_two_thousand_features_take_a_few_decompositions() -> None:
     scale = torch.logspace(0, -2, 2048, dtype=F64)
     a = Moments.known(5000, torch.zeros(2048, dtype=F64), torch.diag(scale))
@@ -403,6 +404,7 @@ def test_the_interval_is_decided_by_its_generator() -> None:
     assert drawn(0) == drawn(0) != drawn(1)
 
 
+@pytest.mark.slow
 def test_intervals_of_a_biased_distance_cover_what_as_many_samples_give() -> None:
     """Samples of N(0.25, I) held against N(0, I) in 12 dimensions, n = 60: |m|² = 0.75.
 

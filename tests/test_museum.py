@@ -47,6 +47,7 @@ def outcomes() -> dict[str, dict[str, str]]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUGS)
 def test_the_bug_is_caught(name: str, outcomes: dict[str, dict[str, str]]) -> None:
     assert BUGS[name].caught_by

@@ -140,6 +140,7 @@ def test_wheel_holds_the_library_and_its_licences_and_nothing_else(tmp_path):
 # --- what an import costs -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_importing_the_library_loads_only_torch_and_numpy():
     loaded = "import sys; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
     base = run_python(f"import numpy, torch; {loaded}").split()
@@ -174,6 +175,7 @@ for module in pkgutil.walk_packages(ddpmlib.__path__, "ddpmlib."):
 """
 
 
+@pytest.mark.slow
 def test_every_module_imports_without_the_heavy_packages():
     imported = run_python(IMPORT_ALL).split()
     assert {"ddpmlib.process", "ddpmlib.samplers", "ddpmlib.data"} <= set(imported)

@@ -227,6 +227,7 @@ def test_killing_a_process_ends_the_run_and_resume_goes_on(tmp_path):
     assert again.stdout.count("weights, loss") == 1  # one process speaks
 
 
+@pytest.mark.slow
 def test_torchrun_starts_a_killed_run_again_and_it_goes_on(tmp_path):
     status, words = killed(tmp_path, "--max-restarts", "1")
     assert status == 0, words[-3000:]
@@ -261,6 +262,7 @@ def _kill_second_process(agent, state):
     second.kill()
 
 
+@pytest.mark.slow
 def test_only_a_run_that_torchrun_started_again_resumes_unasked(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training.Trainer, "update", _failing_at(25))

@@ -73,6 +73,7 @@ FLAGS = [
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND",
 ]
+PATIENCE = 120_000  # milliseconds; a page takes one second on an idle machine
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -88,6 +89,7 @@ class Visit:
         looks = {"viewport": {"width": width, "height": 900}, "color_scheme": "light"} | options
         self.context = browser.new_context(offline=True, **looks)  # type: ignore[arg-type]
         self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE)
         self.requests: list[str] = []
         self.complaints: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))

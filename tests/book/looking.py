@@ -108,7 +108,7 @@ def incomplete(visit: Visit) -> Iterator[str]:
 def barriers(visit: Visit) -> list[str]:
     """Serious and critical findings of axe-core, in the light scheme and in the dark."""
     page = visit.page
-    page.set_default_timeout(300_000)
+    page.set_default_timeout(300_000)  # large pages on a busy machine
     page.evaluate(BOXES)
     page.add_script_tag(path=AXE)
     found = page.evaluate(RUN_AXE, [])

@@ -23,16 +23,6 @@ Findings = dict[str, dict[str, list[str]]]  # by page, by what was looked for
 class EveryPage:
     """The tests of a share of the pages."""
 
-    @pytest.fixture(scope="class")
-    def findings(
-        self,
-        request: pytest.FixtureRequest,
-        browser: Browser,
-        html: Path,
-        pages: dict[str, BeautifulSoup],
-    ) -> Findings:
-        return {name: look(browser, html / name) for name in share(request.cls, pages)}
-
     def test_renders_offline(self, findings: Findings) -> None:
         assert wrong(findings, "incomplete") == []
 
@@ -65,6 +55,14 @@ SHARES = EveryPage.__subclasses__()
 def share(one: type[EveryPage], pages: dict[str, BeautifulSoup]) -> list[str]:
     """Pages dealt out in turns: the chapters, which take long, stand side by side."""
     return real_pages(pages)[SHARES.index(one) :: len(SHARES)]
+
+
+@pytest.fixture(scope="class")
+def findings(
+    request: pytest.FixtureRequest, browser: Browser, html: Path, pages: dict[str, BeautifulSoup]
+) -> Findings:
+    """What is wrong with the pages of the share whose test asks."""
+    return {name: look(browser, html / name) for name in share(request.cls, pages)}
 
 
 def wrong(findings: Findings, kind: str) -> list[str]:

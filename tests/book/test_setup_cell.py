@@ -78,6 +78,7 @@ def installed(folder: Path) -> dict[str, int]:
 @pytest.mark.skipif(not (notebooks.ROOT / ".git").exists(), reason="not a clone: nothing to clone")
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 @pytest.mark.skipif(os.name == "nt", reason="an environment has other folders there")
+@pytest.mark.slow
 def test_the_first_chapter_runs_where_only_its_notebook_is(tmp_path: Path) -> None:
     """As in Colab: packages are there, the library and a clone are not; git fetches them."""
     python, content = elsewhere(tmp_path / "environment"), tmp_path / "content"
