@@ -21,9 +21,8 @@ def check_values(record: Any) -> None:
     Raises:
         ValueError: naming the first that does not.
     """
-    for name, kind in get_type_hints(type(record)).items():
-        value = getattr(record, name)
-        if kind in KINDS and not _fits(value, kind):
+    for name, kind in get_type_hints(type(record).__init__).items():
+        if kind in KINDS and not _fits(value := getattr(record, name), kind):
             raise ValueError(f"{name} must be {KINDS[kind]}, got {value!r}")
 
 

@@ -89,7 +89,7 @@ def bits_per_dim(nats: Nats, dims: int) -> Nats:
 def prior_term(process: Process, x0: Tensor, t: Time | None = None) -> Tensor:
     """L_T = KL(q(x_T|x_0) ‖ N(0, I)) in nats, (B,); at another time than T if ``t`` is given.
 
-    Where the prior of a process is not of variance 1, it is N(0, ``prior_std``² I).
+    Where a process says another ``prior_std`` σ than 1, the prior is N(0, σ² I).
 
     Raises:
         ValueError: if not 1 ≤ t ≤ T: at t = 0 the kernel is a point and the term infinite.
@@ -98,7 +98,7 @@ def prior_term(process: Process, x0: Tensor, t: Time | None = None) -> Tensor:
     scale, std = process.kernel(t, x0)
     if t == process.clean:
         raise ValueError("a chain starts in noise: L_T needs a time in 1..T, got 0")
-    log_var = torch.as_tensor(2 * math.log(std)).to(x0)
+    log_var = torch.as_tensor(2 * math.log(std), dtype=x0.dtype, device=x0.device)
     zero = torch.zeros((), dtype=x0.dtype, device=x0.device)
     log_prior = zero + 2 * math.log(process.prior_std)
     return _sum(gaussian_kl(scale * x0, log_var, zero, log_prior))

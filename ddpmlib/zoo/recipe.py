@@ -78,8 +78,17 @@ def typed(cls: Callable[..., T], values: Any) -> T:
         ValueError: for an unknown field, or a missing one.
     """
     _check_fields(cls, values)
-    kinds = get_type_hints(cls)
+    kinds = _types(cls)
     return cls(**{name: _typed_value(kinds[name], value) for name, value in values.items()})
+
+
+def _types(cls: Any) -> dict[str, Any]:
+    """The types of a dataclass's fields.
+
+    Asked of ``__init__``, which knows the names of its module wherever that module is: the museum
+    works with copies of the library that are listed nowhere.
+    """
+    return get_type_hints(cls.__init__)
 
 
 def _typed_value(kind: Any, value: Any) -> Any:
@@ -138,9 +147,9 @@ def _place(recipe: Recipe, values: dict[str, Any], name: str) -> tuple[dict[str,
     *outer, field = name.split(".")
     cls: Any = type(recipe)
     for key in outer:
-        cls = get_type_hints(cls).get(key)
+        cls = _types(cls).get(key)
         cls, values = (cls, values[key]) if is_dataclass(cls) else (object, {})
-    kind = get_type_hints(cls).get(field)
+    kind = _types(cls).get(field)
     if kind not in _WORDS:
         raise ValueError(f"a recipe of kind {recipe.kind!r} has no field {name!r} to set")
     return values, kind

@@ -67,7 +67,7 @@ stds = torch.tensor([0.1, 0.1], **double)
 
 
 def two_peaks(lib, T=200, schedule="cosine"):
-    process = lib.process.DDPM(getattr(lib.schedules, schedule)(T))
+    process = lib.process.DDPM(getattr(lib.process.schedules, schedule)(T))
     return process, lib.denoiser.oracle.Mixture(process, weights, means, stds)
 
 

@@ -585,6 +585,8 @@ x_T = torch.randn(10, *card.image_shape, generator=g)
 many = torch.randn(40_000, generator=torch.Generator().manual_seed(1), **double)
 truth = exact.draw(40_000, generator=torch.Generator().manual_seed(2))
 times = uniform_times(T, 25)
+
+
 def as_it_is(model):
     """The library refuses a model on another process than its own; a function carries none."""
     return lambda x, t, y=None: model(x, t, y)
