@@ -28,7 +28,7 @@ from ddpmlib.guidance import (
 )
 from ddpmlib.models import MLP, UNet, UNetConfig
 from ddpmlib.prediction import Prediction
-from ddpmlib.process import DDPM, schedules
+from ddpmlib.process import DDPM, ZeroBased, schedules
 from ddpmlib.samplers import (
     annealed_langevin,
     ddim_invert,
@@ -975,3 +975,15 @@ def test_a_batch_of_none_is_guided_too():
     denoiser, classifier = (zoo.load(n, "cpu")[0] for n in ("digits", "digits-noisy-classifier"))
     x, y = torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)
     assert ClassifierGuidance(denoiser, classifier)(x, 500, y).x0.shape == x.shape
+
+
+def test_a_mean_shift_spares_the_step_to_clean_data_and_no_other_where_indices_count_from_zero():
+    process = ZeroBased(DDPM(schedules.cosine(10)))
+    exact = oracle.Mixture(
+        process, torch.ones(2), torch.tensor([[-1.0], [1.0]]), torch.full((2,), 0.5),
+        torch.tensor([0, 1]),
+    )  # fmt: skip
+    shift = guidance.MeanShift(guidance.Unconditional(exact), exact.class_logits)
+    x, y = torch.tensor([[0.1], [0.2]]), torch.tensor([0, 1])
+    assert not torch.equal(shift(x, 1, y).x0, exact(x, 1).x0)
+    assert torch.equal(shift(x, 0, y).x0, exact(x, 0).x0)

@@ -557,3 +557,10 @@ def test_the_history_takes_only_what_belongs_to_it() -> None:
     before = times.probabilities()
     times.update(every, torch.tensor([math.inf, math.nan, -math.inf, math.inf, math.nan]))
     assert torch.equal(times.probabilities(), before)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, math.nan])
+def test_a_share_of_dropped_labels_that_is_no_probability_is_refused(share: float) -> None:
+    model = Denoiser(MLP(2, 8, 1), DDPM(schedules.cosine(10)), EPS)
+    with pytest.raises(ValueError, match=r"label_dropout must lie in \[0, 1\]"):
+        losses.diffusion_loss(model, torch.zeros(3, 2), None, torch.Generator(), share)

@@ -225,3 +225,39 @@ def test_two_functions_make_a_process() -> None:
     eps = process.eps_from_x0(x, x0, 0.3)
     v = math.cos(0.15 * math.pi) * eps - math.sin(0.15 * math.pi) * x0
     torch.testing.assert_close(process.velocity(0.3, x0, eps), math.pi / 2 * v)
+
+
+# ---- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("process", [RectifiedFlow(), FlowMatching()], ids=repr)
+def test_an_sde_does_not_start_where_nothing_is_left_of_the_data(process: Process) -> None:
+    x = normal(3, 2)
+    for t in (process.end, torch.full((3,), process.end, dtype=F64)):
+        for call in (
+            lambda t=t: process.drift(x, t),
+            lambda t=t: process.diffusion(t, x),
+            lambda t=t: process.reverse_drift(x, x, t),
+        ):
+            with pytest.raises(ValueError, match="nothing is left of the data"):
+                call()
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 1), (1, 2)])
+def test_a_velocity_does_not_stretch_noise_to_the_data(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="eps must have the shape of the data"):
+        VP().velocity(0.5, normal(3, 2), normal(*shape))
+
+
+def test_no_ratio_is_looked_up_outside_the_chain() -> None:
+    for t in (-1, CHAIN.T + 1):
+        with pytest.raises(ValueError, match=r"times must lie in 0..40"):
+            CHAIN.snr(torch.tensor([t]))
+
+
+@pytest.mark.parametrize("t", [-2, 40, True, 1.5, None, torch.tensor([-2]), torch.tensor([1.0])])
+def test_indices_that_count_from_zero_are_refused_in_their_own_count(t) -> None:
+    with pytest.raises(
+        ValueError, match=r"indices must (lie in -1..39, got (-2|40)\.\.|be an int)"
+    ):
+        ZeroBased(CHAIN).check_time(t)

@@ -101,8 +101,9 @@ class MeanShift(_Classified):
     s Σ/k ∇ log p with k = √ᾱ_s β/(1−ᾱ_t). That needs to know where the step goes: give the times
     of the chain. With Σ = β the shift is that of :class:`ClassifierGuidance` with √ᾱ_s in place of
     √ᾱ_t, with Σ = β̃ also 1−ᾱ_s in place of 1−ᾱ_t, so both forms agree to first order in the step
-    and part over long ones. The last step, s = 0, draws nothing: Σ = 0, and no shift. With η < 1
-    the mean is another one, and this is no longer Algorithm 1: use :class:`ClassifierGuidance`.
+    and part over long ones. The last step, to clean data, draws nothing: Σ = 0, and no shift. With
+    η < 1 the mean is another one, and this is no longer Algorithm 1: use
+    :class:`ClassifierGuidance`.
 
     Args:
         denoiser, classifier, strength: as for :class:`ClassifierGuidance`.
@@ -136,7 +137,7 @@ class MeanShift(_Classified):
             )
         s = self._below[t]
         strength, prediction = weight_at(self.strength, t, x_t), self.denoiser(x_t, t, y)
-        if is_zero(strength) or s == 0:
+        if is_zero(strength) or s == self.process.clean:
             return prediction
         (scale_s, _), (_, std) = self.process.kernel(s, x_t), self.process.kernel(t, x_t)
         on_x0 = scale_s * self.process.variances(t, s)[1] / std**2

@@ -138,9 +138,11 @@ def diffusion_loss(
         times: how times are drawn, by default uniformly.
 
     Raises:
-        ValueError: if ``times`` are those of another process, or a condition is to be dropped and
-            the network cannot be without.
+        ValueError: if ``times`` are those of another process, a condition is to be dropped and
+            the network cannot be without, or the probability is none.
     """
+    if not 0 <= label_dropout <= 1:
+        raise ValueError(f"label_dropout must lie in [0, 1], got {label_dropout}")
     times = uniform_over(model.process) if times is None else times
     times.check(model.process)
     t, weight = times.draw(len(x), generator)

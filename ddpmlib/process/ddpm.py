@@ -90,6 +90,7 @@ class DDPM(Process):
 
     def snr(self, t: Tensor) -> Tensor:
         """ᾱ_t/(1−ᾱ_t) at whole times, any shape; infinite at t = 0."""
+        self.check_time(t)  # as in coefficients
         alpha_bar = self.table("alpha_bar", t.device)[t]
         return alpha_bar / (1 - alpha_bar)
 

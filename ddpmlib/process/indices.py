@@ -44,7 +44,18 @@ class ZeroBased(Process):
 
     def check_time(self, t: Time) -> None:
         """Raise ValueError unless t is a whole number in −1..T−1, or an int64 tensor of such."""
-        self.process.check_time(t + 1)
+        if isinstance(t, Tensor):
+            if t.dtype != torch.int64:
+                raise ValueError(f"indices must be an int or an int64 tensor, got {t.dtype}")
+            if t.device.type != "cpu" or not t.numel():
+                return
+            low, high = int(t.min()), int(t.max())
+        elif isinstance(t, bool) or not isinstance(t, int):
+            raise ValueError(f"indices must be an int or an int64 tensor, got {type(t).__name__}")
+        else:
+            low = high = t
+        if not self.clean <= low <= high <= self.end:
+            raise ValueError(f"indices must lie in {self.clean}..{self.end}, got {low}..{high}")
 
 
 @equation("B.6")

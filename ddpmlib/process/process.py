@@ -320,8 +320,10 @@ class Process:
         Times beyond the end are not refused: other notations name levels there too.
 
         Raises:
-            ValueError: if the times are whole numbers, between which nothing flows.
+            ValueError: if the times are whole numbers, between which nothing flows, or the shapes
+                differ.
         """
+        check_same_shape(x0, eps, "eps")
         da, db = self._at(t, x0, self._rates, ranged=False)
         return weighted_sum(cast(da, x0), x0, cast(db, eps), eps)
 
@@ -331,7 +333,7 @@ class Process:
 
     def drift(self, x_t: Tensor, t: Time) -> Tensor:
         """f(x_t, t) = (a'/a) x_t of the forward SDE dx = f dt + g dω (Song et al. 2021)."""
-        (a, _), (da, _) = self._at(t, x_t, self.coefficients), self._at(t, x_t, self._rates)
+        (a, _), (da, _) = self._signal_at(t, x_t), self._at(t, x_t, self._rates)
         return cast(da / a, x_t) * x_t
 
     def diffusion(self, t: Time, x: Tensor) -> Coefficient:
@@ -339,7 +341,7 @@ class Process:
 
         Where times run from noise to data the forward SDE runs against them, and the sign turns.
         """
-        (a, b), (da, db) = self._at(t, x, self.coefficients), self._at(t, x, self._rates)
+        (a, b), (da, db) = self._signal_at(t, x), self._at(t, x, self._rates)
         return cast((2 * self._direction * b * (db - da / a * b)) ** 0.5, x)
 
     def reverse_drift(self, x_t: Tensor, x0: Tensor, t: Time) -> Tensor:
@@ -413,6 +415,17 @@ class Process:
             t = t.detach().clone()
             da, db = jvp(self.coefficients, t, torch.ones_like(t))[1]
         return da, db
+
+    def _signal_at(self, t: Time, x: Tensor) -> Any:
+        """a and b at t, where something is left of the data: a'/a is infinite where a = 0."""
+        a, b = self._at(t, x, self.coefficients)
+        on_cpu = not isinstance(a, Tensor) or a.device.type == "cpu"
+        if on_cpu and bool((torch.as_tensor(a) == 0).any()):
+            raise ValueError(
+                f"at t = {t} nothing is left of the data (a = 0), and the SDE has no finite drift: "
+                "start below it"
+            )
+        return a, b
 
     def _at(
         self, t: Time, x: Tensor, function: Callable[[Tensor], Any], ranged: bool = True
