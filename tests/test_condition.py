@@ -172,6 +172,8 @@ def test_a_network_without_a_third_argument_works_and_learns() -> None:
         ClassifierFree(denoiser, 1.0)
     with pytest.raises(ValueError, match="no condition that it can be without"):
         diffusion_loss(denoiser, torch.randn(4, 2), torch.arange(4), torch.Generator(), 0.5)
+    with pytest.raises(ValueError, match="one condition per sample, got 1 for 4"):
+        diffusion_loss(denoiser, torch.randn(4, 2), torch.arange(1), torch.Generator())
 
 
 def test_the_learned_variance_sees_the_condition_too() -> None:

@@ -131,6 +131,12 @@ def test_every_hook_works_with_every_step_and_every_wrapper(name: str, step: str
         assert any(torch.equal(before.x, x) for x in seen)
 
 
+@pytest.mark.parametrize("answer", [None, torch.zeros(3), torch.zeros(2, 2)])
+def test_what_a_hook_may_not_answer(answer: Any) -> None:
+    with pytest.raises(ValueError, match="a hook answers a tensor of the state's shape"):
+        draw(lambda x, t, y=None: Prediction(x), CHAIN, normal(3, 2), hook=lambda state: answer)
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_where_times_rise_the_state_is_noised_and_no_network_is_asked(name: str) -> None:
     process, asked = PROCESSES[name], []

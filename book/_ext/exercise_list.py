@@ -21,7 +21,7 @@ HEADING = re.compile(r"(?m)^### (★+) Exercise ([1-9A-Z]\d*\.\d+)")
 
 
 def sentences(folder: Path) -> dict[str, str]:
-    """Exercise → what a right answer prints, of all modules of ``ddpmlib/exercises``."""
+    """Exercise → what a right answer prints, of all modules of ``ddpmlib/teaching/exercises``."""
     found = {}
     for path in folder.glob("ch*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -40,7 +40,7 @@ def _key(function: ast.FunctionDef) -> str | None:
 
 def rows(root: Path) -> Iterator[str]:
     """One row of the table for each chapter with exercises."""
-    known = sentences(root / "ddpmlib" / "exercises")
+    known = sentences(root / "ddpmlib" / "teaching" / "exercises")
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         prose = prose_of(path)
         found = HEADING.findall(prose)

@@ -139,10 +139,12 @@ def diffusion_loss(
 
     Raises:
         ValueError: if ``times`` are those of another process, a condition is to be dropped and
-            the network cannot be without, or the probability is none.
+            the network cannot be without, there is not one per sample, or the probability is none.
     """
     if not 0 <= label_dropout <= 1:
         raise ValueError(f"label_dropout must lie in [0, 1], got {label_dropout}")
+    if y is not None and count(y) != len(x):
+        raise ValueError(f"need one condition per sample, got {count(y)} for {len(x)} samples")
     times = uniform_over(model.process) if times is None else times
     times.check(model.process)
     t, weight = times.draw(len(x), generator)

@@ -90,9 +90,19 @@ def walk(
     for s in times[1:]:
         state = step(denoise, process, tuple(past), s, generator)
         if hook is not None:
-            state = replace(state, x=hook(state))
+            state = _hooked(hook, state)
         past.append(state)
         yield state
+
+
+def _hooked(hook: Hook, state: State) -> State:
+    x = hook(state)
+    if not isinstance(x, Tensor) or x.shape != state.x.shape:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(
+            f"a hook answers a tensor of the state's shape, {tuple(state.x.shape)}, got {got}"
+        )
+    return replace(state, x=x)
 
 
 def draw(

@@ -11,7 +11,7 @@ from scripts import notebooks
 
 
 def test_sentences_are_those_that_the_checks_print() -> None:
-    found = exercise_list.sentences(notebooks.ROOT / "ddpmlib" / "exercises")
+    found = exercise_list.sentences(notebooks.ROOT / "ddpmlib" / "teaching" / "exercises")
     keys = exercises.keys()
     assert found == {key: exercises._exercises[key].title for key in keys}
 
