@@ -16,7 +16,7 @@ from sphinx.application import Sphinx
 from scripts import notebooks
 
 EXTENSIONS = notebooks.ROOT / "book" / "_ext"
-FUNCTION, TEST = "ddpmlib.process.ddpm.DDPM.q_sample", "tests/test_process.py::test_it"
+FUNCTION, TEST = "ddpmlib.process.DDPM.q_sample", "tests/test_process.py::test_it"
 MARKS = (
     {"1.1": [FUNCTION]},
     {"1.1": [TEST], "1.2": [TEST, "tests/test_process.py::test_more"]},
@@ -39,7 +39,7 @@ y &= 2 \tag{1.2}
 WORDS = """# Words
 
 By (1.1), and (1.1, 1.2): the last two. Not `(1.1)`, not $f(1.1)$, not f(1.1), not [(1.1)](a.md).
-The code is `ddpmlib.process.ddpm.DDPM.q_sample` or `process.DDPM.q_sample`, its test
+The code is `ddpmlib.process.DDPM.q_sample` or `process.DDPM.q_sample`, its test
 `tests/test_process.py::test_it`; `nothing.of.ours` is left alone.
 
 ```python
@@ -47,7 +47,7 @@ x = 1  # (1.1)
 ```
 
 ```{eval-rst}
-.. py:method:: ddpmlib.process.ddpm.DDPM.q_sample
+.. py:method:: ddpmlib.process.DDPM.q_sample
 
    Jump, see (1.1).
 ```
