@@ -29,6 +29,7 @@ RESULTS = sorted((Path(report.__file__).parent / "results").glob("*.json"))
 
 @pytest.mark.parametrize(("name", "room"), [("tiny", 0.05), ("small", 0.03), ("ddpm", 0.03)])
 @each_library
+@pytest.mark.slow
 def test_weights_and_operations_agree(library, name: str, room: float) -> None:
     size = SIZES[name]
     weights, flops = count(LIBRARIES[0].net(size), size)
@@ -195,6 +196,7 @@ def test_a_chain_on_a_gpu_is_timed_whole() -> None:
 
 
 @pytest.mark.skipif(not memory.measurable(CPU), reason="needs Linux's /proc")
+@pytest.mark.slow
 def test_the_peak_is_that_of_the_work_and_not_of_before() -> None:
     megabytes = 2**20
 

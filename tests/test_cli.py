@@ -430,6 +430,7 @@ def test_a_damaged_state_is_neither_resumed_nor_overwritten(runs, capsys, conten
     assert state.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(cwd, capsys, monkeypatch):
     words = ["train", "digits", "--steps", "5", "--save-every", "2", "--device", "cpu"]
     writes, fsync = [], os.fsync

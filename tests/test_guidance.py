@@ -439,6 +439,7 @@ def test_at_one_noise_level_the_tilted_law_is_the_guided_one() -> None:
     assert abs(float(last.x.var()) - expected) < 4.5 * expected * math.sqrt(2 / n)
 
 
+@pytest.mark.slow
 def test_on_a_mixture_guidance_misses_the_tilted_law_by_a_distance_that_quadrature_knows() -> None:
     """Wasserstein distance in 1-D. DDIM is a rising map there, so quantiles go to quantiles."""
     exact = oracle.Mixture(
@@ -808,6 +809,7 @@ def test_every_shape_and_dtype(shape: tuple[int, ...], dtype: torch.dtype) -> No
         assert found.shape == shape and found.dtype == dtype and bool(found.isfinite().all())
 
 
+@pytest.mark.slow
 def test_the_shipped_digits_follow_the_weight() -> None:
     """End to end, by the function that draws for measurements: more weight, surer of the class."""
     denoiser, card = zoo.load("digits", device="cpu")

@@ -87,6 +87,7 @@ def test_the_imitation_notices_reads_and_copies() -> None:
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("how", ["plain", "learned variance", "guided"])
+@pytest.mark.slow
 def test_a_sampling_step_neither_reads_nor_copies(eta: float, how: str) -> None:
     model = denoiser(how)
     with imitated_gpu() as device:
@@ -115,6 +116,7 @@ def small_recipe(**changes: Any) -> Recipe:
 
 
 @pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.slow
 def test_an_update_neither_reads_nor_copies(learned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # Backward passes need a device that PyTorch can at least name: that of tensors without values.
     # It has neither random numbers nor autocast.

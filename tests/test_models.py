@@ -440,6 +440,7 @@ def test_dropout_acts_in_training_only() -> None:
         assert not torch.equal(net(x, t), net(x, t))
 
 
+@pytest.mark.slow
 def test_a_unet_learns_an_image_by_heart() -> None:
     """The whole path, loss to weights: forty steps on one image beat the untrained network."""
     process = DDPM(schedules.cosine(100))

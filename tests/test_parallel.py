@@ -112,6 +112,7 @@ def test_gradients_of_two_processes_are_those_of_one_in_two_pieces(both):
     assert largest > 1e-3  # something was compared
 
 
+@pytest.mark.slow
 def test_weights_averages_and_losses_of_two_processes_are_those_of_one_in_two_pieces(both):
     (first, _), _ = both
     expected = worker.trained(worker.trainer(accumulate=2), 3)
@@ -119,6 +120,7 @@ def test_weights_averages_and_losses_of_two_processes_are_those_of_one_in_two_pi
     compare(first, expected, "state.", 1e-5)
 
 
+@pytest.mark.slow
 def test_each_process_has_noise_of_its_own(both):
     """With the same seed for both, the second piece would be noised like the first."""
     (first, _), _ = both
@@ -126,6 +128,7 @@ def test_each_process_has_noise_of_its_own(both):
     assert not torch.allclose(first["losses"][0], whole["losses"][0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_everything_is_the_same_on_both_processes_to_the_bit(both):
     (first, second), _ = both
     names = [
@@ -135,6 +138,7 @@ def test_everything_is_the_same_on_both_processes_to_the_bit(both):
     assert [k for k in names if not torch.equal(first[k], second[k])] == []
 
 
+@pytest.mark.slow
 def test_a_state_goes_on_in_another_number_of_processes(both):
     (first, _), folder = both
     one = worker.trainer(accumulate=2)
@@ -152,6 +156,7 @@ def test_a_state_goes_on_in_another_number_of_processes(both):
     compare({f"state.{k}": v for k, v in one.state_dict().items()}, expected, "state.", 1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_divide_is_refused_by_name(both):
     (first, second), _ = both
     assert "3 for each of 2 processes: make it a multiple of 6" in first["refusal"]
@@ -161,6 +166,7 @@ def test_a_batch_that_does_not_divide_is_refused_by_name(both):
 # ---- sharing out --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_work_is_dealt_out_without_overlap_and_comes_back_in_order(both):
     (first, second), _ = both
     assert first["own"].tolist() == [0, 2, 4, 6] and second["own"].tolist() == [1, 3, 5]
@@ -168,11 +174,13 @@ def test_work_is_dealt_out_without_overlap_and_comes_back_in_order(both):
     assert float(first["mean of ranks"]) == float(second["mean of ranks"]) == 0.5
 
 
+@pytest.mark.slow
 def test_samples_of_two_processes_are_those_of_one_to_the_bit(both):
     (first, _), _ = both
     compare(first, worker.judged(), "samples.", 0)
 
 
+@pytest.mark.slow
 def test_samples_of_two_processes_are_those_of_any_batch_size_to_rounding(both):
     (first, _), _ = both
     for eta, w, size in ((0.0, 0.0, 1), (0.5, 2.0, 7), (1.0, 0.0, 500), (1.0, 2.0, 7)):
@@ -180,6 +188,7 @@ def test_samples_of_two_processes_are_those_of_any_batch_size_to_rounding(both):
         torch.testing.assert_close(first[f"samples.{eta}.{w}"], expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_features_and_moments_of_two_processes_are_those_of_one(both):
     (first, _), _ = both
     expected = worker.judged()

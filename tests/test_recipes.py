@@ -564,6 +564,7 @@ def test_importance_times_learn_while_a_recipe_trains():
 
 
 @pytest.mark.parametrize("at", [3, 9])
+@pytest.mark.slow
 def test_an_interrupted_run_with_importance_times_resumes_to_the_same_bits(
     tmp_path, monkeypatch, at
 ):

@@ -147,6 +147,7 @@ def test_a_limit_of_time_is_positive(tmp_path, seconds):
 
 
 @pytest.mark.parametrize("k", [1, 5, 11])
+@pytest.mark.slow
 def test_resume_is_bit_exact(tmp_path, k):
     losses, straight = run(unet_trainer())
     kinds = {name.split(".")[0] for name in straight}
@@ -165,6 +166,7 @@ def test_resume_is_bit_exact(tmp_path, k):
     assert same(straight, resumed)
 
 
+@pytest.mark.slow
 def test_saving_does_not_disturb_the_run(tmp_path):
     _, straight = run(unet_trainer())
     _, saved = run(unet_trainer(), checkpoint=tmp_path / "s.safetensors", save_every=1)
@@ -675,6 +677,7 @@ def test_bf16_is_off_on_the_cpu_unless_asked_for():
     assert line_trainer().bf16 is False and line_trainer(bf16=True).bf16 is True
 
 
+@pytest.mark.slow
 def test_bf16_runs_a_whole_denoiser_and_resumes(tmp_path):
     _, straight = run(unet_trainer(bf16=True))
     first = unet_trainer(bf16=True)

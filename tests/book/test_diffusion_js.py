@@ -88,6 +88,7 @@ TIMES = [1, 7, 100, T]
 
 @pytest.mark.parametrize("T", [21, 1000])
 @pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
+@pytest.mark.slow
 def test_schedules(name: str, T: int) -> None:
     process = DDPM(getattr(schedules, name)(T))
     beta, alpha_bar = js(f"(b => [b, D.process(b).alphaBar])(D.schedules.{name}(T))", T=T)

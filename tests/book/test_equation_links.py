@@ -94,6 +94,7 @@ def page(folder: Path, name: str) -> BeautifulSoup:
 
 
 @pytest.mark.usefixtures("extension")
+@pytest.mark.slow
 def test_formulas_lead_to_functions_and_tests_and_words_lead_to_formulas(tmp_path: Path) -> None:
     assert build(tmp_path) == ""
     formulas, words = page(tmp_path, "a"), page(tmp_path, "b")

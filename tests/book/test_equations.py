@@ -121,6 +121,7 @@ def test_references_lead_somewhere(path: Path) -> None:
     assert not unknown(references(prose(path)), ALL_TAGS, path.name)
 
 
+@pytest.mark.slow
 def test_remarks_in_code_refer_to_equations_that_exist() -> None:
     for path in SOURCES:
         used = equations.references(remarks(path.read_text("utf-8")))
@@ -131,10 +132,12 @@ def test_no_number_stands_twice_in_the_book() -> None:
     assert not twice(ALL_TAGS)
 
 
+@pytest.mark.slow
 def test_every_equation_has_a_test() -> None:
     assert not untested(ALL_TAGS, equations.tests(notebooks.ROOT))
 
 
+@pytest.mark.slow
 def test_library_and_tests_name_existing_equations() -> None:
     for marked in (equations.implementations(), equations.tests(notebooks.ROOT)):
         wrong = {n: names for n, names in marked.items() if n not in ALL_TAGS}

@@ -83,6 +83,7 @@ def digits(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["mnist", "digits", "other"])
+@pytest.mark.slow
 def test_the_network_is_that_of_pytorch(kind: str, tmp_path: Path) -> None:
     """To 1e-4 at every pixel, the largest difference over times, labels and images."""
     weights = {"mnist": lambda _: WEIGHTS, "digits": digits, "other": other}[kind](tmp_path)
@@ -138,6 +139,7 @@ def normals(shape: list[int], dice: torch.Generator) -> list[float]:
     ("label", "w", "eta", "steps"),
     [(7, 0, 0, 10), (3, 1.5, 0, 8), (2, 0, 1, 10), (5, 2, 0.5, 6), (-1, 0, 1, 5), (1, -1, 1, 3)],
 )
+@pytest.mark.slow
 def test_samples_are_those_of_ddpmlib(label: int, w: float, eta: float, steps: int) -> None:
     """DDIM, ancestral sampling with the learned variance, and between them; guided and not."""
     model, settings = web_export.read(WEIGHTS)
@@ -171,6 +173,7 @@ def test_predictions_along_the_chain_are_those_of_ddpmlib() -> None:
     assert found[-1]["x"] == pytest.approx(found[-1]["x0"], abs=1e-12)  # and no noise added
 
 
+@pytest.mark.slow
 def test_every_network_call_is_a_turn_of_its_own() -> None:
     """A guided step is two calls, with a turn for the page in between."""
     noises = [normal(784, seed=k).tolist() for k in range(4)]

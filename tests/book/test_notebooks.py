@@ -106,6 +106,7 @@ def test_a_notebook_without_text_is_not_overwritten(chapter: Chapter) -> None:
     assert chapter.text.read_text("utf-8") == TEXT
 
 
+@pytest.mark.slow
 def test_execution_is_reproducible_to_the_byte(chapter: Chapter) -> None:
     loud = "_ = [print(i, flush=True) for i in range(9)]\n"
     loud += "import os\nos.environ['OMP_NUM_THREADS']"

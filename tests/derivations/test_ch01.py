@@ -102,6 +102,7 @@ def test_mean_and_covariance_converge_to_those_of_noise(process: DDPM) -> None:
 
 
 @pytest.mark.equation("1.4")
+@pytest.mark.slow
 def test_independent_gaussians_add_their_variances() -> None:
     x, y = sp.symbols("x y", real=True)
     a, b = sp.Rational(3, 5), sp.Rational(2, 7)

@@ -175,6 +175,7 @@ def test_the_weight_of_a_step_is_half_a_difference_of_snrs(pair: tuple[int, int]
 
 
 @pytest.mark.equation("5.7")
+@pytest.mark.slow
 def test_the_bound_of_a_mixture_tends_to_one_number_on_every_path() -> None:
     nodes, weights = np.polynomial.legendre.leggauss(80)
     lam = torch.tensor(-9 * nodes)

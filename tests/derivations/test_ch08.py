@@ -203,6 +203,7 @@ def test_the_discrepancy_is_a_distance_of_mean_feature_lists() -> None:
 
 
 @pytest.mark.equation("8.12")
+@pytest.mark.slow
 def test_kid_averages_to_zero_and_its_biased_form_does_not() -> None:
     """Sets of 6 drawn with repetition from 8 points: the expectations are finite sums."""
     population = normal(8, 2) ** 2

@@ -374,6 +374,7 @@ def guided(T: int, c: float, strength: float) -> ClassifierGuidance:
 
 @pytest.mark.equation("10.12", "10.13")
 @pytest.mark.parametrize("strength", [0.7, 1.0, 2.0, 3.0])
+@pytest.mark.slow
 def test_where_guided_chains_end(strength: float) -> None:
     """Chains of 100 and 200 steps, extrapolated: their error is of first order."""
     c = 0.3
