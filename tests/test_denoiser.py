@@ -17,10 +17,12 @@ from ddpmlib.denoiser import (
     FixedVariance,
     Parameterization,
     V,
+    edm_output,
+    edm_preconditioning,
     learned_var_mix,
 )
 from ddpmlib.prediction import Prediction
-from ddpmlib.process import DDPM, schedules
+from ddpmlib.process import DDPM, EDM, schedules
 
 T = 100
 PROCESS = DDPM(schedules.cosine(T))
@@ -302,3 +304,24 @@ def test_half_a_time_is_refused_and_not_rounded_to_none() -> None:
     for t in (0.5, torch.tensor([0.5, 0.5])):
         with pytest.raises(ValueError, match="must be an int"):
             denoiser.raw(torch.zeros(2, 2), t)
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 2.0])
+def test_a_network_of_edm_sees_what_karras_gives_it(sigma_data: float) -> None:
+    """c_in x and ¼ log σ go in, c_skip x + c_out F comes out (Karras et al. 2022, eq. 7)."""
+    asked: list[tuple[Tensor, Tensor]] = []
+
+    class Net(torch.nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            asked.append((x, t))
+            return torch.sin(x)
+
+    denoiser = Denoiser(Net(), EDM(), edm_output(sigma_data))
+    x = torch.randn(3, 2, dtype=torch.float64)
+    sigma = torch.tensor([0.01, 0.7, 60.0], dtype=torch.float64)
+    found = denoiser(x, sigma).x0
+    c_in, c_skip, c_out = (c[:, None] for c in edm_preconditioning(sigma, sigma_data))
+    ((scaled, told),) = asked
+    torch.testing.assert_close(scaled, c_in * x)
+    torch.testing.assert_close(told, sigma.log() / 4)
+    torch.testing.assert_close(found, c_skip * x + c_out * torch.sin(c_in * x))

@@ -1,6 +1,7 @@
 """`evaluation.Sampling`: one record of how samples are drawn, the same wherever it is said."""
 
 import json
+import math
 from dataclasses import fields, replace
 
 import pytest
@@ -9,8 +10,8 @@ import torch
 from ddpmlib import cli, evaluation, samplers, zoo
 from ddpmlib.denoiser import EPS, Denoiser
 from ddpmlib.evaluation import Guidance, Sampling, drawing, entries, sampling
-from ddpmlib.process import DDPM, schedules
-from ddpmlib.samplers import noise
+from ddpmlib.process import DDPM, EDM, schedules
+from ddpmlib.samplers import SampleNoise, noise
 
 OTHER = Sampling(
     steps=20, spacing="quadratic", eta=0.5, seed=2**32 - 1, bf16=True, guidance=Guidance(w=2.0)
@@ -271,3 +272,25 @@ def test_generate_draws_the_start_from_the_same_noise(monkeypatch):
         evaluation.generate(ECHO, (1, 4, 4), None, Sampling(steps=2, eta=eta), n=3)
     assert torch.equal(*starts)
     assert torch.equal(starts[0], samplers.SampleNoise(0, range(3)).like(starts[0]))
+
+
+def test_a_walk_in_continuous_time_starts_from_the_noise_of_its_process():
+    """EDM starts at σ_max: its noise is that much wider than the standard normal."""
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(()))
+
+        def forward(self, x_t, t):
+            seen.append((x_t, t))
+            return self.weight * x_t
+
+    how = Sampling(steps=3, step="euler", seed=1)
+    evaluation.generate(Denoiser(Spy(), EDM(), EPS), (1, 8, 8), None, how, n=50)
+    assert [float(t[0]) for _, t in seen] == pytest.approx(
+        [math.log(sigma) / 4 for sigma in how.times(EDM())[:-1]]
+    )
+    start = seen[0][0]
+    assert torch.equal(start, 80.0 * SampleNoise(1, range(50)).like(start))

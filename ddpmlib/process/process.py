@@ -8,6 +8,7 @@ and the SDE of both directions follow from these here, in one place. A process n
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -50,7 +51,7 @@ class Stride(NamedTuple):
     beta_tilde: Coefficient
 
 
-class Process:
+class Process(ABC):
     """x_t = a(t) x_0 + b(t) ε, from clean data at one end of the times to pure noise at the other.
 
     A subclass writes :meth:`coefficients` and :meth:`time_of`, and says where its times begin and
@@ -69,13 +70,13 @@ class Process:
 
     # ---- the two functions to write --------------------------------------------------------
 
+    @abstractmethod
     def coefficients(self, t: Tensor) -> Pair:
         """Scale a and standard deviation b at the times t, any shape, both of that shape."""
-        raise NotImplementedError
 
+    @abstractmethod
     def time_of(self, log_snr: Tensor) -> Tensor:
         """The time at which the log-SNR is this, any shape: the way back from :meth:`log_snr`."""
-        raise NotImplementedError
 
     # ---- what a network is told, and other notations ---------------------------------------
 
