@@ -105,7 +105,7 @@ def test_defaults_may_be_left_out():
             None,
             r"needs the objective hybrid or vlb.* got var_mix = None and 'simple'",
         ),
-        (("T",), 10.0, "T counts steps"),
+        (("T",), 10.0, "T must be a whole number, got 10.0"),
         (("settings", "steps"), 0, "steps must be positive"),
         (("net", "heads"), 3, "multiple of"),
     ],

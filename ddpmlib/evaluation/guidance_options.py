@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
 
 from ddpmlib import zoo
 from ddpmlib.denoiser.denoiser import Denoiser, FixedVariance
-from ddpmlib.evaluation.records import check_fields, check_values
 from ddpmlib.guidance.classifier import ClassifierGuidance
 from ddpmlib.guidance.classifier_free import ClassifierFree, interval
 from ddpmlib.guidance.thresholding import DynamicThreshold, StaticThreshold
 from ddpmlib.guidance.wrapper import Unconditional, Weight, Wrapper
 from ddpmlib.models.noisy_classifier import NoisyClassifier
+from ddpmlib.records import check_values
 from ddpmlib.zoo.card import Card
 
 
@@ -60,16 +60,6 @@ class Guidance:
     def record(self) -> dict[str, Any]:
         """The values that differ from the defaults."""
         return {k: v for k, v in asdict(self).items() if v != getattr(Guidance, k)}
-
-    @staticmethod
-    def from_record(record: dict[str, Any]) -> Guidance:
-        """The way back from :meth:`record`.
-
-        Raises:
-            ValueError: if a field is unknown or bad.
-        """
-        check_fields("a Guidance", record, [f.name for f in fields(Guidance)], ())
-        return Guidance(**record)
 
     def wrap(
         self, denoiser: Denoiser | FixedVariance | Wrapper, card: Card | None = None

@@ -11,15 +11,15 @@ rounding and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from ddpmlib import samplers
 from ddpmlib.denoiser.denoiser import Denoiser, FixedVariance
 from ddpmlib.evaluation.guidance_options import Guidance
-from ddpmlib.evaluation.records import check_fields, check_values
 from ddpmlib.guidance.wrapper import Wrapper
 from ddpmlib.process.process import Process, check_eta
+from ddpmlib.records import check_fields, check_values, typed
 from ddpmlib.zoo.card import Card
 
 SPACINGS: dict[str, Callable[[int, int], list[int]]] = {
@@ -112,15 +112,16 @@ class Sampling:
             ValueError: if a field is unknown, missing or bad, or the record is of samples whose
                 noise followed from the seed in another way: they cannot be drawn again.
         """
-        names = {f.name for f in fields(Sampling)} | {"streams"}
-        check_fields("a Sampling", record, names, sorted(names - {"step", "guidance", "streams"}))
+        values = record
+        if isinstance(record, dict):
+            values = {k: v for k, v in record.items() if k != "streams"}
+        check_fields(Sampling, values, ("steps", "spacing", "eta", "seed", "bf16"))
         if (streams := record.get("streams")) != STREAMS:
             raise ValueError(
                 f"these samples were drawn with streams = {streams!r}, which cannot be drawn "
                 f"again: now noise is {STREAMS!r}"
             )
-        values = {k: v for k, v in record.items() if k != "streams"}
-        return Sampling(**values | {"guidance": Guidance.from_record(record.get("guidance", {}))})
+        return typed(Sampling, values)
 
 
 STEPS: dict[str, Callable[[Sampling], samplers.Step]] = {

@@ -7,13 +7,14 @@ checkpoint. Each family has a module in :mod:`ddpmlib.zoo.recipes`; here is what
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, fields, is_dataclass
-from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
+from dataclasses import asdict, is_dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from ddpmlib.data.sets import Dataset, check_plain_name
+from ddpmlib.records import WORDS, check_kind, typed, types
 from ddpmlib.training.settings import BatchLoss, Settings
 
 T = TypeVar("T")
@@ -71,44 +72,6 @@ def to_dict(recipe: Recipe) -> dict[str, Any]:
     return {"kind": recipe.kind} | asdict(recipe)
 
 
-def typed(cls: Callable[..., T], values: Any) -> T:
-    """A dataclass from JSON values, and so each dataclass in its fields; lists become tuples.
-
-    Raises:
-        ValueError: for an unknown field, or a missing one.
-    """
-    _check_fields(cls, values)
-    kinds = _types(cls)
-    return cls(**{name: _typed_value(kinds[name], value) for name, value in values.items()})
-
-
-def _types(cls: Any) -> dict[str, Any]:
-    """The types of a dataclass's fields.
-
-    Asked of ``__init__``, which knows the names of its module wherever that module is: the museum
-    works with copies of the library that are listed nowhere.
-    """
-    return get_type_hints(cls.__init__)
-
-
-def _typed_value(kind: Any, value: Any) -> Any:
-    if is_dataclass(kind):
-        return typed(kind, value)  # type: ignore[arg-type]
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _check_fields(cls: Any, values: Any) -> None:
-    if not isinstance(values, dict):
-        raise ValueError(f"a {cls.__name__} is a JSON object with named fields, got {values!r}")
-    known = {f.name: f.default is MISSING and f.default_factory is MISSING for f in fields(cls)}
-    for name in values:
-        if name not in known:
-            raise ValueError(f"a {cls.__name__} has no field {name!r}")
-    for name, needed in known.items():
-        if needed and name not in values:
-            raise ValueError(f"a {cls.__name__} needs the field {name!r}")
-
-
 # ---- changed -------------------------------------------------------------------------------------
 
 
@@ -125,21 +88,9 @@ def changed(recipe: R, changes: dict[str, Any]) -> R:
     values = asdict(recipe)
     for name, value in changes.items():
         part, kind = _place(recipe, values, name)
-        if not _fits(value, kind):
-            raise ValueError(f"{name} must be {_WORDS[kind]}, got {value!r}")
+        check_kind(name, value, kind)
         part[name.split(".")[-1]] = value
     return typed(type(recipe), values)
-
-
-_WORDS: dict[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    float | None: "a number or null",
-    str: "a word",
-    bool: "true or false",
-    tuple[int, ...]: "a list of whole numbers",
-    tuple[bool, ...]: "a list of true or false",
-}
 
 
 def _place(recipe: Recipe, values: dict[str, Any], name: str) -> tuple[dict[str, Any], Any]:
@@ -147,22 +98,12 @@ def _place(recipe: Recipe, values: dict[str, Any], name: str) -> tuple[dict[str,
     *outer, field = name.split(".")
     cls: Any = type(recipe)
     for key in outer:
-        cls = _types(cls).get(key)
+        cls = types(cls).get(key)
         cls, values = (cls, values[key]) if is_dataclass(cls) else (object, {})
-    kind = _types(cls).get(field)
-    if kind not in _WORDS:
+    kind = types(cls).get(field)
+    if kind not in WORDS:
         raise ValueError(f"a recipe of kind {recipe.kind!r} has no field {name!r} to set")
     return values, kind
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if kind == float | None:
-        return value is None or _fits(value, float)
-    if kind in (tuple[int, ...], tuple[bool, ...]):
-        return isinstance(value, list | tuple) and all(_fits(v, get_args(kind)[0]) for v in value)
-    if isinstance(value, bool) or kind is bool:  # Python counts True as a whole number
-        return isinstance(value, bool) and kind is bool
-    return isinstance(value, int | float if kind is float else kind)
 
 
 # ---- what the families check and build alike -----------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ddpmlib.zoo.recipe import Recipe, typed
+from ddpmlib.records import typed
+from ddpmlib.zoo.recipe import Recipe
 from ddpmlib.zoo.recipes.classifier import ClassifierRecipe
 from ddpmlib.zoo.recipes.diffusion import DiffusionRecipe
 from ddpmlib.zoo.recipes.noisy_classifier import NoisyClassifierRecipe
@@ -21,7 +22,7 @@ def from_dict(values: dict[str, Any]) -> Recipe:
     """The way back from :func:`ddpmlib.zoo.recipe.to_dict`.
 
     Raises:
-        ValueError: for an unknown kind or field, or a missing one.
+        ValueError: for an unknown kind or field, a missing one, or a value of another kind.
     """
     fields = {name: value for name, value in values.items() if name != "kind"}
     kind = values.get("kind")
