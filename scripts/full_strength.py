@@ -51,7 +51,7 @@ class Job:
 LARGE = {"settings.batch_size": 512, "settings.warmup": 500, "settings.ema": 0.9995}
 # What the repository has room for: 22 M weights, 45 MB; and few epochs need little dropout.
 FITTING = {"net.width": 96, "net.blocks": 2, "net.dropout": 0.1, "settings.batch_size": 256}
-JOBS = (  # judges first
+JOBS = (  # the networks that others are measured by first
     Job("mnist-classifier", 1),
     Job("fashion_mnist-classifier", 1),
     Job("cifar10-classifier", 3),
@@ -128,7 +128,7 @@ def _carry_out(job: Job, minutes: float, out: Path, args: argparse.Namespace) ->
     )  # fmt: skip
     path = _shipped(out / recipe.name, recipe.name, out / "checkpoints")
     if recipe.kind == "classifier":
-        _judge(path, images, out / "statistics", device)
+        _measure_classifier(path, images, out / "statistics", device)
     else:
         for how in TOY if args.dry_run else MEASUREMENTS:
             _measure(path, how, device)
@@ -169,7 +169,9 @@ def _shipped(run: Path, name: str, folder: Path) -> Path:
     return path if whole else zoo.ship(run, folder=folder)
 
 
-def _judge(path: Path, images: data.Dataset, folder: Path, device: torch.device) -> None:
+def _measure_classifier(
+    path: Path, images: data.Dataset, folder: Path, device: torch.device
+) -> None:
     """How often a classifier is right, and what its data set looks like to it."""
     if zoo.Card.read(path.with_suffix(".json")).metrics:
         return

@@ -64,8 +64,8 @@ def samples(eta, w, batch_size=3):
     return evaluation.generate(denoiser().eval(), (1, 8, 8), y, how, batch_size=batch_size)
 
 
-def judged():
-    """Samples, and what a judge sees in images: 5 batches of uneven sizes for two processes."""
+def measured():
+    """Samples, and what a classifier sees: 5 batches of uneven sizes for two processes."""
     torch.manual_seed(3)
     classifier = Classifier(ClassifierConfig(width=4, features=6, num_classes=3)).eval()
     drawn = {
@@ -100,7 +100,7 @@ def main(folder):
         own = {"own": torch.tensor([i for i, _ in parallel.own(range(7))])}
         everyone = {"collected": torch.tensor(parallel.collected(own["own"].tolist()))}
         rank = torch.tensor(float(parallel.rank()))
-        found |= own | everyone | {"mean of ranks": parallel.mean(rank)} | judged()
+        found |= own | everyone | {"mean of ranks": parallel.mean(rank)} | measured()
         found["refusal"] = refusal()
         torch.save(found, folder / f"process{parallel.rank()}.pt")
         parallel.wait()

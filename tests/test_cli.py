@@ -586,9 +586,9 @@ def test_trained_digits_are_recognised(cwd):
     """A fraction of the recipe's budget is already far better than chance (one in ten)."""
     recipe = recipes.RECIPES["digits"]
     quick = replace(recipe.settings, steps=160, batch_size=48, warmup=20, ema=0.9)
-    judge = ROOT / "data" / "checkpoints" / "digits-classifier.safetensors"
-    if not judge.exists():
-        pytest.skip("the judge of digits is not in data/checkpoints")
+    classifier = ROOT / "data" / "checkpoints" / "digits-classifier.safetensors"
+    if not classifier.exists():
+        pytest.skip("the classifier of digits is not in data/checkpoints")
     training_runs.train(replace(recipe, settings=quick), "run", device="cpu")
     assert main(["sample", "run", "--n", "100", "--steps", "10", "--device", "cpu"]) == 0
     with Image.open("samples.png") as image:
@@ -597,7 +597,7 @@ def test_trained_digits_are_recognised(cwd):
     pixels = pixels.reshape(89 * zoom, 89 * zoom)[zoom // 2 :: zoom, zoom // 2 :: zoom]
     tiles = torch.nn.functional.pad(pixels, (0, 1, 0, 1)).reshape(10, 9, 10, 9)[:, :8, :, :8]
     x = tiles.transpose(1, 2).reshape(100, 1, 8, 8)
-    classifier, _ = zoo.load(judge, "cpu")
+    classifier, _ = zoo.load(classifier, "cpu")
     _, logits = features.extract(classifier, data.to_float(x))
     agreement = metrics.class_agreement(logits, torch.arange(100) % 10)
     assert agreement > 0.5, agreement

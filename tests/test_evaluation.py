@@ -26,7 +26,7 @@ from ddpmlib.zoo import ClassifierRecipe, DiffusionRecipe, checkpoints, runs
 
 NET = UNetConfig(width=8, mults=(1,), attention=(False,), heads=1, groups=4, num_classes=10)
 TINY = DiffusionRecipe("tiny", "digits", NET, Settings(steps=10, batch_size=8, warmup=2, ema=0.5))
-JUDGE = ClassifierRecipe(
+CLASSIFIER = ClassifierRecipe(
     "digits-classifier",
     "digits",
     ClassifierConfig(width=4, features=8),
@@ -53,9 +53,9 @@ def finished(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def judge_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "judge"
-    runs.train(JUDGE, folder, device="cpu", command="make judge")
+def classifier_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "classifier"
+    runs.train(CLASSIFIER, folder, device="cpu", command="make classifier")
     return folder
 
 
@@ -67,16 +67,16 @@ def shipped(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def tiny(finished, judge_run, shipped):
+def tiny(finished, classifier_run, shipped):
     """Both are shipped; the card of the denoiser."""
-    zoo.ship(judge_run)
+    zoo.ship(classifier_run)
     path = zoo.ship(finished)
     return lambda: zoo.Card.read(path.with_suffix(".json")).metrics
 
 
 @pytest.fixture(scope="module")
-def classifier(judge_run):
-    return zoo.load(judge_run, "cpu")[0]
+def classifier(classifier_run):
+    return zoo.load(classifier_run, "cpu")[0]
 
 
 @pytest.fixture(scope="module")
@@ -128,12 +128,12 @@ def test_one_metric_alone_keeps_what_is_known_of_the_same_samples(tiny, name):
     assert entry | {"seconds": 0} == whole | {"seconds": 0} and tiny() == [entry]
 
 
-def test_a_judge_beside_the_checkpoint_comes_before_the_shipped_one(tiny, finished, tmp_path):
+def test_a_classifier_beside_the_checkpoint_comes_before_the_shipped_one(tiny, finished, tmp_path):
     path = zoo.ship(finished, folder=tmp_path / "own")
     shipped = zoo.load("digits-classifier", "cpu")[1].sha256[:12]
     (entry,) = evaluation.evaluate(path, TWO, draws=20, **FEW)
     assert entry["extractor"] == shipped
-    other = replace(JUDGE, settings=replace(JUDGE.settings, seed=1, steps=20))
+    other = replace(CLASSIFIER, settings=replace(CLASSIFIER.settings, seed=1, steps=20))
     runs.train(other, tmp_path / "other", device="cpu")
     zoo.ship(tmp_path / "other", folder=tmp_path / "own")
     (entry,) = evaluation.evaluate(path, TWO, draws=20, **FEW)
@@ -146,19 +146,19 @@ def test_a_judge_beside_the_checkpoint_comes_before_the_shipped_one(tiny, finish
     assert entry["extractor"] == shipped
 
 
-def test_an_entry_of_another_judge_is_replaced_as_a_whole():
+def test_an_entry_of_another_extractor_is_replaced_as_a_whole():
     old = {"metric": "samples", "n": 5, "steps": 2, "eta": 0.0, "seed": 0, "features": "a"}
     new = old | {"spacing": "uniform", "bf16": False, "extractor": "beef", "frechet": 1.0}
     known, entry = entries.with_entry([old | {"kid": 7}], new)
-    assert known == [new] and entry == new  # an older card names no judge
+    assert known == [new] and entry == new  # an older card names no extractor
     known, entry = entries.with_entry([new], new | {"extractor": "dead"})
     assert known == [entry] and entry["extractor"] == "dead"
     known, _ = entries.with_entry([old | {"features": "inception"}], new)
     assert len(known) == 2
 
 
-def test_evaluate_a_classifier(judge_run, shipped, digits):
-    zoo.ship(judge_run)
+def test_evaluate_a_classifier(classifier_run, shipped, digits):
+    zoo.ship(classifier_run)
     (result,) = evaluation.evaluate("digits-classifier", device="cpu")
     classifier, card = zoo.load("digits-classifier", "cpu")
     assert isinstance(classifier, Classifier)
@@ -189,7 +189,7 @@ def test_evaluate_knows_before_sampling_what_is_missing(finished, shipped, monke
 # ---- judging -----------------------------------------------------------------------------------
 
 
-def test_every_number_is_the_metric_on_the_judges_features(classifier, digits):
+def test_every_number_is_the_metric_on_the_classifiers_features(classifier, digits):
     n = 200
     x0 = data.to_float(digits.x_train[:n]) * 0.8 + 0.1
     found = evaluation.measure_samples(classifier, x0, digits.y_train[:n], digits, draws=20)
@@ -284,7 +284,7 @@ def test_labels_and_noise_go_on_from_batch_to_batch():
 
 
 def test_training_images_beat_the_floor_and_noise_is_far_above(digits):
-    classifier, _ = zoo.load("digits-classifier", "cpu")  # noise may look real to a poor judge
+    classifier, _ = zoo.load("digits-classifier", "cpu")  # noise may look real to a poor classifier
     real = evaluation.reference(classifier, digits, 300)
     noise = torch.randn(300, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     bad = evaluation.measure_samples(classifier, noise, None, digits, draws=20, real=real)
@@ -330,7 +330,7 @@ def test_a_reference_at_hand_spares_the_work(classifier, digits, monkeypatch):
     x0 = data.to_float(digits.x_train[:100])
     plain = evaluation.measure_samples(classifier, x0, None, digits, draws=20)
     real = evaluation.reference(classifier, digits, 100)
-    monkeypatch.setattr(sample_quality, "reference", lambda *a: pytest.fail("judged again"))
+    monkeypatch.setattr(sample_quality, "reference", lambda *a: pytest.fail("measured again"))
     assert evaluation.measure_samples(classifier, x0, None, digits, draws=20, real=real) == plain
 
 

@@ -435,7 +435,7 @@ WRONG["9.2"] = {
 
 
 def verdict(factor: float = 2, joint: str = "root", sign: bool = True) -> Callable[..., Any]:
-    def judge(a: list[float], b: list[float]) -> tuple[float, float, bool]:
+    def compare(a: list[float], b: list[float]) -> tuple[float, float, bool]:
         errors = [np.std(x, ddof=1) / len(x) ** 0.5 for x in (a, b)]
         error = math.hypot(*errors) if joint == "root" else sum(errors)
         if joint == "equal lengths":
@@ -443,7 +443,7 @@ def verdict(factor: float = 2, joint: str = "root", sign: bool = True) -> Callab
         difference = np.mean(a) - np.mean(b)
         return difference, error, (abs(difference) if sign else difference) > factor * error
 
-    return judge
+    return compare
 
 
 WRONG["9.3"] = {

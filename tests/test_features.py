@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
-def judge():
+def classifier():
     torch.manual_seed(0)
     return Classifier(ClassifierConfig(width=4, features=6, num_classes=3)).eval()
 
@@ -31,45 +31,47 @@ def small_set(name="digits"):
     return data.Dataset(name, x[:30], y[:30], x[30:], y[30:], tuple("0123456789"))
 
 
-def test_features_and_logits_are_the_classifiers_own(judge):
+def test_features_and_logits_are_the_classifiers_own(classifier):
     x = data.to_float(images())
-    found, logits = features.extract(judge, x)
+    found, logits = features.extract(classifier, x)
     assert found.shape == (7, 6) and logits.shape == (7, 3)
-    assert torch.allclose(found, judge.features(x)) and torch.allclose(logits, judge(x))
+    assert torch.allclose(found, classifier.features(x)) and torch.allclose(logits, classifier(x))
     assert not found.requires_grad and not logits.requires_grad
 
 
-def test_uint8_and_float_images_are_the_same_images(judge):
+def test_uint8_and_float_images_are_the_same_images(classifier):
     for a, b in zip(
-        features.extract(judge, images()),
-        features.extract(judge, data.to_float(images())),
+        features.extract(classifier, images()),
+        features.extract(classifier, data.to_float(images())),
         strict=True,
     ):
         assert torch.equal(a, b)
 
 
-def test_samples_are_clipped_to_the_range_of_images(judge):
+def test_samples_are_clipped_to_the_range_of_images(classifier):
     x = data.to_float(images())
     wild = torch.where(x > 0.5, 9.0, x)
     tame = torch.where(x > 0.5, 1.0, x)
-    assert torch.equal(features.extract(judge, wild)[0], features.extract(judge, tame)[0])
-    assert not torch.equal(features.extract(judge, tame)[0], features.extract(judge, x)[0])
+    assert torch.equal(features.extract(classifier, wild)[0], features.extract(classifier, tame)[0])
+    assert not torch.equal(
+        features.extract(classifier, tame)[0], features.extract(classifier, x)[0]
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-def test_batches_do_not_matter(judge, batch_size):
-    whole, _ = features.extract(judge, images())
-    parts, _ = features.extract(judge, images(), batch_size)
+def test_batches_do_not_matter(classifier, batch_size):
+    whole, _ = features.extract(classifier, images())
+    parts, _ = features.extract(classifier, images(), batch_size)
     assert torch.allclose(whole, parts, atol=1e-6)
-    found = features.moments(judge, images(), batch_size)
+    found = features.moments(classifier, images(), batch_size)
     assert found.n == 7 and torch.allclose(found.cov, whole.double().T.cov(), atol=1e-6)
 
 
-def test_another_shape_is_refused(judge):
+def test_another_shape_is_refused(classifier):
     with pytest.raises(ValueError, match=r"expected images of shape \(B, 1, H, W\)"):
-        features.extract(judge, torch.zeros(2, 3, 8, 8))
+        features.extract(classifier, torch.zeros(2, 3, 8, 8))
     with pytest.raises(ValueError, match="there are no images"):
-        features.moments(judge, images(0))
+        features.moments(classifier, images(0))
 
 
 # ---- statistics --------------------------------------------------------------------------------
@@ -84,16 +86,16 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def written(judge, folder):
-    path = statistics.statistics_path("digits", judge)
-    statistics.write_statistics(statistics.compute_statistics(judge, small_set()), path, "abc")
+def written(classifier, folder):
+    path = statistics.statistics_path("digits", classifier)
+    statistics.write_statistics(statistics.compute_statistics(classifier, small_set()), path, "abc")
     return path
 
 
-def test_statistics_are_the_moments_of_both_sets(judge, written):
-    found = statistics.statistics("digits", judge)
+def test_statistics_are_the_moments_of_both_sets(classifier, written):
+    found = statistics.statistics("digits", classifier)
     for part, x in (("train", small_set().x_train), ("test", small_set().x_test)):
-        h = features.extract(judge, x)[0].double()
+        h = features.extract(classifier, x)[0].double()
         moments = getattr(found, part)
         assert moments.n == len(x) and moments.mean.dtype == torch.float64
         assert torch.allclose(moments.mean, h.mean(0), atol=1e-12)
@@ -104,32 +106,34 @@ def test_statistics_are_the_moments_of_both_sets(judge, written):
     assert facts["sha256"] == hashlib.sha256(written.read_bytes()).hexdigest()
 
 
-def test_statistics_of_another_classifier_are_refused_and_not_used(judge, written):
+def test_statistics_of_another_classifier_are_refused_and_not_used(classifier, written):
     with torch.no_grad():
-        judge.head[1].bias[0] += 1e-6
+        classifier.head[1].bias[0] += 1e-6
     with pytest.raises(statistics.OtherWeights, match="made with another classifier"):
-        statistics.statistics("digits", judge)
+        statistics.statistics("digits", classifier)
     with torch.no_grad():
-        judge.neck[0].bias += 1
-    found = statistics.train_moments(judge, small_set())
+        classifier.neck[0].bias += 1
+    found = statistics.train_moments(classifier, small_set())
     assert torch.allclose(
-        found.mean, features.extract(judge, small_set().x_train)[0].double().mean(0)
+        found.mean, features.extract(classifier, small_set().x_train)[0].double().mean(0)
     )
 
 
-def test_shipped_statistics_spare_the_work(judge, written, monkeypatch):
+def test_shipped_statistics_spare_the_work(classifier, written, monkeypatch):
     monkeypatch.setattr(features, "moments", lambda *a: pytest.fail("computed again"))
-    assert statistics.train_moments(judge, small_set()).n == 30
+    assert statistics.train_moments(classifier, small_set()).n == 30
 
 
-def test_without_statistics_they_are_computed(judge, folder):
+def test_without_statistics_they_are_computed(classifier, folder):
     with pytest.raises(FileNotFoundError, match="`ddpmlib statistics digits` writes them"):
-        statistics.statistics("digits", judge)
-    assert statistics.train_moments(judge, small_set()).n == 30
+        statistics.statistics("digits", classifier)
+    assert statistics.train_moments(classifier, small_set()).n == 30
 
 
 @pytest.mark.parametrize("damage", ["flipped", "json cut", "json []"])
-def test_damaged_statistics_are_an_error_even_where_they_could_be_computed(judge, written, damage):
+def test_damaged_statistics_are_an_error_even_where_they_could_be_computed(
+    classifier, written, damage
+):
     facts = written.with_suffix(".json")
     if damage == "flipped":
         content = written.read_bytes()
@@ -137,15 +141,15 @@ def test_damaged_statistics_are_an_error_even_where_they_could_be_computed(judge
     else:
         facts.write_text("[]" if "[]" in damage else facts.read_text("utf-8")[:-9], "utf-8")
     with pytest.raises(ValueError, match="is damaged|describes no statistics"):
-        statistics.train_moments(judge, small_set())
+        statistics.train_moments(classifier, small_set())
 
 
-def test_a_fingerprint_is_of_the_weights_alone(judge):
-    before = statistics.fingerprint(judge)
-    twin = Classifier(judge.config)
+def test_a_fingerprint_is_of_the_weights_alone(classifier):
+    before = statistics.fingerprint(classifier)
+    twin = Classifier(classifier.config)
     assert statistics.fingerprint(twin) != before
-    twin.load_state_dict(judge.state_dict())
-    assert statistics.fingerprint(twin) == before == statistics.fingerprint(judge.eval())
+    twin.load_state_dict(classifier.state_dict())
+    assert statistics.fingerprint(twin) == before == statistics.fingerprint(classifier.eval())
 
 
 SHIPPED = sorted((ROOT / "data" / "statistics").glob("*.safetensors"))
@@ -153,10 +157,10 @@ SHIPPED = sorted((ROOT / "data" / "statistics").glob("*.safetensors"))
 
 def test_statistics_ship_for_every_classifier():
     cards = [zoo.Card.read(path) for path in zoo.shipped().glob("*.json")]
-    judges = {card.recipe["data"] for card in cards if card.recipe["kind"] == "classifier"}
-    assert {path.stem for path in SHIPPED} == judges
+    classified = {card.recipe["data"] for card in cards if card.recipe["kind"] == "classifier"}
+    assert {path.stem for path in SHIPPED} == classified
     assert {path.name for path in (ROOT / "data" / "statistics").iterdir()} == {
-        f"{name}{suffix}" for name in judges for suffix in (".json", ".safetensors")
+        f"{name}{suffix}" for name in classified for suffix in (".json", ".safetensors")
     }
 
 

@@ -54,12 +54,12 @@ def test_a_rehearsal_trains_ships_and_measures_and_a_second_changes_nothing(
     assert "GFLOP an image" in plan and "optimiser" in plan
     assert {p.name for p in out.iterdir()} == {*ONLY, "checkpoints", "statistics"}
     card = zoo.load(out / "checkpoints" / "mnist.safetensors", "cpu")[1]
-    judge = zoo.read(out / "checkpoints" / "mnist-classifier.safetensors")[0]
+    classifier = zoo.read(out / "checkpoints" / "mnist-classifier.safetensors")[0]
     samples, nll = card.metrics
-    assert (samples["n"], samples["steps"], samples["extractor"]) == (16, 2, judge.sha256[:12])
-    assert nll["metric"] == "nll" and judge.metrics[0]["n"] == 30
+    assert (samples["n"], samples["steps"], samples["extractor"]) == (16, 2, classifier.sha256[:12])
+    assert nll["metric"] == "nll" and classifier.metrics[0]["n"] == 30
     statistics = json.loads((out / "statistics" / "mnist.json").read_text("utf-8"))
-    assert statistics["classifier"] == judge.sha256 and statistics["train"] == 60
+    assert statistics["classifier"] == classifier.sha256 and statistics["train"] == 60
     before = contents(out)
     rehearse(monkeypatch, folder, "--only", *ONLY)
     assert contents(out) == before

@@ -813,7 +813,7 @@ def test_every_shape_and_dtype(shape: tuple[int, ...], dtype: torch.dtype) -> No
 def test_the_shipped_digits_follow_the_weight() -> None:
     """End to end, by the function that draws for measurements: more weight, surer of the class."""
     denoiser, card = zoo.load("digits", device="cpu")
-    judge, _ = zoo.load("digits-classifier", device="cpu")
+    classifier, _ = zoo.load("digits-classifier", device="cpu")
     y = torch.arange(40) % 10
     sure = {}
     for name, guide in {
@@ -821,10 +821,10 @@ def test_the_shipped_digits_follow_the_weight() -> None:
         "plain": ClassifierFree(denoiser, 0.0),
         "guided": ClassifierFree(denoiser, 2.0),
         "thresholded": DynamicThreshold(ClassifierFree(denoiser, 2.0)),
-        "classifier": ClassifierGuidance(denoiser, lambda x, t: judge(x), 1.0),
+        "classifier": ClassifierGuidance(denoiser, lambda x, t: classifier(x), 1.0),
     }.items():
         x0 = evaluation.generate(guide, card.image_shape, y, evaluation.Sampling(steps=8))
-        _, logits = features.extract(judge, x0)
+        _, logits = features.extract(classifier, x0)
         sure[name] = float(logits.log_softmax(1)[torch.arange(40), y].mean())
     assert sure["null"] < sure["plain"] - 1 and sure["plain"] < sure["guided"]
     assert sure["plain"] < sure["thresholded"] and sure["plain"] != sure["classifier"]

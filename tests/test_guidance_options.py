@@ -14,6 +14,7 @@ from ddpmlib.guidance import (
     StaticThreshold,
     Unconditional,
 )
+from ddpmlib.process import FlowMatching
 from ddpmlib.samplers import draw, uniform_times
 
 NOISY = "digits-noisy-classifier"
@@ -162,3 +163,16 @@ def test_guidance_saturates_and_the_threshold_brings_back(digits, card):
         found[threshold] = metrics.saturation(sampled(guided, 10))
     assert found[0.0].out_of_range > metrics.saturation(sampled(digits, 10)).out_of_range
     assert found[0.9].out_of_range == 0
+
+
+def test_a_continuous_process_is_guided_at_all_its_times(digits):
+    class Continuous(torch.nn.Module):
+        process, conditional = FlowMatching(), True
+
+        def without(self, y):
+            return torch.full_like(y, 10)
+
+    guided = Guidance(w=2.0).wrap(Continuous())
+    assert isinstance(guided, ClassifierFree) and guided.w == 2.0
+    with pytest.raises(ValueError, match="an interval counts the times of a chain"):
+        Guidance(w=2.0, low=1).wrap(Continuous())

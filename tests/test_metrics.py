@@ -243,7 +243,7 @@ def test_moments_refuse_what_they_cannot_hold() -> None:
 
 
 @pytest.mark.parametrize("splits", [1, 4])
-def test_a_judge_that_cannot_tell_gives_one_and_a_perfect_one_gives_k(splits: int) -> None:
+def test_a_classifier_that_cannot_tell_gives_one_and_a_perfect_one_gives_k(splits: int) -> None:
     score = inception_score(torch.zeros(40, 7), splits)
     assert score == pytest.approx((1, 0), abs=1e-12)
     sure = 1e3 * torch.eye(5)[torch.arange(40) % 5]
@@ -251,7 +251,7 @@ def test_a_judge_that_cannot_tell_gives_one_and_a_perfect_one_gives_k(splits: in
     assert inception_score(sure[:1].expand(40, -1), splits) == pytest.approx((1, 0), abs=1e-12)
 
 
-def test_a_judge_that_is_sure_by_a_known_amount() -> None:
+def test_a_classifier_that_is_sure_by_a_known_amount() -> None:
     """K = 2, p(right) = 0.9, balanced: the marginal is even, so the score is 2 exp(−H(0.9))."""
     p = torch.tensor([[0.9, 0.1], [0.1, 0.9]], dtype=F64).repeat(10, 1)
     entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))

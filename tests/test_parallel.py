@@ -177,7 +177,7 @@ def test_work_is_dealt_out_without_overlap_and_comes_back_in_order(both):
 @pytest.mark.slow
 def test_samples_of_two_processes_are_those_of_one_to_the_bit(both):
     (first, _), _ = both
-    compare(first, worker.judged(), "samples.", 0)
+    compare(first, worker.measured(), "samples.", 0)
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_samples_of_two_processes_are_those_of_any_batch_size_to_rounding(both):
 @pytest.mark.slow
 def test_features_and_moments_of_two_processes_are_those_of_one(both):
     (first, _), _ = both
-    expected = worker.judged()
+    expected = worker.measured()
     compare(first, expected, "features", 0)
     compare(first, expected, "logits", 0)
     compare(first, expected, "moments.", 1e-12)

@@ -81,13 +81,13 @@ def card(name):
 
 
 def measured(name):
-    """The rows of the table that a card stands for; one of dashes if nothing judges its samples."""
+    """The rows of the table that a card stands for; one of dashes if its samples are not measured."""
     seconds, parameters = card(name)["training"]["seconds"], card(name)["parameters"]
     time = f"{seconds / 60:.0f} min" if seconds > 99 else f"{seconds:.0f} s"
-    judged = [m for m in card(name)["metrics"] if m["metric"] == "samples"]
-    if not judged:
+    entries = [m for m in card(name)["metrics"] if m["metric"] == "samples"]
+    if not entries:
         yield (name, f"{parameters:,}", time, *["–"] * 5)
-    for m in judged:
+    for m in entries:
         guided = "".join(f", {k} {v:g}" for k, v in m.get("guidance", {}).items())
         sampler, n = f"{m['steps']} steps, eta {m['eta']:.0f}{guided}", f"{m['n']:,}"
         values = (f"{m['class_agreement']:.1%}".replace("%", " %"), f"{m['frechet']:.2f}")
@@ -98,7 +98,7 @@ def measured(name):
 def test_the_table_of_results_says_what_the_cards_say():
     rows = re.findall(rf"^\| ({'|'.join(MODELS)}) \| (.*) \|$", README, flags=re.MULTILINE)
     shown = [(name, *row.split(" | ")) for name, row in rows]
-    assert shown == [row for name in MODELS for row in measured(name)]
+    assert shown == [row for name in MODELS for row in entries(name)]
 
 
 def test_the_bound_of_the_colour_model_is_that_of_its_card():

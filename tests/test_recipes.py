@@ -38,7 +38,7 @@ NET = UNetConfig(
     width=8, mults=(1,), attention=(False,), heads=1, groups=4, num_classes=10, dropout=0.1
 )
 TINY = DiffusionRecipe("tiny", "digits", NET, Settings(steps=3, batch_size=4), T=40)
-JUDGE = ClassifierRecipe("judge", "digits", ClassifierConfig(width=4), Settings(steps=3))
+CLASSIFIER = ClassifierRecipe("classified", "digits", ClassifierConfig(width=4), Settings(steps=3))
 GUIDE = NoisyClassifierRecipe(
     "guide",
     "digits",
@@ -202,7 +202,7 @@ def test_another_family_is_one_class_and_one_line(tmp_path, monkeypatch):
 
 def test_a_classifier_has_no_schedule():
     with pytest.raises(ValueError, match="ClassifierRecipe has no field 'schedule'"):
-        recipes.from_dict(recipes.to_dict(JUDGE) | {"schedule": "cosine"})
+        recipes.from_dict(recipes.to_dict(CLASSIFIER) | {"schedule": "cosine"})
 
 
 # ---- data sets that fit --------------------------------------------------------------------------
@@ -218,7 +218,7 @@ BARE = replace(TINY, net=replace(NET, num_classes=0))
 SHIFTING = replace(GUIDE, reach=7)
 
 
-@pytest.mark.parametrize("recipe", [TINY, JUDGE, GUIDE, BARE, SHIFTING])
+@pytest.mark.parametrize("recipe", [TINY, CLASSIFIER, GUIDE, BARE, SHIFTING])
 def test_images_that_fit_are_taken(recipe):
     assert recipe.check(images_of()) is None
     assert recipe.num_classes == (0 if recipe is BARE else 10)
@@ -237,16 +237,19 @@ def test_a_denoiser_without_classes_takes_images_with_and_without():
     [
         *(
             (r, {"shape": (3, 8, 8)}, "these has 3 channels, the net 1")
-            for r in (TINY, JUDGE, GUIDE)
+            for r in (TINY, CLASSIFIER, GUIDE)
         ),
         *(
             (r, {"classes": ("a",)}, "these has 1 classes, the net 10")
-            for r in (TINY, JUDGE, GUIDE)
+            for r in (TINY, CLASSIFIER, GUIDE)
         ),
-        *((r, {"classes": ()}, "these has 0 classes, the net 10") for r in (TINY, JUDGE, GUIDE)),
+        *(
+            (r, {"classes": ()}, "these has 0 classes, the net 10")
+            for r in (TINY, CLASSIFIER, GUIDE)
+        ),
         (replace(TINY, net=replace(NET, patch=3)), {}, "these is 8 × 8 pixels, .* multiples of 3"),
         (replace(GUIDE, net=replace(GUIDE.net, patch=3)), {}, "8 × 8 pixels, .* multiples of 3"),
-        (replace(JUDGE, reach=8), {}, "reach = 8 shifts images of side 8 out of sight"),
+        (replace(CLASSIFIER, reach=8), {}, "reach = 8 shifts images of side 8 out of sight"),
         (SHIFTING, {"shape": (1, 8, 7)}, "reach = 7 shifts images of side 7 out of sight"),
     ],
 )
@@ -258,7 +261,7 @@ def test_images_that_do_not_fit_are_refused(recipe, images, sentence):
 # ---- building ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("recipe", [TINY, JUDGE, GUIDE], ids=lambda r: r.kind)
+@pytest.mark.parametrize("recipe", [TINY, CLASSIFIER, GUIDE], ids=lambda r: r.kind)
 def test_build_is_reproducible_and_leaves_the_global_generator_alone(recipe):
     torch.manual_seed(123)
     before = torch.get_rng_state()
@@ -299,8 +302,8 @@ def test_a_denoiser_is_built_as_written(predicts, schedule):
 
 
 def test_a_classifier_is_built_as_written():
-    model = JUDGE.build()
-    assert isinstance(model, Classifier) and model.config == JUDGE.net
+    model = CLASSIFIER.build()
+    assert isinstance(model, Classifier) and model.config == CLASSIFIER.net
 
 
 # ---- losses ------------------------------------------------------------------------------------
@@ -374,7 +377,7 @@ def test_flips_only_where_the_recipe_says_so(monkeypatch, flip):
     calls = []
     monkeypatch.setattr(augment, "random_flip", lambda x, g: calls.append(len(x)) or x)
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
-    for recipe in (TINY, JUDGE, GUIDE):
+    for recipe in (TINY, CLASSIFIER, GUIDE):
         replace(recipe, flip=flip).loss()(recipe.build(), x, y, generator())
     assert calls == ([4, 4, 4] if flip else [])
 
@@ -388,7 +391,7 @@ def test_a_classifier_learns_from_shifted_images_and_needs_labels(monkeypatch):
     monkeypatch.setattr(
         augment, "random_shift", lambda x, g, reach: reaches.append(reach) or real(x, g, reach)
     )
-    recipe = replace(JUDGE, reach=1)
+    recipe = replace(CLASSIFIER, reach=1)
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
     model = recipe.build().eval()
     loss = recipe.loss()(model, x, y, generator())
@@ -626,7 +629,7 @@ def test_changed_reaches_every_field_and_leaves_the_rest():
     )
     assert TINY.T == 40 and recipes.changed(TINY, {}) == TINY
     assert recipes.changed(recipe, {"var_mix": 0.5, "objective": "simple"}).var_mix == 0.5
-    assert recipes.changed(JUDGE, {"net.features": 8, "reach": 1}).net.features == 8
+    assert recipes.changed(CLASSIFIER, {"net.features": 8, "reach": 1}).net.features == 8
 
 
 @each_recipe

@@ -38,7 +38,7 @@ from ddpmlib.zoo import (
 ROOT = Path(__file__).resolve().parent.parent
 NET = UNetConfig(width=8, mults=(1,), attention=(False,), heads=1, groups=4, num_classes=10)
 TINY = DiffusionRecipe("tiny", "digits", NET, Settings(steps=10, batch_size=8, warmup=2, ema=0.5))
-JUDGE = ClassifierRecipe(
+CLASSIFIER = ClassifierRecipe(
     "digits-classifier",
     "digits",
     ClassifierConfig(width=4, features=8),
@@ -259,8 +259,8 @@ def test_a_run_resumes_from_the_start_it_had(finished, tmp_path, monkeypatch):
         (TINY, {"net.num_classes": 5}, "digits has 10 classes, the net 5"),
         (TINY, {"net.channels": 3}, "digits has 1 channels, the net 3"),
         (TINY, {"net.patch": 3}, "8 × 8 pixels, .* multiples of 3"),
-        (JUDGE, {"net.num_classes": 3}, "digits has 10 classes, the net 3"),
-        (JUDGE, {"reach": 8}, "reach = 8 shifts images of side 8 out of sight"),
+        (CLASSIFIER, {"net.num_classes": 3}, "digits has 10 classes, the net 3"),
+        (CLASSIFIER, {"reach": 8}, "reach = 8 shifts images of side 8 out of sight"),
     ],
 )
 def test_a_net_that_does_not_fit_the_data_leaves_nothing_behind(
@@ -309,7 +309,7 @@ def test_resume_with_another_recipe_leaves_the_run_as_it_was(copied):
         (replace(TINY, schedule="linear"), "schedule = cosine, not linear"),
         (replace(TINY, label_dropout=0.2), "label_dropout = 0.1, not 0.2"),
         (replace(TINY, settings=replace(TINY.settings, steps=12)), "steps = 10, not 12"),
-        (JUDGE, "steps = 10, not 40"),
+        (CLASSIFIER, "steps = 10, not 40"),
     ):
         with pytest.raises(ValueError, match=match):
             runs.train(other, copied, resume=True, device="cpu")

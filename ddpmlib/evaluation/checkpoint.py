@@ -50,9 +50,9 @@ def evaluate(
     A classifier: accuracy on the test set, for a noisy one see :func:`accuracy_under_noise`. A
     denoiser: one entry "samples" with all that is measured on ``n`` samples, classes in turn, see
     :func:`measure_samples`; and one entry "nll" with the variational bound on ``n`` test images,
-    see
-    :func:`nll`. An entry of the same setting is replaced, metric by metric. Several processes (see
-    :mod:`ddpmlib.training.parallel`) share the drawing and the features, and the first one writes.
+    see :func:`nll`. An entry of the same setting is replaced, metric by metric. Several processes
+    (see :mod:`ddpmlib.training.parallel`) share the drawing and the features, and the first one
+    writes.
 
     Args:
         name: as for :func:`ddpmlib.zoo.checkpoints.load`.
@@ -188,7 +188,7 @@ def network_of(
     device: torch.device | str | None = None,
     folder: Path | None = None,
 ) -> tuple[FeatureExtractor, str]:
-    """The network that judges a data set, and the SHA-256 of its file of weights.
+    """The network whose features a data set is measured by, and the SHA-256 of its file of weights.
 
     Args:
         extractor: "classifier" or "inception".

@@ -14,6 +14,7 @@ from ddpmlib.guidance.classifier_free import ClassifierFree, interval
 from ddpmlib.guidance.thresholding import DynamicThreshold, StaticThreshold
 from ddpmlib.guidance.wrapper import Unconditional, Weight, Wrapper
 from ddpmlib.models.noisy_classifier import NoisyClassifier
+from ddpmlib.process.process import Process
 from ddpmlib.records import check_values
 from ddpmlib.zoo.card import Card
 
@@ -75,21 +76,27 @@ class Guidance:
             ValueError: if it is no noisy classifier, or one of other data or of another process,
                 the denoiser knows no classes, or a value is out of range.
         """
-        T, guided = denoiser.process.end, denoiser
+        process, guided = denoiser.process, denoiser
         if self.unconditional:
             guided = Unconditional(guided)
         if self.w:
-            guided = ClassifierFree(guided, self._weight(self.w, T, T))
+            guided = ClassifierFree(guided, self._weight(self.w, process, 1.0))
         if self.classifier:
-            weight = self._weight(self.strength, 9 * T // 10, T)
+            weight = self._weight(self.strength, process, 0.9)
             guided = ClassifierGuidance(guided, self._classifier(denoiser, card), weight)
         if self.clip:
             return StaticThreshold(guided)
         return DynamicThreshold(guided, self.threshold) if self.threshold else guided
 
-    def _weight(self, w: float, highest: int, T: int) -> Weight:
+    def _weight(self, w: float, process: Process, share: float) -> Weight:
+        """w within the interval, by default the first ``share`` of a chain's times."""
+        if not process.times_are_whole:
+            if self.low is not None or self.high is not None:
+                raise ValueError(f"an interval counts the times of a chain, not of {process}")
+            return w
+        T = process.end
         low = 1 if self.low is None else self.low
-        high = max(low, highest) if self.high is None else self.high
+        high = max(low, int(share * T)) if self.high is None else self.high
         if not 1 <= low <= high <= T:
             raise ValueError(
                 f"the interval of guided times must lie in 1..{T} and not be empty, got {low} to "

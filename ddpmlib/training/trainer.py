@@ -37,8 +37,8 @@ class Trainer:
     and works on its own pieces of each batch; gradients are averaged, so weights and their
     averages stay the same everywhere. N processes do what one does in N times as many pieces: the
     same to rounding error, but for batch normalisation and
-    :class:`ddpmlib.losses.times.ImportanceTimes`, which go
-    on from piece to piece in one process, and from the first process's in several.
+    :class:`ddpmlib.losses.times.ImportanceTimes`, which go on from piece to piece in one process,
+    and from the first process's in several.
 
     Args:
         model: what is trained; moved to ``device``.

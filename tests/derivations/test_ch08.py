@@ -399,14 +399,14 @@ def test_real_images_through_the_path_of_samples_reach_the_floor() -> None:
     The same path with its range broken ends hundreds of floors away, with a low score.
     """
     images = data.load("digits")
-    judge, _ = zoo.load("digits-classifier", device="cpu")
-    train, _ = features.extract(judge, images.x_train)
-    test, logits = features.extract(judge, images.x_test)
+    classifier, _ = zoo.load("digits-classifier", device="cpu")
+    train, _ = features.extract(classifier, images.x_train)
+    test, logits = features.extract(classifier, images.x_test)
     floor = frechet_distance(test, train)
     real_score = metrics.inception_score(logits, splits=1).mean
 
     def path(x: Tensor) -> tuple[float, float]:  # what samples of a model go through
-        h, logits = features.extract(judge, data.to_uint8(x))
+        h, logits = features.extract(classifier, data.to_uint8(x))
         score = metrics.inception_score(logits, splits=1).mean
         return frechet_distance(h, train) / floor, score / real_score
 
@@ -418,11 +418,11 @@ def test_real_images_through_the_path_of_samples_reach_the_floor() -> None:
 
 def test_one_image_per_class_beats_real_images_in_the_score_only() -> None:
     images = data.load("digits")
-    judge, _ = zoo.load("digits-classifier", device="cpu")
-    train, _ = features.extract(judge, images.x_train)
-    test, real = features.extract(judge, images.x_test)
+    classifier, _ = zoo.load("digits-classifier", device="cpu")
+    train, _ = features.extract(classifier, images.x_train)
+    test, real = features.extract(classifier, images.x_test)
     first = torch.stack([images.x_test[images.y_test == k][0] for k in range(10)])
-    h, logits = features.extract(judge, first.repeat(36, 1, 1, 1))
+    h, logits = features.extract(classifier, first.repeat(36, 1, 1, 1))
     score = metrics.inception_score(logits, splits=1).mean
     assert score > metrics.inception_score(real, splits=1).mean
     assert frechet_distance(h, train) > 10 * frechet_distance(test, train)
