@@ -104,11 +104,20 @@ class DDPM(Process):
 
     def stride(self, t: Time, s: Time, x: Tensor) -> Stride:
         """The relation of two times, s < t; see :class:`ddpmlib.process.process.Stride`."""
-        self.check_pair(t, s)
-        a_t, a_s = self._looked_up(t, x), self._looked_up(s, x)
+        a_t: Coefficient
+        a_s: Coefficient
+        if type(t) is type(s) is int and 0 <= s < t <= self.T:  # without a call, for each step
+            a_t, a_s = self._alpha_bars[t], self._alpha_bars[s]
+        else:
+            self.check_pair(t, s)
+            a_t, a_s = self._looked_up(t, x), self._looked_up(s, x)
         beta, ratio = 1 - a_t / a_s, (a_t / a_s) ** 0.5
         beta_tilde = (1 - a_s) / (1 - a_t) * beta
         return Stride(a_t**0.5, a_s**0.5, 1 - a_t, 1 - a_s, ratio, beta, beta_tilde)
+
+    def less_noisy(self, s: Time, t: Time) -> bool | Tensor:
+        """Whether s lies nearer to clean data than t: s < t."""
+        return s < t
 
     @equation("1.1", "1.2")
     def q_step(self, x_prev: Tensor, t: int, noise: Tensor) -> Tensor:

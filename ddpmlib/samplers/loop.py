@@ -7,6 +7,7 @@ between steps is said by a :data:`Hook`. Neither needs a loop of its own.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -66,10 +67,11 @@ def sample(
     step = Ancestral(1.0 if eta is None else eta) if step is None else step
     check_same_process(denoiser, process)
     times = checked_times(process, times, rising=True)
-    return walk(denoiser, process, x, times, Noising(step), y, hook, generator)
+    rises = any(process.less_noisy(t, s) for t, s in pairwise(times))
+    step = Noising(step) if rises else step
+    return walk(denoiser, process, x, times, step, y, hook, generator)
 
 
-@torch.no_grad()
 def walk(
     denoiser: AnyDenoiser,
     process: Process,
@@ -87,10 +89,12 @@ def walk(
 
     past = deque([State(times[0], x)], maxlen=PAST)
     yield past[-1]
+    without_gradients = torch.no_grad()  # not in the caller's code between two steps
     for s in times[1:]:
-        state = step(denoise, process, tuple(past), s, generator)
-        if hook is not None:
-            state = _hooked(hook, state)
+        with without_gradients:
+            state = step(denoise, process, tuple(past), s, generator)
+            if hook is not None:
+                state = _hooked(hook, state)
         past.append(state)
         yield state
 
