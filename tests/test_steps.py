@@ -281,6 +281,7 @@ def test_a_chain_is_asked_at_its_nearest_time_or_between() -> None:
         between_steps(between_steps(model))
 
 
+@pytest.mark.slow
 def test_the_mnist_model_by_heun_in_sigma_needs_fewer_calls_than_ddim() -> None:
     """Distance to the end of a fine DDIM chain: Heun with 25 calls beats DDIM with 36."""
     model, card = zoo.load("mnist", device="cpu")
