@@ -113,10 +113,10 @@ def _states(
     denoiser: ProcessDenoiser, n: int, steps: int, eta: float, y: Tensor | None = None
 ) -> list[State]:
     """A seeded chain of n points from noise to data."""
-    process, dice = denoiser.process, torch.Generator().manual_seed(1)
-    noise = torch.randn(n, 2, generator=dice, dtype=torch.float64)
+    process, generator = denoiser.process, torch.Generator().manual_seed(1)
+    noise = torch.randn(n, 2, generator=generator, dtype=torch.float64)
     times = uniform_times(process.end, steps)
-    return list(sample(denoiser, process, noise, times, eta=eta, y=y, generator=dice))
+    return list(sample(denoiser, process, noise, times, eta=eta, y=y, generator=generator))
 
 
 def _panels(n: int) -> tuple[Figure, list[Axes]]:

@@ -186,7 +186,7 @@ def test_evaluate_knows_before_sampling_what_is_missing(finished, shipped, monke
             evaluation.evaluate(finished, TWO, **{"n": 20, "device": "cpu"} | options)
 
 
-# ---- judging -----------------------------------------------------------------------------------
+# ---- measuring ---------------------------------------------------------------------------------
 
 
 def test_every_number_is_the_metric_on_the_classifiers_features(classifier, digits):

@@ -576,7 +576,7 @@ def test_the_generator_of_answers_to_exercise_10_5_knows_the_right_one() -> None
 
 WRONG["10.5"] = {
     "DDIM": (lambda c: c**2, calibrated()),
-    "tilted law": (lambda c: c / (2 - c), calibrated()),
+    "tilted distribution": (lambda c: c / (2 - c), calibrated()),
     "exponent": (doubled, lambda s, *_: s),
     "fine DDIM": (doubled, lambda s, c, *_: -math.log(s / c - s + 1) / math.log(c)),
     "clean class": (doubled, calibrated(k=lambda s, a, c: 1 - s + s / c)),

@@ -143,7 +143,7 @@ def test_guided_chains_are_the_conditional_ones_sample_by_sample(eta: float) -> 
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-7)
 
 
-def test_guided_samples_have_the_law_of_the_class() -> None:
+def test_guided_samples_have_the_distribution_of_the_class() -> None:
     """Against samples of p(x|y) themselves, in 1-D, by Kolmogorov–Smirnov."""
     from scipy import stats
 
@@ -305,7 +305,7 @@ def test_both_forms_agree_to_first_order_in_the_step(var_mix: float) -> None:
 
 
 @pytest.mark.slow
-def test_the_forms_part_in_the_law_of_few_steps() -> None:
+def test_the_forms_part_in_the_distribution_of_few_steps() -> None:
     """Variance of guided samples at strength 1, where truth is c: the number for where they part.
 
     From 10 steps the score form draws 40 % too little variance, the mean form 41 % too much.
@@ -321,7 +321,7 @@ def test_the_forms_part_in_the_law_of_few_steps() -> None:
                 if form == "mean"
                 else ClassifierGuidance(Unconditional(pair), pair.class_logits)
             )
-            error[form, steps] = law(guide, times, 1.0)[1] / c - 1
+            error[form, steps] = moments(guide, times, 1.0)[1] / c - 1
     # Both tend to the truth, and so to each other, from opposite sides.
     assert -0.04 < error["score", 250] < 0 < error["mean", 250] < 0.04
     apart = [error["mean", n] - error["score", n] for n in (10, 50, 250)]
@@ -345,7 +345,7 @@ def test_a_mean_shift_knows_the_steps_of_its_chain_alone(t) -> None:
 
 
 class Pair:
-    """Class 0 is N(0, c), everything together is N(0, 1): each guided law is a closed form.
+    """Class 0 is N(0, c), everything together is N(0, 1): each guided density is a closed form.
 
     p(y=0|x) is a share of the ratio of both densities, at every noise level a true probability.
     """
@@ -370,7 +370,7 @@ class Pair:
         return torch.stack([log_p, torch.log1p(-log_p.exp())], dim=1)
 
 
-def law(denoiser, times: list[int], eta: float, var: float = 1.0) -> tuple[float, float]:
+def moments(denoiser, times: list[int], eta: float, var: float = 1.0) -> tuple[float, float]:
     """Exact mean and variance of what comes out of a chain that is affine, started at N(0, var)."""
     x, none, y = f64(0, 1), f64(0, 0), torch.tensor([0, 0])
     mean, process = 0.0, denoiser.process
@@ -406,7 +406,9 @@ def guided(kind: str, strength: float, pair: Pair):
 @pytest.mark.parametrize("kind", ["classifier", "classifier-free"])
 @pytest.mark.parametrize("strength", [0.5, 1.0, 2.0, 4.0])
 @pytest.mark.slow
-def test_guiding_each_noise_level_does_not_sample_the_tilted_law(kind: str, strength: float):
+def test_guiding_each_noise_level_does_not_sample_the_tilted_distribution(
+    kind: str, strength: float
+):
     """p(x) p(y|x)^s has precision s/c − (s−1); DDIM ends at c^s, ancestral sampling elsewhere.
 
     At s = 1, and only there, all three are c. With c = ¼ and s = 2 they are 0.143, 0.063, 0.109.
@@ -416,18 +418,18 @@ def test_guiding_each_noise_level_does_not_sample_the_tilted_law(kind: str, stre
     tilted = 1 / (strength / c - (strength - 1))
     for T in (125, 250):
         guide = guided(kind, strength, Pair(DDPM(schedules.cosine(T)), c))
-        chains.append([law(guide, uniform_times(T, T), eta)[1] for eta in (0.0, 1.0)])
+        chains.append([moments(guide, uniform_times(T, T), eta)[1] for eta in (0.0, 1.0)])
     ddim, ancestral = (2 * fine - coarse for coarse, fine in zip(*chains, strict=True))
     assert ddim == pytest.approx(by_ode(c, strength), rel=0.01)
     assert ancestral == pytest.approx(by_sde(c, strength), rel=0.02)
     if strength == 1:
         assert by_sde(c, 1) == pytest.approx(c, rel=1e-9) and tilted == c
-    else:  # sharper than the tilted law for s > 1, wider for s < 1, and by far
+    else:  # sharper than the tilted distribution for s > 1, wider for s < 1, and by far
         sharper = [tilted / ddim, tilted / ancestral, ancestral / ddim]
         assert all((r > 1.15) == (strength > 1) and (r < 0.98) == (strength < 1) for r in sharper)
 
 
-def test_at_one_noise_level_the_tilted_law_is_the_guided_one() -> None:
+def test_at_one_noise_level_the_tilted_distribution_is_the_guided_one() -> None:
     """Langevin at one t does sample q(x_t) p(y|x_t)^s: it is the walk over t that does not."""
     pair, t, s, h = Pair(PROCESS, 0.25), 12, 3.0, 0.02
     a = float(PROCESS.alpha_bar[t])
@@ -440,7 +442,7 @@ def test_at_one_noise_level_the_tilted_law_is_the_guided_one() -> None:
 
 
 @pytest.mark.slow
-def test_on_a_mixture_guidance_misses_the_tilted_law_by_a_distance_that_quadrature_knows() -> None:
+def test_guidance_of_a_mixture_misses_the_tilted_distribution_by_what_quadrature_knows() -> None:
     """Wasserstein distance in 1-D. DDIM is a rising map there, so quantiles go to quantiles."""
     exact = oracle.Mixture(
         FINE, f64(1, 1, 1), f64(-1, 0.2, 1), f64(0.4, 0.3, 0.2), torch.tensor([0, 0, 1])
@@ -684,7 +686,7 @@ def test_temperature_1_hands_the_prediction_through() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.8, 1.0, 1.5])
-def test_temperature_does_not_sample_the_tempered_law(temperature: float) -> None:
+def test_temperature_does_not_sample_the_tempered_distribution(temperature: float) -> None:
     """N(0, c)^{1/τ} has variance cτ; ancestral sampling ends at cτ/(2−τ).
 
     DDIM ends at σ²(c/(c+σ²))^{1/τ} for the noise σ that it starts from: for τ < 1 the more noise
@@ -695,8 +697,8 @@ def test_temperature_does_not_sample_the_tempered_law(temperature: float) -> Non
     times = list(range(475, -1, -1))
     var = float(1 - FINE.alpha_bar[475])
     u = var / (1 - var)
-    _, ancestral = law(Temperature(exact, tau), times, 1.0, var)
-    _, ddim = law(Temperature(exact, tau), times, 0.0, var)
+    _, ancestral = moments(Temperature(exact, tau), times, 1.0, var)
+    _, ddim = moments(Temperature(exact, tau), times, 0.0, var)
     gone = (c / (c + u)) ** (2 / tau)
     expected = (c - (c + u) * gone) * tau / (2 - tau) + u * gone
     assert ancestral == pytest.approx(expected, rel=0.05)

@@ -202,7 +202,7 @@ def test_a_level_is_a_step_of_the_sampler_and_then_langevin() -> None:
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-def test_the_corrector_mends_the_law_of_long_steps(eta: float) -> None:
+def test_the_corrector_mends_the_distribution_of_long_steps(eta: float) -> None:
     """Five steps to the last level before the data: its variance, corrected and not."""
     c, n = 0.1, 20_000
     exact, times = gaussian(math.sqrt(c)), [*uniform_times(T, 5)[:-1], 1]

@@ -24,8 +24,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-class Believes(nn.Module):
-    """Answers in the language of ``p`` for whoever believes in ``x0(x_t, t)``."""
+class Predicts(nn.Module):
+    """Answers in the language of ``p`` for whoever predicts ``x0(x_t, t)``."""
 
     def __init__(self, x0, p: Parameterization) -> None:
         super().__init__()
@@ -41,10 +41,10 @@ class Believes(nn.Module):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_truth_costs_nothing_at_any_rank(p: Parameterization, shape: tuple[int, ...]) -> None:
     x0, eps, t = normal(*shape), normal(*shape, seed=1), torch.tensor([2, 50, 99])
-    loss = l_simple(Denoiser(Believes(lambda x, t: x0, p), PROCESS, p), x0, t, eps)
+    loss = l_simple(Denoiser(Predicts(lambda x, t: x0, p), PROCESS, p), x0, t, eps)
     assert loss.shape == (3,)
     assert float(loss.max()) < 1e-20
-    wrong = l_simple(Denoiser(Believes(lambda x, t: x0 + 1, p), PROCESS, p), x0, t, eps)
+    wrong = l_simple(Denoiser(Predicts(lambda x, t: x0 + 1, p), PROCESS, p), x0, t, eps)
     assert float(wrong.min()) > 1e-4
 
 
@@ -74,7 +74,7 @@ def test_one_prediction_three_weights() -> None:
         return torch.tanh(x + t[:, None] / T)
 
     loss = {
-        p: l_simple(Denoiser(Believes(prediction, p), PROCESS, p), x0, t, eps) for p in (EPS, X0, V)
+        p: l_simple(Denoiser(Predicts(prediction, p), PROCESS, p), x0, t, eps) for p in (EPS, X0, V)
     }
     x_t = PROCESS.q_sample(x0, t, eps)
     torch.testing.assert_close(loss[X0], ((x0 - prediction(x_t, t)) ** 2).mean(1))
@@ -93,7 +93,7 @@ def test_the_oracle_reaches_the_least_possible_loss(t: int) -> None:
     times = torch.full((n,), t)
 
     def risk(factor: float) -> float:
-        net = Believes(lambda x, t: factor * exact(x, t).x0, EPS)
+        net = Predicts(lambda x, t: factor * exact(x, t).x0, EPS)
         return float(l_simple(Denoiser(net, PROCESS, EPS), x0, times, eps).mean())
 
     a = float(PROCESS.alpha_bar[t])
@@ -139,7 +139,7 @@ def test_the_loss_teaches_every_parameter() -> None:
 
 
 def test_bad_input_is_refused() -> None:
-    denoiser = Denoiser(Believes(lambda x, t: x, EPS), PROCESS)
+    denoiser = Denoiser(Predicts(lambda x, t: x, EPS), PROCESS)
     x0, t = torch.zeros(2, 3), torch.tensor([1, 2])
     with pytest.raises(ValueError, match="eps must have the shape of the data"):
         l_simple(denoiser, x0, t, torch.zeros(2, 1))
@@ -316,11 +316,11 @@ def test_a_weighting_on_eps_is_the_same_loss_on_x0_and_on_v(name: str) -> None:
         return torch.tanh(x + t[:, None] / T)
 
     found = [
-        weighted(weighting, Denoiser(Believes(prediction, p), PROCESS, p), x0, t, eps)
+        weighted(weighting, Denoiser(Predicts(prediction, p), PROCESS, p), x0, t, eps)
         for p in (EPS, X0, V)
     ]
     on_eps = weighting(PROCESS, t) * l_simple(
-        Denoiser(Believes(prediction, EPS), PROCESS), x0, t, eps
+        Denoiser(Predicts(prediction, EPS), PROCESS), x0, t, eps
     )
     x_t = PROCESS.q_sample(x0, t, eps)
     on_x0 = losses.on_x0(weighting, PROCESS, t) * ((x0 - prediction(x_t, t)) ** 2).mean(1)
@@ -348,7 +348,7 @@ def test_weights_by_their_formulas() -> None:
 def test_the_vlb_weight_is_what_the_bound_charges_for_an_error() -> None:
     """With σ² = β̃ the divergence is the weight times |ε − ε̂|²."""
     x0, eps, t = normal(5, 2), normal(5, 2, seed=1), torch.tensor([2, 3, 30, 80, 100])
-    denoiser = Denoiser(Believes(lambda x, t: torch.tanh(x), EPS), PROCESS)
+    denoiser = Denoiser(Predicts(lambda x, t: torch.tanh(x), EPS), PROCESS)
     x_t = PROCESS.q_sample(x0, t, eps)
     nats = reverse_step_term(PROCESS, x0, x_t, denoiser(x_t, t), t, t - 1).mean(1)
     torch.testing.assert_close(

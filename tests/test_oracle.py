@@ -122,10 +122,10 @@ def test_log_prob_of_a_gaussian_is_scipys(t: int) -> None:
     mean, cov = f64(0.5, -1, 2), f64(2, 0.3, 0.1, 0.3, 1, -0.2, 0.1, -0.2, 0.5).reshape(3, 3)
     exact, a = oracle.Gaussian(PROCESS, mean, cov), float(PROCESS.alpha_bar[t])
     x = exact.draw(9, t, generator=seeded())
-    law = stats.multivariate_normal(
+    density = stats.multivariate_normal(
         math.sqrt(a) * mean.numpy(), (a * cov + (1 - a) * torch.eye(3)).numpy()
     )
-    torch.testing.assert_close(exact.log_prob(x, t), torch.from_numpy(law.logpdf(x.numpy())))
+    torch.testing.assert_close(exact.log_prob(x, t), torch.from_numpy(density.logpdf(x.numpy())))
 
 
 # ---- the posterior mean ------------------------------------------------------------------

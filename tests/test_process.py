@@ -92,7 +92,7 @@ def test_q_sample_at_zero_gives_the_data_back() -> None:
 
 
 def test_a_chain_of_forward_steps_has_the_kernel_in_closed_form() -> None:
-    """q_step is linear, so the law of the chain is exact: factor and variance, step by step."""
+    """q_step is linear, so the chain's distribution is exact: factor and variance, step by step."""
     one, zero = number(1.0), number(0.0)
     factor, variance = 1.0, 0.0
     for t in range(1, T + 1):
@@ -103,7 +103,7 @@ def test_a_chain_of_forward_steps_has_the_kernel_in_closed_form() -> None:
         assert variance == pytest.approx(float(PROCESS.std[t]) ** 2, rel=1e-12)
 
 
-def test_walking_and_jumping_draw_from_the_same_law() -> None:
+def test_walking_and_jumping_draw_from_the_same_distribution() -> None:
     p, n, g = DDPM(schedules.linear(30)), 40_000, torch.Generator().manual_seed(3)
     x0 = torch.full((n,), 1.5, dtype=torch.float64)
     walked = x0

@@ -1,4 +1,4 @@
-"""`ddpmlib.samplers`: chains whose law is known exactly, and the manners of the loops."""
+"""`ddpmlib.samplers`: chains whose distribution is known exactly, and the manners of the loops."""
 
 import math
 from itertools import pairwise
@@ -84,7 +84,7 @@ def test_a_point_is_found_under_every_schedule_in_float32(beta: Tensor) -> None:
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_on_the_way_to_a_point_every_state_has_the_kernels_law(eta: float) -> None:
+def test_on_the_way_to_a_point_every_state_has_the_kernels_distribution(eta: float) -> None:
     """β̃ is the right variance for a point: each state is drawn from q(x_t|x_0), at any η."""
     n, point = 20_000, 1.5
     x = normal(n)
@@ -102,7 +102,7 @@ def test_on_the_way_to_a_point_every_state_has_the_kernels_law(eta: float) -> No
         assert abs(float(state.x.var()) - var) <= 4.5 * var * math.sqrt(2 / n)
 
 
-# ---- Gaussian data: the law of the output is computable ----------------------------------
+# ---- Gaussian data: the distribution of the output is computable ---------------------------
 
 MEAN = torch.tensor([0.5, -1.0], dtype=F64)
 COV = torch.tensor([[0.30, 0.10], [0.10, 0.08]], dtype=F64)
@@ -113,7 +113,7 @@ def marginal(process: DDPM, t: int) -> tuple[Tensor, Tensor]:
     return a.sqrt() * MEAN, a * COV + (1 - a) * torch.eye(2, dtype=F64)
 
 
-def law(process: DDPM, times: list[int], eta: float, var_mix: float) -> tuple[Tensor, Tensor]:
+def moments(process: DDPM, times: list[int], eta: float, var_mix: float) -> tuple[Tensor, Tensor]:
     """Exact mean and covariance of the chain's output when it starts from the true q(x_T).
 
     With Gaussian data every step is affine in x_t and in its noise; feeding the origin and the unit
@@ -138,14 +138,14 @@ def law(process: DDPM, times: list[int], eta: float, var_mix: float) -> tuple[Te
 def test_the_covariance_converges_at_first_order(eta: float, var_mix: float) -> None:
     """DDIM is Euler's method: the error halves when the steps double; so do all its relatives."""
     process, counts = DDPM(schedules.cosine(2048)), [128, 256, 512, 1024]
-    laws = [law(process, uniform_times(2048, n), eta, var_mix) for n in counts]
-    for mean, _ in laws:  # the mean is carried without error at any number of steps
+    ends = [moments(process, uniform_times(2048, n), eta, var_mix) for n in counts]
+    for mean, _ in ends:  # the mean is carried without error at any number of steps
         torch.testing.assert_close(mean, MEAN, rtol=0, atol=1e-10)
-    errors = [float((cov - COV).norm()) for _, cov in laws]
+    errors = [float((cov - COV).norm()) for _, cov in ends]
     orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert errors[-1] < 3e-3
     assert all(0.9 < a < b < 1.02 for a, b in pairwise(orders)), orders
-    extrapolated = 2 * laws[-1][1] - laws[-2][1]  # what remains when a first order is removed
+    extrapolated = 2 * ends[-1][1] - ends[-2][1]  # what remains when a first order is removed
     assert float((extrapolated - COV).norm()) < 0.1 * errors[-1]
 
 
@@ -164,11 +164,11 @@ def test_ddim_has_the_covariance_of_the_recursion_by_hand() -> None:
             v *= (math.sqrt(a_s) * on_x0 + math.sqrt(1 - a_s) * on_eps) ** 2
         variances.append(v)
     expected = basis @ torch.diag(torch.tensor(variances, dtype=F64)) @ basis.T
-    _, cov = law(process, times, 0.0, 0.0)
+    _, cov = moments(process, times, 0.0, 0.0)
     torch.testing.assert_close(cov, expected, rtol=1e-11, atol=1e-13)
 
 
-def test_sample_and_law_walk_the_same_chain() -> None:
+def test_sample_and_moments_walk_the_same_chain() -> None:
     """The loop itself on unit vectors (η = 0), and by moments (η = 1), against the matrices."""
     process, times = DDPM(schedules.linear(100)), uniform_times(100, 10)
     exact = oracle.Gaussian(process, MEAN, COV)
@@ -176,14 +176,14 @@ def test_sample_and_law_walk_the_same_chain() -> None:
     basis = torch.cat([torch.zeros(1, 2), torch.eye(2)]).double()
     out = draw(exact, process, basis, times, eta=0.0)
     matrix = (out[1:] - out[0]).T
-    mean, cov = law(process, times, 0.0, 0.0)
+    mean, cov = moments(process, times, 0.0, 0.0)
     torch.testing.assert_close(out[0] + matrix @ mean_T, mean)
     torch.testing.assert_close(matrix @ cov_T @ matrix.T, cov)
 
     n, g = 40_000, seeded(1)
     x_T = exact.draw(n, 100, generator=g)
     found = draw(exact, process, x_T, times, eta=1.0, generator=g)
-    mean, cov = law(process, times, 1.0, 0.0)
+    mean, cov = moments(process, times, 1.0, 0.0)
     assert float((found.mean(0) - mean).abs().max()) < 4.5 * math.sqrt(0.3 / n)
     assert float((found.T.cov() - cov).abs().max()) < 4.5 * 0.3 * math.sqrt(2 / n)
 

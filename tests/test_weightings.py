@@ -112,8 +112,8 @@ def test_the_clipped_weightings_meet_the_plain_ones_at_their_knees() -> None:
     )
 
 
-class Believes(nn.Module):
-    """One prediction about x_0, told in the language of ``kind``."""
+class Predicts(nn.Module):
+    """One prediction of x_0, told in the language of ``kind``."""
 
     def __init__(self, process: DDPM, kind: Parameterization) -> None:
         super().__init__()
@@ -138,11 +138,11 @@ def test_one_prediction_costs_the_same_in_every_language(
     weighting, _, on_x0 = BY_HAND[name]
 
     x_t, snr = process.q_sample(x0, t, eps), snr_of(process)
-    guess = Denoiser(Believes(process, X0), process, X0)(x_t, t, y).x0
+    guess = Denoiser(Predicts(process, X0), process, X0)(x_t, t, y).x0
     error = ((x0 - guess) ** 2).flatten(1).mean(1) if x0.ndim > 1 else (x0 - guess) ** 2
     expected = torch.tensor([on_x0(snr[k], snr[k - 1]) for k in t.tolist()]) * error
     for kind in (EPS, X0, V):
-        denoiser = Denoiser(Believes(process, kind), process, kind)
+        denoiser = Denoiser(Predicts(process, kind), process, kind)
         found = losses.weighted(weighting, denoiser, x0, t, eps, y)
         assert found.shape == (6,) and found.dtype == x0.dtype
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
@@ -152,7 +152,7 @@ def test_simple_on_an_eps_network_is_the_simple_loss() -> None:
     process, g = DDPM(SCHEDULES["linear"]), torch.Generator().manual_seed(0)
     x0, eps = torch.randn(2, 5, 3, generator=g)
     t = torch.tensor([1, 9, 30, 45, 60])
-    denoiser = Denoiser(Believes(process, EPS), process, EPS)
+    denoiser = Denoiser(Predicts(process, EPS), process, EPS)
     found = losses.weighted(losses.simple, denoiser, x0, t, eps)
     assert found.dtype == torch.float32
     assert torch.equal(found, losses.l_simple(denoiser, x0, t, eps))
@@ -164,7 +164,7 @@ def test_gradients_agree_too() -> None:
     x0, eps = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     t, slopes = torch.tensor([3, 20, 40, 58]), []
 
-    class Scaled(Believes):
+    class Scaled(Predicts):
         def __init__(self, kind: Parameterization) -> None:
             super().__init__(process, kind)
             self.size = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
@@ -199,11 +199,11 @@ def test_any_function_of_process_and_time_is_a_weighting() -> None:
         return 1 / process.alpha_bar[t]
 
     weighting: Weighting = plain_v
-    v_net = Denoiser(Believes(process, V), process, V)
+    v_net = Denoiser(Predicts(process, V), process, V)
     expected = losses.l_simple(v_net, x0, t, eps)
     for kind in (EPS, X0, V):
         found = losses.weighted(
-            weighting, Denoiser(Believes(process, kind), process, kind), x0, t, eps
+            weighting, Denoiser(Predicts(process, kind), process, kind), x0, t, eps
         )
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
 

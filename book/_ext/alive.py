@@ -105,12 +105,12 @@ PAGES: dict[str, tuple[Live, ...]] = {
         Live(
             "scrubber",
             before="One knob turned",
-            title="Try it here: what the network believes along the chain",
+            title="Try it here: what the network predicts along the chain",
             words="One chain of the network on this card, computed in your browser: fifty "
             "ancestral steps. Move the slider from the noise (left end) to the digit (right "
             "end). Early on x̂₀ is a blur, an average of many threes; it has settled long before "
-            "x<sub>t</sub> looks like it. ε̂ is the other side of the same belief (3.5): what is "
-            "not image must be noise.",
+            "x<sub>t</sub> looks like it. ε̂ is the other side of the same prediction (3.5): what "
+            "is not image must be noise.",
             picture="scrubber_03.png",
             alt="Three rows of eight pictures along a chain of fifty steps. Top, the state: from "
             "pure noise to a digit 3. Middle, the guessed image: a blur that sharpens into the 3 "
@@ -122,7 +122,7 @@ PAGES: dict[str, tuple[Live, ...]] = {
         Live(
             "playground",
             before="The derivation",
-            title="Try it: few steps, and the dice switched off",
+            title="Try it: few steps, and the noise switched off",
             words="Seven steps from noise to a spiral. Move η from 0 (DDIM) to 1 (DDPM): smooth "
             "paths become jagged, and the points end farther from the data. Back at η = 0 the "
             "noise at the start decides everything: change the number of steps, and each point "
@@ -142,7 +142,7 @@ PAGES: dict[str, tuple[Live, ...]] = {
             "scrubber",
             before="Does the last quarter of the chain do most of the work?",
             title="Try it here: ten steps, one straight look ahead each",
-            words="The same network, ten deterministic steps. Each step keeps both beliefs and "
+            words="The same network, ten deterministic steps. Each step keeps both predictions and "
             "only mixes them anew, more x̂₀ and less ε̂ (7.2 with σ = 0). Watch ε̂: with η = 0 "
             "it hardly changes, being nearly the noise that the chain began with. Under <em>More "
             "controls</em> set η to 1, and it is new at every step. With η back at 0, change the "

@@ -25,7 +25,7 @@ PAGE = "book/glossary"
 ELSEWHERE = {
     "notebooks/02_reverse": {"Prior"},  # of Bayes' rule
     "notebooks/04_elbo": {"Floor"},  # of a variance
-    "notebooks/08_metrics": {"Score", "Kernel"},  # points; an inner product
+    "notebooks/08_metrics": {"Score", "Kernel", "Prediction"},  # points; inner product; of a bias
     "notebooks/09_scoreboard": {"Score"},
 }
 BLOCK = re.compile(r"(?ms)^```\{glossary\}\n(.*?)^```$")

@@ -158,7 +158,7 @@ def learned_var_mix(v: Tensor) -> Tensor:
 
 @equation("10.1")
 def score(denoiser: ProcessDenoiser, x_t: Tensor, t: Time, y: Condition | None = None) -> Tensor:
-    """∇ log q(x_t), or ∇ log q(x_t|y), as a denoiser believes it: (√ᾱ_t x̂_0 − x_t) / (1−ᾱ_t).
+    """∇ log q(x_t), or ∇ log q(x_t|y), as a denoiser predicts it: (√ᾱ_t x̂_0 − x_t) / (1−ᾱ_t).
 
     Args:
         denoiser: network, oracle or guided wrapper.

@@ -18,7 +18,7 @@ from ddpmlib.evaluation.metrics import Moments
 OF_SAMPLES = ("agreement", "fid", "is", "kid", "pr", "saturation")
 
 
-# ---- judging -----------------------------------------------------------------------------------
+# ---- measuring ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

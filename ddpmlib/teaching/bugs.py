@@ -66,7 +66,7 @@ BUGS: dict[str, Bug] = {
         ),
         caught_by=(
             "tests/test_textbook.py::test_algorithm_2_is_the_engine_at_eta_one[beta-linear]",
-            "tests/test_samplers.py::test_sample_and_law_walk_the_same_chain",
+            "tests/test_samplers.py::test_sample_and_moments_walk_the_same_chain",
         ),
         passed_by=(
             "tests/test_samplers.py::test_who_always_says_the_same_gets_exactly_that[7-1.0-shape1]",
@@ -118,7 +118,7 @@ BUGS: dict[str, Bug] = {
         ),
         caught_by=(
             "tests/test_samplers.py::test_samples_follow_the_mixture[200-1.0-0.03]",
-            "tests/test_samplers.py::test_sample_and_law_walk_the_same_chain",
+            "tests/test_samplers.py::test_sample_and_moments_walk_the_same_chain",
         ),
         passed_by=(
             "tests/test_samplers.py::test_who_always_says_the_same_gets_exactly_that[7-1.0-shape1]",
@@ -206,7 +206,7 @@ BUGS: dict[str, Bug] = {
             "tests/test_samplers.py::test_a_point_is_found_under_every_schedule_in_float32[beta0]",
         ),
     ),
-    "judge_in_another_range": Bug(
+    "features_in_another_range": Bug(
         edits=(
             Edit(
                 "evaluation.features",

@@ -542,7 +542,7 @@ def jump(x0, t, eps):  # (1.6)
 
 # %% [markdown]
 # Do they agree? There are two questions in this one. **Exactly:** if the jump is given the noise of
-# (1.7), the one that the walk has used up, it must land on the same point. **In law:** if each draws
+# (1.7), the one that the walk has used up, it must land on the same point. **In distribution:** if each draws
 # noise of its own, the points differ, but their distributions must not. First the exact question,
 # and in the same breath the library against the ten lines:
 
@@ -573,7 +573,7 @@ for t in range(1, T + 1):
 assert agree(process.alpha_bar, alpha_bar) and agree(process.beta, beta)
 
 # %% [markdown]
-# Now in law. We start 20,000 walkers at the same point $x_0 = 1.5$, let them take 200 steps, each
+# Now in distribution. We start 20,000 walkers at the same point $x_0 = 1.5$, let them take 200 steps, each
 # with fresh noise, and let 20,000 others jump. Both samples go to a Kolmogorov–Smirnov test against
 # the exact Gaussian (1.6), and against each other.
 
@@ -600,9 +600,9 @@ for name, p in p_values.items():
 assert min(p_values.values()) > 0.01
 
 # %% [markdown]
-# No test finds a difference. One warning: the walk and the jump agree in the law of $x_t$ *for each
+# No test finds a difference. One warning: the walk and the jump agree in the distribution of $x_t$ *for each
 # $t$ by itself*. Jumping to $t = 100$ and, with fresh noise, to $t = 200$ gives two pictures that do
-# not belong to one walk; the joint law is another (exercise 1.2 computes it).
+# not belong to one walk; the joint distribution is another (exercise 1.2 computes it).
 
 # %% [markdown]
 # ## The marginal: the data, shrunk and blurred

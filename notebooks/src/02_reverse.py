@@ -62,7 +62,7 @@ def frame(state):
         state.x0, axes[1], reach=2.8, s=7, alpha=0.7, color=plots.ORANGE
     )
     axes[0].set_title(f"$x_t$, t = {state.t}", fontsize=10)
-    axes[1].set_title("belief $\\mathrm{E}[x_0 | x_t]$", fontsize=10)
+    axes[1].set_title("prediction $\\mathrm{E}[x_0 | x_t]$", fontsize=10)
     axes[1].set_ylabel("")
     return plots.picture(figure)
 
@@ -73,13 +73,13 @@ states = list(
 )
 plots.film(
     [frame(state) for state in states[8::8]],
-    alt="Left: a cloud of noise contracts into a spiral. Right: the belief about the clean points "
+    alt="Left: a cloud of noise contracts into a spiral. Right: the prediction of the clean points "
     "starts as one clump in the middle, unfolds, and meets the left picture at the end.",
     width=416,
 )
 
 # %% [markdown]
-# Left, 200 points on their way from pure noise to a spiral. Right, what the exact denoiser believes about each of them at that moment: $\mathrm{E}[x_0\mid x_t]$, the average of all clean points that the noisy one may have come from. At first everything is possible and all beliefs sit in the middle; then they spread along the arms. A belief is an average and need not lie on the spiral; a *sample* at the end does.
+# Left, 200 points on their way from pure noise to a spiral. Right, what the exact denoiser predicts for each of them at that moment: $\mathrm{E}[x_0\mid x_t]$, the average of all clean points that the noisy one may have come from. At first everything is possible and all predictions sit in the middle; then they spread along the arms. A prediction is an average and need not lie on the spiral; a *sample* at the end does.
 #
 # The same loop on images: the 1,442 training scans of the 8×8 digits, each equally likely, are a distribution too, and its exact denoiser is a weighted average of the scans.
 
@@ -98,13 +98,13 @@ states = list(
 plots.film(
     [torch.cat([state.x, state.x0]) for state in states[10::10]],
     alt="Two rows of eight images. Above, noise clears into eight handwritten digits. Below, the "
-    "belief about each goes from the same grey average to a sharp digit well before that.",
+    "prediction of each goes from the same grey average to a sharp digit well before that.",
     ncol=8,
     width=426,
 )
 
 # %% [markdown]
-# Above $x_t$, below the belief. Each belief decides for one digit long before the noise is gone. It looks like a perfect generative model, and there is a catch:
+# Above $x_t$, below the prediction. Each prediction settles on one digit long before the noise is gone. It looks like a perfect generative model, and there is a catch:
 
 # %%
 x_T = torch.randn(200, 1, 8, 8, generator=generator)
@@ -538,7 +538,7 @@ _ = ax.legend()
 # =A\,\mathrm E[x_0\mid x_t]+B\,x_t . \tag{2.11}
 # $$
 #
-# For any step size and any data: put the belief $\hat x_0=\mathrm E[x_0\mid x_t]$ where $x_0$ stood, and the mean of the reverse step is exact. This is why it is enough to learn one function, the mean of the clean image.
+# For any step size and any data: put the prediction $\hat x_0=\mathrm E[x_0\mid x_t]$ where $x_0$ stood, and the mean of the reverse step is exact. This is why it is enough to learn one function, the mean of the clean image.
 #
 # **The variance gains a term.** By the law of total variance,
 #
@@ -560,7 +560,7 @@ points = torch.tensor([-1.5, -0.5, 0.2, 1.0], **double)
 mean, var = moments(
     reverse_conditional(points, t, s)
 )  # no formula of this section in here
-belief, ignorance = moments(
+prediction, ignorance = moments(
     reverse_conditional(points, t, 0)
 )  # E and Var of x_0 given x_t
 
@@ -582,7 +582,9 @@ for row in zip(points, mean, predicted_mean, var, predicted_var, strict=True):
     )
     print(f"{floor**2:19.5f}")
 
-torch.testing.assert_close(belief, mixture(points, t).x0, rtol=1e-9, atol=1e-9)
+torch.testing.assert_close(
+    prediction, mixture(points, t).x0, rtol=1e-9, atol=1e-9
+)
 torch.testing.assert_close(mean, predicted_mean, rtol=1e-9, atol=1e-9)
 torch.testing.assert_close(var, predicted_var, rtol=1e-9, atol=1e-9)
 

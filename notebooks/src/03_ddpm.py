@@ -310,7 +310,7 @@ for t in (1, T // 2, T - 1):
 #
 #   so with (3.5) the factor in front of $x_t$ is $\sqrt{\bar\alpha_t/\bar\alpha_s}\,\frac{1-\bar\alpha_s}{1-\bar\alpha_t}$: the posterior's.
 # - $\eta = 1$ with $s<t-1$ is *strided* ancestral sampling: the same posterior, between times further apart.
-# - $\eta = 0$ is DDIM: no dice after the first. In the notation of that paper, whose $\alpha$ is our $\bar\alpha$,
+# - $\eta = 0$ is DDIM: no fresh noise after the start. In the notation of that paper, whose $\alpha$ is our $\bar\alpha$,
 #
 # $$
 # x_s = \sqrt{\bar\alpha_s}\,\underbrace{\left(\frac{x_t-\sqrt{1-\bar\alpha_t}\,\hat\varepsilon}{\sqrt{\bar\alpha_t}}\right)}_{\text{predicted }x_0}
@@ -544,7 +544,7 @@ assert smooth[-1] < 0.35 * losses[0]
 
 # %% [markdown]
 # *What to see:* a steep fall, then a long flat tail that hides most of the visible progress, because most of the loss is the floor
-# of noise that nobody can guess. Now the film: two digits of every class, the state $x_t$ above, the belief $\hat x_0$ below.
+# of noise that nobody can guess. Now the film: two digits of every class, the state $x_t$ above, the prediction $\hat x_0$ below.
 
 # %%
 denoiser = trainer.averaged
@@ -568,14 +568,14 @@ frames = [
 ]
 plots.film(
     frames,
-    alt="Film of 28 denoising steps. Top two rows: noise turns into the digits 0 to 9. Bottom two rows: the belief, blurry blobs that sharpen into the same digits.",
+    alt="Film of 28 denoising steps. Top two rows: noise turns into the digits 0 to 9. Bottom two rows: the prediction, blurry blobs that sharpen into the same digits.",
     ncol=10,
     width=400,
 )
 
 # %% [markdown]
-# *What to see:* the belief starts as the blurred average of its class, commits to one shape later, and then only polishes; the state is the
-# belief plus the noise that is still to be taken away.
+# *What to see:* the prediction starts as the blurred average of its class, commits to one shape later, and then only polishes; the state is the
+# prediction plus the noise that is still to be taken away.
 #
 # A picture can flatter. Let a classifier that was trained on the real scans only (it is in `data/checkpoints`, its accuracy on
 # unseen scans is on its card) read 300 new samples and compare with what we asked for.
@@ -583,7 +583,7 @@ plots.film(
 # %% tags=["nbval-ignore-output"]
 from ddpmlib.evaluation import features, metrics
 
-judge, judge_card = zoo.load("digits-classifier", device="cpu")
+classifier, classifier_card = zoo.load("digits-classifier", device="cpu")
 y = torch.arange(10).repeat(30)
 x_T = torch.randn(300, 1, 8, 8, generator=torch.Generator().manual_seed(6))
 samples = draw(
@@ -595,12 +595,12 @@ samples = draw(
     y=y,
     generator=torch.Generator().manual_seed(7),
 )
-agreement = metrics.class_agreement(features.extract(judge, samples)[1], y)
+agreement = metrics.class_agreement(features.extract(classifier, samples)[1], y)
 print(
-    f"the judge on unseen scans: {judge_card.metrics[0]['value']:.1%} of {judge_card.metrics[0]['n']}"
+    f"the classifier on unseen scans: {classifier_card.metrics[0]['value']:.1%} of {classifier_card.metrics[0]['n']}"
 )
 print(
-    f"the judge on our samples:  {agreement:.1%} of {len(y)} are what was asked for"
+    f"the classifier on our samples:  {agreement:.1%} of {len(y)} are what was asked for"
 )
 assert agreement > 0.9
 
@@ -643,11 +643,11 @@ _ = plots.curve({"step": steps, "loss": loss})
 # %% [markdown]
 # ## One knob turned
 #
-# How many network calls does a sample need, and should the dice be rolled? Three seeds for each cell, 200 digits each.
+# How many network calls does a sample need, and should its steps draw fresh noise? Three seeds for each cell, 200 digits each.
 
 # %% tags=["nbval-ignore-output"]
 calls = (2, 5, 10)
-real, _ = features.extract(judge, digits.x_train)
+real, _ = features.extract(classifier, digits.x_train)
 y = torch.arange(10).repeat(20)
 table = {}
 for eta in (0.0, 1.0):
@@ -665,7 +665,7 @@ for eta in (0.0, 1.0):
                 y=y,
                 generator=g,
             )
-            h, logits = features.extract(judge, x)
+            h, logits = features.extract(classifier, x)
             cell.append(
                 (
                     metrics.class_agreement(logits, y),
@@ -705,7 +705,7 @@ _ = ax.legend()
 
 # %% [markdown]
 # *What to see:* two columns, two stories. **Class agreement is highest with the fewest calls**: two calls give something close to the average three, and nobody
-# misreads an average three. The Fréchet distance sees what is missing, the variety. Never judge by one number. And on this little model the dice help: ancestral steps end
+# misreads an average three. The Fréchet distance sees what is missing, the variety. Never judge by one number. And on this little model the noise helps: ancestral steps end
 # nearer to the data than DDIM, because fresh noise hides the errors that a briefly trained network made before; a deterministic chain carries them to the end. (Published results for large, long-trained
 # models say the opposite below about a hundred calls. Chapter 09 measures ours at scale.)
 #

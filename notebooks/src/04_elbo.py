@@ -4,7 +4,7 @@
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/04_elbo.ipynb)
 #
 # How probable does a diffusion model find an image it has never seen? It cannot say: the answer is an integral over all the
-# noisy paths that end there. But it can give a *bound*, and the bound falls into a thousand small bills, one per step. Here they are for a
+# noisy paths that end there. But it can give a *bound*, and the bound falls into a thousand small terms, one per step. Here they are for a
 # model that ships with this book and twenty scans that it was not trained on. By the end of the chapter you will have derived every one.
 
 # %% tags=["setup", "hide-input"]
@@ -670,13 +670,13 @@ for n, sign in ((5, 1), (100, -1)):
 
 # %% [markdown]
 # *What to see:* first, that more steps do *not* tighten this bound. The theory above had an exact denoiser; this one was trained for seconds. A chain of five long strides
-# leaves most of the bill to a broad decoder; with more steps $L_0$ falls (last column), but the steps near the data charge at least as much, for there the weight (4.12) of the network's errors is largest. Second, that the curves cross. With long
+# leaves most of the bound to a broad decoder; with more steps $L_0$ falls (last column), but the steps near the data add at least as much, for there the weight (4.12) of the network's errors is largest. Second, that the curves cross. With long
 # strides $\tilde\beta$ and $\beta$ lie far apart and $\beta$ is too wide. With short ones $\tilde\beta$, the smallest variance a reverse step can have, is too sure of a network that errs. Both curves are honest bounds, so the lower one may be
 # reported. Better than either end is a place between them, learned: chapter 06.
 #
 # ## Train it here: two losses, two currencies
 #
-# The same small perceptron, the same scans, the same 800 updates, three seeds; once with $L_\text{simple}$, once with the bound itself (4.15) as the loss. Then both are judged by both.
+# The same small perceptron, the same scans, the same 800 updates, three seeds; once with $L_\text{simple}$, once with the bound itself (4.15) as the loss. Then both are measured by both.
 
 # %% tags=["nbval-ignore-output"]
 from ddpmlib.losses import l_simple, l_vlb
@@ -701,7 +701,7 @@ def loss_of(kind):
     return loss
 
 
-judged = {}
+by_loss = {}
 for kind in (l_simple, l_vlb):
     cells = []
     for seed in range(3):
@@ -732,17 +732,17 @@ for kind in (l_simple, l_vlb):
             )
         L = elbo(run.averaged, small, held_out, generator=g)
         cells.append([simple.mean(), L.bits_per_dim.mean()])
-    judged[kind.__name__] = torch.tensor(cells)
+    by_loss[kind.__name__] = torch.tensor(cells)
 print("trained with    L_simple per pixel    bound, bits/dim")
-for name, cells in judged.items():
+for name, cells in by_loss.items():
     (s, b), (ds, db) = cells.mean(0), cells.std(0)
     print(f"{name:12} {s:12.3f} ± {ds:.3f} {b:14.2f} ± {db:.2f}")
-ours, theirs = judged["l_simple"].mean(0), judged["l_vlb"].mean(0)
+ours, theirs = by_loss["l_simple"].mean(0), by_loss["l_vlb"].mean(0)
 assert ours[0] < theirs[0] and theirs[1] < ours[1]  # each wins its own
 
 # %% [markdown]
 # Each loss wins in its own currency, by many standard deviations, and loses in the other. And neither number of bits is a good one: more than 8, what knowing nothing would cost. A perceptron that was trained for
-# seconds is wrong about the noise of nearly clean images, where nothing but fine detail is left to tell, and the bound bills every such error at the rate (4.12). A likelihood is a severe examiner
+# seconds is wrong about the noise of nearly clean images, where nothing but fine detail is left to tell, and the bound charges every such error at the rate (4.12). A likelihood is a severe examiner
 # of a part of the chain that nobody looks at. (Training on the bound with less noise in its gradient, and on both losses at once, is chapter 06.)
 #
 # ## The same code at scale
@@ -793,7 +793,7 @@ print(
 
 # %% [markdown]
 # *What to see:* where each part of the chain pays, white is much (each row has its own scale). Down to the last step the black background is free, for it is certain; the far and the near steps pay along the outlines, the near ones more finely. The
-# last step pays everywhere, and most: the model's black is not exactly black, it is off by a grey level here and there, which no eye sees and every decoder bills.
+# last step pays everywhere, and most: the model's black is not exactly black, it is off by a grey level here and there, which no eye sees and every decoder charges for.
 #
 # ## What goes wrong
 #
@@ -804,11 +804,11 @@ print(
 g = torch.Generator().manual_seed(11)
 x_1 = process.q_sample(scans, 1, torch.randn(scans.shape, generator=g))
 with torch.no_grad():
-    belief = digits_denoiser(x_1, 1, labels)
+    prediction = digits_denoiser(x_1, 1, labels)
 
 
 def decoder_bits(variance):
-    at = Prediction(belief.x0, 0.0)
+    at = Prediction(prediction.x0, 0.0)
     term = reverse_step_term(process, scans, x_1, at, 1, 0, floor=variance)
     return bits_per_dim(term.flatten(1).sum(1).mean().item(), 64)
 

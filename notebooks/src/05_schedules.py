@@ -512,7 +512,7 @@ assert spread["optimal"] < 1.05 * spread["straight"]
 # Only the *product* $p\,w$ matters for what is learned. $L_{\text{simple}}$ has $w=1$: then **the schedule is the weighting**. The bound (5.8) has $p\,w=\frac12$ everywhere. So a change of schedule from $p_A$ to $p_B$ can be undone, in expectation, by $w_B = w_A\,p_A/p_B$, and what remains of the schedule is the variance (5.10) and the steps of the sampler. When a paper reports that
 # schedule B beats A with $L_{\text{simple}}$, two things changed at once.
 #
-# Weights are stated for the $\varepsilon$-error in one paper, for $x_0$ or $v$ in another. With one belief, $\sqrt{\bar\alpha}\,x_0+\sqrt{1-\bar\alpha}\,\varepsilon = x_t = \sqrt{\bar\alpha}\,\hat x_0+\sqrt{1-\bar\alpha}\,\hat\varepsilon$, so $\varepsilon-\hat\varepsilon = -\frac{\sqrt{\bar\alpha}}{\sqrt{1-\bar\alpha}}(x_0-\hat x_0)$, and
+# Weights are stated for the $\varepsilon$-error in one paper, for $x_0$ or $v$ in another. With one prediction, $\sqrt{\bar\alpha}\,x_0+\sqrt{1-\bar\alpha}\,\varepsilon = x_t = \sqrt{\bar\alpha}\,\hat x_0+\sqrt{1-\bar\alpha}\,\hat\varepsilon$, so $\varepsilon-\hat\varepsilon = -\frac{\sqrt{\bar\alpha}}{\sqrt{1-\bar\alpha}}(x_0-\hat x_0)$, and
 # $v-\hat v = \sqrt{\bar\alpha}\,(\varepsilon-\hat\varepsilon)-\sqrt{1-\bar\alpha}\,(x_0-\hat x_0) = \left(\sqrt{\bar\alpha}+\frac{1-\bar\alpha}{\sqrt{\bar\alpha}}\right)(\varepsilon-\hat\varepsilon) = \frac{1}{\sqrt{\bar\alpha}}(\varepsilon-\hat\varepsilon)$:
 #
 # $$
@@ -726,7 +726,7 @@ p = three["cosine"]
 
 
 class Says(torch.nn.Module):
-    """A fixed (and wrong) belief about x_0, told as ε, x_0 or v."""
+    """A fixed (and wrong) prediction of x_0, told as ε, x_0 or v."""
 
     def __init__(self, kind):
         super().__init__()
@@ -734,8 +734,10 @@ class Says(torch.nn.Module):
 
     def forward(self, x, t, y=None):
         scale, std = p.kernel(t, x)
-        belief = torch.tanh(x)
-        return self.kind.target(belief, (x - scale * belief) / std, scale, std)
+        prediction = torch.tanh(x)
+        return self.kind.target(
+            prediction, (x - scale * prediction) / std, scale, std
+        )
 
 
 x0_batch = x_train[:6].double()
@@ -793,9 +795,9 @@ for t in (50, 500, 900):
 # the columns the sampling half. The measure is the Fréchet distance of the features of our digit classifier to the training scans.
 
 # %% tags=["nbval-ignore-output"]
-judge, _ = zoo.load("digits-classifier", device="cpu")
-real, _ = features.extract(judge, digits.x_train)
-unseen, _ = features.extract(judge, digits.x_test[:300])
+classifier, _ = zoo.load("digits-classifier", device="cpu")
+real, _ = features.extract(classifier, digits.x_train)
+unseen, _ = features.extract(classifier, digits.x_test[:300])
 floor = metrics.frechet_distance(unseen, real)
 small_net = UNetConfig(
     width=32, mults=(1,), attention=(False,), heads=2, patch=2
@@ -826,7 +828,7 @@ for name, own in three.items():
             x = torch.randn(300, 1, 8, 8, generator=g)
             times = uniform_times(1000, 25)
             x = draw(OnPath(network, p), p, x, times, generator=g)
-            h, _ = features.extract(judge, x)
+            h, _ = features.extract(classifier, x)
             found = metrics.frechet_distance(h, real)
             trained.setdefault((name, walk), []).append(found)
 print(f"Fréchet distance, 300 samples (300 real ones: {floor:.1f})")
@@ -852,7 +854,7 @@ for name in three:
 
 # %% mystnb={"image": {"alt": "Three rows of ten generated MNIST digits, zero to nine, from the same noise: along the cosine path, along the linear path, along the straight path. All rows show the same legible digits with small differences in strokes."}}
 mnist_net, mnist_card = zoo.load("mnist", device="cpu")
-mnist_judge, _ = zoo.load("mnist-classifier", device="cpu")
+mnist_classifier, _ = zoo.load("mnist-classifier", device="cpu")
 print("schedule on the card:", mnist_card.recipe["schedule"])
 y = torch.arange(10).repeat(6)
 x_T = torch.randn(60, *mnist_card.image_shape, generator=seeded(5))
@@ -865,7 +867,7 @@ for name, p in {
 }.items():
     x = draw(OnPath(mnist_net, p), p, x_T, uniform_times(p.T, 10), eta=0.0, y=y)
     rows.append(x[:10])
-    _, logits = features.extract(mnist_judge, x)
+    _, logits = features.extract(mnist_classifier, x)
     agree[name] = metrics.class_agreement(logits, y)
 ax = plots.grid(torch.cat(rows), ncol=10)
 assert min(agree.values()) > 0.6
@@ -916,7 +918,7 @@ for name in ("linear", "cosine"):
                 y=y,
                 generator=g,
             )
-            h, _ = features.extract(judge, x)
+            h, _ = features.extract(classifier, x)
             found = metrics.frechet_distance(h, real)
             distance.setdefault((name, skip), []).append(found)
 print(f"Fréchet distance, 150 samples, 3 seeds (150 real: {real_150:.1f})")
@@ -980,7 +982,7 @@ for ax, (name, p) in zip(
     x = torch.randn(200, 1, 8, 8, generator=g)
     denoise = OnPath(digits_net, p)
     x = draw(denoise, p, x, uniform_times(100, 20), y=y, generator=g)
-    h, logits = features.extract(judge, x)
+    h, logits = features.extract(classifier, x)
     score[name] = metrics.frechet_distance(h, real)
     plots.grid(x[:20], ncol=10, ax=ax, title=f"betas {name}")
     lam_T = float(schedules.log_snr(p.alpha_bar)[-1])

@@ -557,9 +557,9 @@ short = DDPM(beta)  # the re-derived table (6.13)
 x, x0, noise, v = torch.randn(4, 5, 2, **double, generator=g)
 gap = 0.0
 for k, (t, s) in zip(range(8, 0, -1), pairwise(times), strict=True):
-    belief = Prediction(x0, v.sigmoid())
-    one = long.step(x, belief, t, s, 1.0, noise)
-    other = short.step(x, belief, k, k - 1, 1.0, noise)
+    prediction = Prediction(x0, v.sigmoid())
+    one = long.step(x, prediction, t, s, 1.0, noise)
+    other = short.step(x, prediction, k, k - 1, 1.0, noise)
     gap = max(gap, float((one - other).abs().max()))
 assert gap < 1e-12
 print("eight strided steps: largest difference below 1e-12")
@@ -733,17 +733,17 @@ KINDS = {"β̃": 0.0, "β": 1.0, "learned": None}
 
 
 def choose(denoiser, mix):
-    """The same belief, with another variance unless mix is None."""
+    """The same prediction, with another variance unless mix is None."""
 
     def denoise(x, t, y=None):
-        belief = denoiser(x, t, y)
-        return belief if mix is None else Prediction(belief.x0, mix)
+        prediction = denoiser(x, t, y)
+        return prediction if mix is None else Prediction(prediction.x0, mix)
 
     return denoise
 
 
-judge, _ = zoo.load("digits-classifier", device="cpu")
-real, _ = features.extract(judge, digits.x_train)
+classifier, _ = zoo.load("digits-classifier", device="cpu")
+real, _ = features.extract(classifier, digits.x_train)
 y = torch.arange(10).repeat(15)
 CALLS = (4, 8, 16)
 frechet, agreement = {}, {}
@@ -761,7 +761,7 @@ for kind, mix in KINDS.items():
                 y=y,
                 generator=g,
             )
-            h, logits = features.extract(judge, x)
+            h, logits = features.extract(classifier, x)
             cell.append(
                 (
                     metrics.frechet_distance(h, real),
@@ -784,9 +784,11 @@ def bits(times, seed=0):
     for t, s in pairwise(times):
         eps = torch.randn(test.shape, generator=g)
         x_t = p.q_sample(test, t, eps)
-        belief = net(x_t, t, y_test)
+        prediction = net(x_t, t, y_test)
         for kind, mix in KINDS.items():
-            guess = belief if mix is None else Prediction(belief.x0, mix)
+            guess = (
+                prediction if mix is None else Prediction(prediction.x0, mix)
+            )
             term = reverse_step_term(p, test, x_t, guess, t, s, floor=floor)
             total[kind] = total[kind] + term.flatten(1).sum(1)
     return {kind: bits_per_dim(nats, 64) for kind, nats in total.items()}
@@ -918,8 +920,8 @@ for t in (1, 2, 3, 5, 10, 30, 100, 300):
     with torch.no_grad():
         output, v = net.raw(x_t, t_all, y_test[:32])
     output = output.requires_grad_()
-    belief = net.read(output, v, x_t, t_all)  # no detach: the bug
-    nats = reverse_step_term(net.process, x0, x_t, belief, t_all, t_all - 1)
+    prediction = net.read(output, v, x_t, t_all)  # no detach: the bug
+    nats = reverse_step_term(net.process, x0, x_t, prediction, t_all, t_all - 1)
     leak = 1e-3 * 1000 * nats.flatten(1).mean(1) / math.log(2)
     scale, std = net.process.kernel(t_all, x0)
     target = net.parameterization.target(x0, eps, scale, std)
@@ -946,12 +948,12 @@ t = torch.ones(100, dtype=torch.int64)
 eps = torch.randn(test.shape, generator=torch.Generator().manual_seed(0))
 x_1 = net.process.q_sample(test, 1, eps)
 with torch.no_grad():
-    belief = net(x_1, t, y_test)
+    prediction = net(x_1, t, y_test)
 print("bits per dimension of the last step, β̃_1 = 0 clipped at")
 cost = []
 for name, floor in (("β̃_2", None), ("1e-20", 1e-20)):
     term = reverse_step_term(
-        net.process, test, x_1, belief, t, t - 1, floor=floor
+        net.process, test, x_1, prediction, t, t - 1, floor=floor
     )
     cost.append(float(term.mean()) / math.log(2))
     print(f"  {name:6} {cost[-1]:10.2f}")

@@ -4,7 +4,7 @@
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/07_ddim.ipynb)
 #
 # A network that was trained for a chain of 1,000 noisy steps draws these digits in two to twenty-five calls, without a
-# minute of further training. This chapter proves that it may, shows what each call is worth, and what else a chain without dice is good
+# minute of further training. This chapter proves that it may, shows what each call is worth, and what else a chain without fresh noise is good
 # for: the same noise gives the same digit, images can be encoded, and codes interpolated.
 
 # %% tags=["setup", "hide-input"]
@@ -70,8 +70,8 @@ for ax, eta, name in zip(
 
 # %% [markdown]
 # *What to see:* every row starts from the same ten noise images; from top to bottom 2, 4, 10 and 25 network calls. On the left a
-# column keeps its handwriting, and more calls only sharpen it: the noise image *is* the digit, in code. On the right the dice
-# decide anew each time.
+# column keeps its handwriting, and more calls only sharpen it: the noise image *is* the digit, in code. On the right the fresh noise
+# decides anew each time.
 #
 # ## Objectives
 #
@@ -145,14 +145,14 @@ _ = axes[0].set_ylabel("$x_t$")
 # \tag{7.1}
 # $$
 #
-# With all $\gamma_t=1/T$ this is $L_{\text{simple}}$ of (3.2). Each summand needs the joint law of $x_0$ and *one* $x_t$. The law of two
+# With all $\gamma_t=1/T$ this is $L_{\text{simple}}$ of (3.2). Each summand needs the joint distribution of $x_0$ and *one* $x_t$. The distribution of two
 # noisy states together, $q(x_s, x_t\mid x_0)$, occurs nowhere. Whatever process has the marginals
 # $q(x_t\mid x_0)=\mathcal N(\sqrt{\bar\alpha_t}\,x_0,\,(1-\bar\alpha_t)I)$ has this loss, this minimiser $\mathbb E[\varepsilon\mid x_t]$, and may use this network.
 #
 # ### All Gaussian chains with these marginals
 #
 # Build the chain from its noisy end. Let $x_T\sim q(x_T\mid x_0)$, and let each next state be linear in what we have, plus fresh noise $z$: $x_s = a\,x_0+b\,x_t+\sigma z$,
-# with $s<t$ (think $s=t-1$). *If* $x_t$ has the right law given $x_0$, then $x_s$ is Gaussian with
+# with $s<t$ (think $s=t-1$). *If* $x_t$ has the right distribution given $x_0$, then $x_s$ is Gaussian with
 #
 # $$
 # \text{mean } \big(a+b\sqrt{\bar\alpha_t}\big)\,x_0,\qquad \text{variance } b^2(1-\bar\alpha_t)+\sigma^2 .
@@ -393,7 +393,7 @@ print("eight DDIM steps are eight Euler steps")
 # ## Few steps, where the truth is known
 #
 # A mixture of six Gaussians of unequal weight, with its exact denoiser: what goes wrong now is the sampler's fault alone. We compare 1,500 samples with 1,500 draws of the
-# truth by the *energy distance* $2\,\mathbb E|X-Y|-\mathbb E|X-X'|-\mathbb E|Y-Y'|$, zero only for equal laws, estimated without bias (so it may come out slightly negative).
+# truth by the *energy distance* $2\,\mathbb E|X-Y|-\mathbb E|X-X'|-\mathbb E|Y-Y'|$, zero only for equal distributions, estimated without bias (so it may come out slightly negative).
 
 # %% tags=["nbval-ignore-output"]
 from ddpmlib import data
@@ -472,7 +472,7 @@ assert few[1].std() < 0.01 < 0.5 < few[10].std()
 
 # %% [markdown]
 # *What to see:* one step puts **all** points on one dot, the mean of the data, where there are no data at all. Two steps spread them without finding a single cluster, four show the ring with bridges on it, ten have all six
-# clusters and a few stragglers. In the table, $\eta$ hardly matters on this easy problem; at four steps the dice cost something, and from twenty on every column is as good as the truth.
+# clusters and a few stragglers. In the table, $\eta$ hardly matters on this easy problem; at four steps the fresh noise costs something, and from twenty on every column is as good as the truth.
 #
 # :::{admonition} Mind the slide
 # :class: warning
@@ -506,7 +506,7 @@ assert 0.8 < order < 1.2
 #
 # ## The same code at scale: a trained DDPM becomes DDIM
 #
-# There is nothing to train in this chapter, and that is its point. The network below learned noise prediction, in the form of chapter 03, for a chain of 1,000 steps. We change `times` and `eta`, nothing else.
+# There is nothing to train in this chapter, and that is its point. The network below learned to predict the noise, in the form of chapter 03, for a chain of 1,000 steps. We change `times` and `eta`, nothing else.
 #
 # As reference we walk 280 chains of 20 DDIM steps, in four groups of 70. Distances are Fréchet distances between features of our MNIST classifier (`mnist-classifier`, penultimate layer, 64 numbers). We compare with
 # the *model's own* finished samples from other noise, not with real images: so the numbers tell what skipping steps costs, and nothing of how good the network is ([Chapter 08](08_metrics.ipynb) and
@@ -515,7 +515,7 @@ assert 0.8 < order < 1.2
 # %% tags=["nbval-ignore-output"]
 from ddpmlib.evaluation import features, metrics
 
-judge, _ = zoo.load("mnist-classifier", device="cpu")
+classifier, _ = zoo.load("mnist-classifier", device="cpu")
 y = torch.arange(10).repeat(7)
 starts = [
     torch.randn(len(y), *card.image_shape, generator=seeded(10 + k))
@@ -526,7 +526,7 @@ chains = [
     for x in starts
 ]
 finals = [c[-1].x for c in chains]
-marks = [features.extract(judge, x)[0] for x in finals]
+marks = [features.extract(classifier, x)[0] for x in finals]
 others = [torch.cat([m for m in marks if m is not own]) for own in marks]
 floors = torch.tensor(
     [
@@ -571,7 +571,7 @@ for eta in (0.0, 1.0):
             y=labels,
             generator=seeded(500 + n),  # not the seeds of x_T!
         )
-        h, logits = features.extract(judge, x)
+        h, logits = features.extract(classifier, x)
         distance = metrics.frechet_distance(h, reference)
         g = seeded(0)
         again = torch.tensor(
@@ -626,11 +626,11 @@ _ = axes[0].legend()
 
 # %% [markdown]
 # *What to see:* on the left, ten steps cost next to nothing on this data set, and the two samplers lie within a few error bars of each other. One step is useless: the average digit of its class, (7.12) once more, and two steps are legible but not yet the right crowd. On the right, what only DDIM
-# has: **the same noise gives the same digit**, the more exactly the more steps, because all rows approximate one curve. With $\eta=1$ the noise at the start is forgotten, down to the baseline. (That ancestral *two*-step images look more like it than ten-step ones is no merit: little of the dice is rolled in two steps.)
+# has: **the same noise gives the same digit**, the more exactly the more steps, because all rows approximate one curve. With $\eta=1$ the noise at the start is forgotten, down to the baseline. (That ancestral *two*-step images look more like it than ten-step ones is no merit: in two steps little fresh noise is drawn.)
 #
 # ## Does the last quarter of the chain do most of the work?
 #
-# One deck says so: "the last 250 of 1,000 steps matter most". What could be measured? The belief $\hat x_0(x_t,t)$ at each time is what the chain *knows*. We have kept it for 280 chains. And the state $x_t$, which is what a film of the chain *shows*, goes to the same judge.
+# One deck says so: "the last 250 of 1,000 steps matter most". What could be measured? The prediction $\hat x_0(x_t,t)$ at each time is what the chain *knows*. We have kept it for 280 chains. And the state $x_t$, which is what a film of the chain *shows*, goes to the same classifier.
 
 # %% tags=["nbval-ignore-output"]
 visited = [s.t for s in chains[0][:-1]]
@@ -642,7 +642,7 @@ def along(images_of):
         [
             [
                 metrics.frechet_distance(
-                    features.extract(judge, images_of(c, i))[0], rest
+                    features.extract(classifier, images_of(c, i))[0], rest
                 )
                 for i in range(len(visited))
             ]
@@ -651,7 +651,7 @@ def along(images_of):
     )
 
 
-belief = along(lambda c, i: c[i + 1].x0)  # found at time visited[i]
+prediction = along(lambda c, i: c[i + 1].x0)  # found at time visited[i]
 state = along(lambda c, i: c[i].x)
 changed = torch.tensor(
     [
@@ -659,29 +659,29 @@ changed = torch.tensor(
         for i in range(len(visited))
     ]
 )
-excess = (belief - floors[:, None]).mean(0)
-print("   t    belief x̂_0       state x_t     pixels still to change")
+excess = (prediction - floors[:, None]).mean(0)
+print("   t  prediction x̂_0     state x_t     pixels still to change")
 for i, t in enumerate(visited):
     if t in (1000, 900, 750, 650, 500, 400, 250, 100, 50):
         print(
-            f"{t:5d} {belief[:, i].mean():7.1f} ± {belief[:, i].std():3.1f}"
+            f"{t:5d} {prediction[:, i].mean():7.1f} ± {prediction[:, i].std():3.1f}"
             f" {state[:, i].mean():9.0f}        {changed[i] / changed[0]:10.1%}"
         )
 quarter = visited.index(250)
 print(f"floor {floors.mean():7.1f} ± {floors.std():3.1f}")
 print(
-    f"share of the belief's improvement that falls into t <= 250: "
+    f"share of the prediction's improvement that falls into t <= 250: "
     f"{excess[quarter] / excess[0]:.1%}"
 )
 assert excess[quarter] / excess[0] < 0.1 and changed[quarter] < 0.1 * changed[0]
 assert excess[visited.index(500)] / excess[0] < 0.15
 
-# %% mystnb={"image": {"alt": "Top: curves over time, running from 1000 on the left to 0. The distance of the beliefs drops to the floor by the middle of the chain, the distance of the states stays high and drops only in the last quarter, which is shaded. Bottom: rows of beliefs and states of five digits at six times."}}
+# %% mystnb={"image": {"alt": "Top: curves over time, running from 1000 on the left to 0. The distance of the predictions drops to the floor by the middle of the chain, the distance of the states stays high and drops only in the last quarter, which is shaded. Bottom: rows of predictions and states of five digits at six times."}}
 fig, (left, right) = plt.subplots(
     1, 2, figsize=(7.5, 2.7), width_ratios=(1, 1.1), dpi=64
 )
 for values, name, colour in (
-    (belief, "belief $\\hat x_0$", plots.BLUE),
+    (prediction, "prediction $\\hat x_0$", plots.BLUE),
     (state, "state $x_t$", plots.ORANGE),
 ):
     left.errorbar(
@@ -708,10 +708,10 @@ _ = plots.grid(torch.stack(tiles), ncol=6, ax=right)
 _ = right.set_title("t = 1000, 900, 750, 500, 250, 50", fontsize=9)
 
 # %% [markdown]
-# *What to see:* **refuted, for this model.** When the last quarter (grey) begins, the belief is as good as it will ever be by this measure, and only a small share of its pixels' change is left. Most of the work is done in the noisy half. But look at the orange curve: the *state*
-# carries noise of deviation $\sqrt{1-\bar\alpha_t}$ nearly to the end, and the judge, like the eye, sees digits appear only in the last quarter. On the right, the upper two rows are states and the lower two are beliefs. A film of $x_t$ makes the claim look true; a film of $\hat x_0$ shows that it is not.
+# *What to see:* **refuted, for this model.** When the last quarter (grey) begins, the prediction is as good as it will ever be by this measure, and only a small share of its pixels' change is left. Most of the work is done in the noisy half. But look at the orange curve: the *state*
+# carries noise of deviation $\sqrt{1-\bar\alpha_t}$ nearly to the end, and the classifier, like the eye, sees digits appear only in the last quarter. On the right, the upper two rows are states and the lower two are predictions. A film of $x_t$ makes the claim look true; a film of $\hat x_0$ shows that it is not.
 #
-# Two limits of this verdict. Our judge was trained on 28×28 grey digits and does not care about fine texture; on large photographs texture is decided late, and the same measurement may come out differently. And a quarter of the *times* is no natural unit: what counts is the noise level reached there, and that depends on the schedule.
+# Two limits of this verdict. Our classifier was trained on 28×28 grey digits and does not care about fine texture; on large photographs texture is decided late, and the same measurement may come out differently. And a quarter of the *times* is no natural unit: what counts is the noise level reached there, and that depends on the schedule.
 
 # %%
 cosine, linear = process, DDPM(schedules.linear(T))
@@ -905,9 +905,9 @@ spacings = {
     "leading": leading_times,
     "quadratic": quadratic_times,
 }
-digit_judge, _ = zoo.load("digits-classifier", device="cpu")
-real, _ = features.extract(digit_judge, images.x_train)
-unseen, _ = features.extract(digit_judge, images.x_test)
+digits_classifier, _ = zoo.load("digits-classifier", device="cpu")
+real, _ = features.extract(digits_classifier, images.x_train)
+unseen, _ = features.extract(digits_classifier, images.x_test)
 counts = (5, 10, 20)
 
 
@@ -915,7 +915,9 @@ def digits_distance(times, seed):
     labels = torch.arange(10).repeat(7)
     x = torch.randn(len(labels), 1, 8, 8, generator=seeded(seed))
     x = draw(digits, digits.process, x, times, eta=0.0, y=labels)
-    return metrics.frechet_distance(features.extract(digit_judge, x)[0], real)
+    return metrics.frechet_distance(
+        features.extract(digits_classifier, x)[0], real
+    )
 
 
 spaced = {
@@ -1009,7 +1011,7 @@ bugs = ("", "α for ᾱ", "one bar lost", "noise at the end", "stale ε")
 shown, figures = [], {}
 for bug in bugs:
     x = edited(starts[0], y, bug)
-    h, logits = features.extract(judge, x)
+    h, logits = features.extract(classifier, x)
     figures[bug] = (
         metrics.frechet_distance(h, others[0]),
         metrics.class_agreement(logits, y),
@@ -1028,10 +1030,10 @@ assert figures["one bar lost"][1] > 0.95
 assert figures["one bar lost"][2] < 0.7 * figures[""][2]
 
 # %% [markdown]
-# *What to see:* row 2 is easy to notice. **Row 3 is the dangerous one.** Each digit is clean, and the judge reads them better than the correct ones. But they are all the same ordinary digit: states with too little noise in them ask for averages, and the variety within a class is gone. The eye loves it; the Fréchet distance
-# does not. Row 4 is an old film of grain. Row 5 cannot be told from row 1 here: a $v$-network's beliefs hardly leave $[-1,1]$, and a library that does this by default goes unpunished on such a model. It is a breach of an identity all the same, and `process.step` cannot commit it: it takes $\hat x_0$ only, and works $\hat\varepsilon$ out itself.
+# *What to see:* row 2 is easy to notice. **Row 3 is the dangerous one.** Each digit is clean, and the classifier reads them better than the correct ones. But they are all the same ordinary digit: states with too little noise in them ask for averages, and the variety within a class is gone. The eye loves it; the Fréchet distance
+# does not. Row 4 is an old film of grain. Row 5 cannot be told from row 1 here: a $v$-network's predictions hardly leave $[-1,1]$, and a library that does this by default goes unpunished on such a model. It is a breach of an identity all the same, and `process.step` cannot commit it: it takes $\hat x_0$ only, and works $\hat\varepsilon$ out itself.
 #
-# The tests that catch them, in `tests/derivations/test_ch07.py`: `test_lost_bars_break_the_marginals` (the check of the box above: perfect guesses in, marginals out), `test_no_noise_in_the_last_step_for_any_eta`, `test_a_clipped_belief_brings_its_own_noise`.
+# The tests that catch them, in `tests/derivations/test_ch07.py`: `test_lost_bars_break_the_marginals` (the check of the box above: perfect guesses in, marginals out), `test_no_noise_in_the_last_step_for_any_eta`, `test_a_clipped_prediction_brings_its_own_noise`.
 #
 # ## Exercises
 #
@@ -1041,7 +1043,7 @@ assert figures["one bar lost"][2] < 0.7 * figures[""][2]
 #
 # ### ★ Exercise 7.1
 #
-# Slerp is not the only interpolation that keeps Gaussian noise Gaussian. For independent $a,b\sim\mathcal N(0,I)$ find `mix(a, b, w)`, linear in $a$ and $b$ with coefficients in the ratio $(1-w):w$, whose law is *exactly* $\mathcal N(0,I)$ for every $w$ in $[0, 1]$.
+# Slerp is not the only interpolation that keeps Gaussian noise Gaussian. For independent $a,b\sim\mathcal N(0,I)$ find `mix(a, b, w)`, linear in $a$ and $b$ with coefficients in the ratio $(1-w):w$, whose distribution is *exactly* $\mathcal N(0,I)$ for every $w$ in $[0, 1]$.
 #
 # :::{dropdown} Hint
 # Equation (7.14) says what the variance is; divide by the right thing.
@@ -1079,7 +1081,7 @@ answer = ...  # a function (denoiser, process, x, times, noise) -> x_0
 
 
 # %% tags=["hide-cell", "solution"]
-# Solution of exercise 7.2: only the belief survives a step
+# Solution of exercise 7.2: only the prediction survives a step
 def forgetful(denoiser, process, x, times, noise):
     for t, s in zip(times[:-1], times[1:], strict=True):
         x = float(process.scale[s]) * denoiser(x, t).x0
@@ -1155,7 +1157,7 @@ exercises.check("7.4", heun)
 # 1. Training sees only $q(x_t\mid x_0)$. Every chain with these marginals may use the trained network, and there is one for each $\sigma$.
 # 2. $\sigma$ sets how much of the noise is remembered from step to step. DDPM is the one Markov member, DDIM the one that forgets nothing; the bounds differ by weights that have nearly the same shape over $t$.
 # 3. $\eta=0$ is Euler's method for an ODE in $(r,\bar x)$: error ∝ 1/steps, the same digit for the same noise, one step gives the mean, and the way back encodes.
-# 4. On our MNIST model ten steps are enough, and the last quarter of the chain adds almost nothing to the belief; it only removes the noise that one sees.
+# 4. On our MNIST model ten steps are enough, and the last quarter of the chain adds almost nothing to the prediction; it only removes the noise that one sees.
 # 5. Interpolate on the sphere, start the chain where the noise really is that of the prior, and distrust clean digits that all look alike.
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:

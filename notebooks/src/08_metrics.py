@@ -3,7 +3,7 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/08_metrics.ipynb)
 #
-# Are the samples any good? Below, real digits are harmed in six ways, and one number, computed from a judge's features without ever being
+# Are the samples any good? Below, real digits are harmed in six ways, and one number, computed from a classifier's features without ever being
 # told what was done, rises each time. By the end of the chapter you will have derived that number, know three others beside it, and know
 # how each of them can lie: what an FID of 300 means, and why an FID of 3 may mean nothing.
 
@@ -46,9 +46,9 @@ from ddpmlib.evaluation import (
 from sklearn.datasets import load_sample_image
 
 digits = data.load("digits")
-judge, judge_card = zoo.load("digits-classifier", device="cpu")
-train, train_logits = features.extract(judge, digits.x_train)
-test, test_logits = features.extract(judge, digits.x_test)
+classifier, classifier_card = zoo.load("digits-classifier", device="cpu")
+train, train_logits = features.extract(classifier, digits.x_train)
+test, test_logits = features.extract(classifier, digits.x_test)
 floor = frechet_distance(test, train)  # what real, unseen images reach
 x_test = data.to_float(digits.x_test)
 photo = torch.tensor(load_sample_image("china.jpg")).float().mean(-1) / 127.5
@@ -127,7 +127,7 @@ for (top, ax), distort in zip(axes.T, distortions, strict=True):
     for a in levels:
         g = torch.Generator().manual_seed(1)
         x = distort(x_test, a, g).clamp(-1, 1)
-        h, _ = features.extract(judge, x)
+        h, _ = features.extract(classifier, x)
         low, high = intervals.bootstrap(
             to_train, h, draws=40, groups=digits.y_test, generator=g
         )
@@ -483,7 +483,7 @@ assert abs(printed.real - ours.item()) < 1e-5 * ours.item()
 labels = digits.y_test
 one = torch.stack([x_test[labels == k][0] for k in range(10)])
 memorised = one.repeat(36, 1, 1, 1)
-h_one, l_one = features.extract(judge, memorised)
+h_one, l_one = features.extract(classifier, memorised)
 with torch.no_grad():
     score_one = metrics.inception_score(l_one, splits=1).mean
     score_real = metrics.inception_score(test_logits, splits=1).mean
@@ -595,7 +595,7 @@ assert difference == 0
 # If the two agree and $C = \sigma^2 I$ in $d$ dimensions, $c = \sigma^2 d(d+5)/4$: **the bias grows with the square of the number of features**. If the reference is itself only a sample, of size $m$, it adds a $c'/m$ by
 # the same formula with the roles exchanged.
 #
-# The law (8.14) suggests its cure {cite}`chong2020effectively`: from one pool of samples measure the distance at several sizes, fit a straight line in $1/n$, read it at $1/n = 0$. First where the truth is known: Gaussians in 16 dimensions.
+# Formula (8.14) suggests its cure {cite}`chong2020effectively`: from one pool of samples measure the distance at several sizes, fit a straight line in $1/n$, read it at $1/n = 0$. First where the truth is known: Gaussians in 16 dimensions.
 
 # %%
 import numpy as np
@@ -761,7 +761,7 @@ for ax in axes:
 # \tag{8.18}
 # $$
 #
-# *Every* set, perfect ones included. The library warns in that case. The bound bites when the spectrum is flat; in our features ten directions carry nearly all the variance, the bound is weak, and the last column, the law (8.14) far outside its domain, already
+# *Every* set, perfect ones included. The library warns in that case. The bound bites when the spectrum is flat; in our features ten directions carry nearly all the variance, the bound is weak, and the last column, formula (8.14) far outside its domain, already
 # tells most of the story. Nothing special happens at $n = d$.
 
 # %%
@@ -792,7 +792,7 @@ for n in (10, 20, 40, 64):
 # %% [markdown]
 # ## Train it here
 #
-# What is there to train in a measure? The judge. A distance in feature space depends on whose features they are, so we train a second judge, same recipe, another seed, on the 1,442 scans.
+# What is there to train in a measure? The feature extractor. A distance in feature space depends on whose features they are, so we train a second classifier, same recipe, another seed, on the 1,442 scans.
 
 # %% tags=["nbval-ignore-output"]
 from dataclasses import replace
@@ -820,7 +820,7 @@ print(f"{last.step} updates, {accuracy:.1%} of 355 unseen scans right")
 assert accuracy > 0.95
 
 # %% [markdown]
-# And samples to be judged: the shipped `digits` model, three seeds, 360 samples each with the classes in turn, with 2, 5 and 20 calls of the network.
+# And samples to be measured: the shipped `digits` model, three seeds, 360 samples each with the classes in turn, with 2, 5 and 20 calls of the network.
 
 # %% tags=["nbval-ignore-output"]
 from ddpmlib.samplers import draw, uniform_times
@@ -843,7 +843,7 @@ goodhart = {}
 for n, sets in samples.items():
     rows = []
     for x in sets:
-        h, logits = features.extract(judge, x)
+        h, logits = features.extract(classifier, x)
         rows.append(
             (
                 metrics.class_agreement(logits, y),
@@ -864,17 +864,17 @@ assert goodhart[2][3] < goodhart[20][3]
 # **Goodhart's law, live:** "when a measure becomes a target, it ceases to be a good measure." Two calls win in class agreement *and* in Inception Score: they draw something close to the average three, which nobody misreads. FID and
 # recall say what was paid for it. Whoever tunes a sampler on agreement will choose two calls.
 #
-# It gets worse when one optimises the measure itself. Start from noise and climb the gradient of the judge's $\log p(y\mid x)$:
+# It gets worse when one optimises the measure itself. Start from noise and climb the gradient of the classifier's $\log p(y\mid x)$:
 
-# %% tags=["nbval-ignore-output"] mystnb={"image": {"alt": "Two rows of ten 8 by 8 images each. Top: patterns of black and white pixels in which no digit can be seen, although the judge is sure of each. Bottom: ten generated digits."}}
+# %% tags=["nbval-ignore-output"] mystnb={"image": {"alt": "Two rows of ten 8 by 8 images each. Top: patterns of black and white pixels in which no digit can be seen, although the classifier is sure of each. Bottom: ten generated digits."}}
 g = torch.Generator().manual_seed(0)
 x = (torch.randn(len(y), 1, 8, 8, generator=g) * 0.5).requires_grad_()
 for _ in range(40):
-    loss = torch.nn.functional.cross_entropy(judge(x), y, reduction="sum")
+    loss = torch.nn.functional.cross_entropy(classifier(x), y, reduction="sum")
     (slope,) = torch.autograd.grad(loss, x)
     x = (x - 0.1 * slope.sign()).clamp(-1, 1).detach().requires_grad_()
 forged = x.detach()
-h, logits = features.extract(judge, forged)
+h, logits = features.extract(classifier, forged)
 forged_score = metrics.inception_score(logits, splits=1).mean
 print(f"class agreement {metrics.class_agreement(logits, y):.1%}")
 print(f"Inception Score {forged_score:.3f} of at most 10")
@@ -885,16 +885,16 @@ _ = plots.grid(both, ncol=10)
 
 # %% [markdown]
 # *What to see:* above, noise with a perfect Inception Score and perfect agreement {cite}`barratt2018note`; below, for comparison, honest samples of 20 calls with a slightly lower one.
-# Never optimise with the judge that you report.
+# Never optimise with the classifier that your report uses.
 #
 # ## The same measures at scale
 #
-# MNIST, 28×28: the shipped model, judged by `mnist-classifier`. The measurement that belongs to the checkpoint stands on its card, made on thousands of samples against the 60,000 training images. Of these only mean and
+# MNIST, 28×28: the shipped model, measured with `mnist-classifier`. The measurement that belongs to the checkpoint stands on its card, made on thousands of samples against the 60,000 training images. Of these only mean and
 # covariance of the features ship with the book (`data/statistics`); for (8.5) that is all there is to know.
 
 # %% tags=["nbval-ignore-output"]
 mnist_model, mnist_card = zoo.load("mnist", device="cpu")
-mnist_judge, _ = zoo.load("mnist-classifier", device="cpu")
+mnist_classifier, _ = zoo.load("mnist-classifier", device="cpu")
 for entry in mnist_card.metrics:
     if entry["metric"] == "samples":
         ratio = entry["frechet"] / entry["frechet_floor"]
@@ -916,7 +916,7 @@ drawn = [
     draw(mnist_model, mnist_model.process, z, times, y=k, generator=g)
     for z, k in zip(x_T.split(50), y.split(50), strict=True)
 ]
-mnist_h, mnist_logits = features.extract(mnist_judge, torch.cat(drawn))
+mnist_h, mnist_logits = features.extract(mnist_classifier, torch.cat(drawn))
 h = mnist_h.double()
 c_mnist = bias_constant(h, h.mean(0), torch.cov(h.T)).item()
 print(f"agreement {metrics.class_agreement(mnist_logits, y):.1%} of {len(y)}")
@@ -939,7 +939,7 @@ for n in (100, 150, 200):
 # The prediction holds in another feature space, where no one made the features Gaussian. Now against the real thing: 60,000 training images, known by their moments.
 
 # %% tags=["nbval-ignore-output"]
-known = statistics.statistics("mnist", mnist_judge)
+known = statistics.statistics("mnist", mnist_classifier)
 low = frechet_distance(known.test, known.train)
 whole = frechet_distance(h, known.train)
 c_real = bias_constant(h, known.train.mean, known.train.cov).item()
@@ -969,10 +969,10 @@ assert abs(extrapolate(sizes, points) - whole + c_real / 400) < c_real / 400
 _ = torch.manual_seed(0)
 untrained = Classifier(recipe.net).eval()
 extractors = {
-    "shipped judge": lambda x: features.extract(judge, x)[0],
-    "its logits": lambda x: features.extract(judge, x)[1],
-    "judge of seed 1": lambda x: features.extract(second, x)[0],
-    "untrained judge": lambda x: features.extract(untrained, x)[0],
+    "shipped net": lambda x: features.extract(classifier, x)[0],
+    "its logits": lambda x: features.extract(classifier, x)[1],
+    "net of seed 1": lambda x: features.extract(second, x)[0],
+    "untrained net": lambda x: features.extract(untrained, x)[0],
     "pixels": lambda x: x.flatten(1),
 }
 sets = {
@@ -999,7 +999,7 @@ for name, extract in extractors.items():
         knob[name, label] = np.array(ratios)
         cells.append(f"{np.mean(ratios):7.1f} ±{np.std(ratios, ddof=1):4.1f}")
     print(f"{name:16} {low:6.2g}" + "".join(cells))
-for name in ("shipped judge", "judge of seed 1"):
+for name in ("shipped net", "net of seed 1"):
     assert knob[name, "2 calls"].min() > knob[name, "20 calls"].max()
 
 # %% mystnb={"image": {"alt": "Bar-like point plot with error bars: ratio to the floor on a logarithmic axis for five sets of images, one colour per source of features. The sources agree that samples of two calls are worse than those of twenty, but the values differ by factors."}}
@@ -1020,7 +1020,7 @@ _ = ax.set_xticklabels(sets)
 _ = ax.legend(fontsize=8, ncol=2)
 
 # %% [markdown]
-# *What to see:* the two trained judges, from different seeds, rank the sets alike and differ in the numbers; pixels and an untrained network weigh noise and strangers quite differently. A number without the name
+# *What to see:* the two trained classifiers, from different seeds, rank the sets alike and differ in the numbers; pixels and an untrained network weigh noise and strangers quite differently. A number without the name
 # of its features is no number.
 #
 # ## What goes wrong
@@ -1046,7 +1046,7 @@ faults = {
 print("real images unless said otherwise     FID  FID/floor     IS")
 seen = {}
 for name, x in faults.items():
-    h, logits = features.extract(judge, x)
+    h, logits = features.extract(classifier, x)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 20 samples: the library warns
         distance = to_train(h)
@@ -1085,8 +1085,8 @@ ax.xaxis.minorticks_off()
 
 # %% [markdown]
 # *What to see:* the images of every row but the last two are *real digits*, and their FID is up to hundreds of times the floor. Two numbers together name the fault. **Too few samples** inflate FID thirty-fold and leave the
-# Inception Score high. **The wrong range** ruins both: this judge finds nearly the same in every washed-out image, and the score falls to the deck's region (yellow: 1.4 to 3.2, divided by the 11.24 that real CIFAR-10 images score
-# {cite}`salimans2016improved`). So the deck's table does not look like short training, nor like too few samples alone. It looks like images that the judge cannot read: wrong range, wrong scale, or noise. (Ratios across data sets and features
+# Inception Score high. **The wrong range** ruins both: this classifier finds nearly the same in every washed-out image, and the score falls to the deck's region (yellow: 1.4 to 3.2, divided by the 11.24 that real CIFAR-10 images score
+# {cite}`salimans2016improved`). So the deck's table does not look like short training, nor like too few samples alone. It looks like images that the classifier cannot read: wrong range, wrong scale, or noise. (Ratios across data sets and features
 # are a hint, not a proof.)
 #
 # **The check that costs nothing:** send *real* images down the very path that samples take, through the same rescaling, files, and loader, and demand the floor. The test that does it here is
@@ -1199,7 +1199,7 @@ exercises.check("8.4", forge)
 # 2. The Inception Score is the exponential of a mutual information, between 1 and $K$; it never sees real data, and one image per class gets full marks.
 # 3. FID is biased upwards by $c/n$ with a known $c$; extrapolate in $1/n$, or compare with a floor at the same $n$ and the same way of drawing labels. KID has no bias, precision and recall tell bad from missing.
 # 4. A measure that is optimised stops measuring: two sampling steps win at agreement, adversarial noise wins at IS.
-# 5. FID in the hundreds with IS near 1 means that the judge cannot read the images. Send real images down the same path first.
+# 5. FID in the hundreds with IS near 1 means that the classifier cannot read the images. Send real images down the same path first.
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 

@@ -4,7 +4,7 @@
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/09_scoreboard.ipynb)
 #
 # Six chapters of choices: how long a chain, which schedule, which variance, which loss, how many steps,
-# how much noise in each. Here they compete, on real MNIST, with one network, one budget and one judge, and every number of that comparison
+# how much noise in each. Here they compete, on real MNIST, with one network, one budget and one feature extractor, and every number of that comparison
 # is read from a file in `data/results` that a command of the repository wrote.
 
 # %% tags=["setup", "hide-input"]
@@ -69,8 +69,8 @@ _ = axes[1].legend(fontsize=7, ncol=3, loc="center", bbox_to_anchor=(0.5, 0.3))
 #
 # ## The idea in a picture
 #
-# Two things can be wrong with a sample: the network's belief, and the steps that were taken with it. On images they come mixed. On a
-# mixture of Gaussians the belief is exact, so whatever is wrong is the sampler's. The yardstick is the sliced Wasserstein distance: project
+# Two things can be wrong with a sample: the network's prediction, and the steps that were taken with it. On images they come mixed. On a
+# mixture of Gaussians the prediction is exact, so whatever is wrong is the sampler's. The yardstick is the sliced Wasserstein distance: project
 # both clouds on a direction, sort both, average the gaps, average over directions. No features, no Gaussian fit.
 
 # %% mystnb={"image": {"alt": "Sliced Wasserstein distance to the exact mixture over the number of denoiser calls, 3 to 50, for four samplers with an exact denoiser, and the distance of two exact samples as a dotted line. Ancestral sampling with variance beta is lowest up to ten calls; at fifty all are at the dotted line."}}
@@ -82,8 +82,8 @@ mixture = oracle.Mixture(
 )
 
 
-class Believe:
-    """The exact belief, with the reverse variance that a sampler assumes."""
+class Exact:
+    """The exact prediction, with the reverse variance that a sampler assumes."""
 
     def __init__(self, var_mix):
         self.var_mix = var_mix
@@ -119,7 +119,7 @@ for way, (eta, mix) in ways.items():
             g = torch.Generator().manual_seed(seed)
             noise = torch.randn(N, 2, generator=g)
             times = uniform_times(1000, k)
-            x = draw(Believe(mix), toy, noise, times, eta=eta, generator=g)
+            x = draw(Exact(mix), toy, noise, times, eta=eta, generator=g)
             truth = mixture.draw(N, generator=g)
             seen.append((sliced_wasserstein(x, truth), radius(x)))
         error[way, k], size[way, k] = torch.tensor(seen).T
@@ -164,7 +164,7 @@ for k in (5, 10):
 assert all(error[w, 50].mean() < 2 * floor.mean() for w in ways)
 
 # %% [markdown]
-# *What to see:* with a perfect belief and 25 calls or more all samplers come close to the truth; with 50 all are about where two *exact* samples of this size are from each other.
+# *What to see:* with a perfect prediction and 25 calls or more all samplers come close to the truth; with 50 all are about where two *exact* samples of this size are from each other.
 # With ten calls or fewer **ancestral sampling with the large variance $\beta$ is the best of the four**. The printed radii show why. A long step of any sampler shrinks the cloud, because it moves towards a mean
 # and the spread of several clusters around it is not in its variance. The bounds of chapter 06 said so: $\tilde\beta$ is right for data in one point, $\beta$ for data as wide as the noise, and
 # a ring of six clusters is, for a long step, wide. Keep this order in mind. The literature reports the opposite one, and so will the images below; whatever turned it around is not in the formulas of the samplers.
@@ -282,7 +282,7 @@ from ddpmlib.training import Trainer, fit
 from ddpmlib.zoo import recipes
 
 digits = data.load("digits")
-judge, _ = zoo.load("digits-classifier", device="cpu")
+classifier, _ = zoo.load("digits-classifier", device="cpu")
 start = recipes.changed(
     recipes.RECIPES["digits"],
     {"schedule": "linear", "settings.steps": 150},
@@ -309,7 +309,7 @@ for name, recipe in rungs.items():
         how = evaluation.Sampling(steps=20, eta=eta)
         x0 = evaluation.generate(trainer.averaged, (1, 8, 8), y, how)
         row = evaluation.measure_samples(
-            judge, x0, y, digits, metrics=("fid", "agreement")
+            classifier, x0, y, digits, metrics=("fid", "agreement")
         )
         low, high = row["frechet_interval"]
         print(
@@ -325,7 +325,7 @@ for name, recipe in rungs.items():
 # ## The same code at scale
 #
 # One network (0.18 million weights, a quarter of the `mnist` checkpoint's), one budget (4,000 updates of 64 images, 4.3 passes over
-# MNIST), one judge (`mnist-classifier`, which took no part in any choice below). It is small because
+# MNIST), one feature extractor (`mnist-classifier`, which took no part in any choice below). It is small because
 # there are eighteen of it, and it is *not* trained to the end: this chapter compares, the checkpoints of the other chapters are better.
 # All nets predict $v$: a net that predicts noise multiplies its first error by hundreds when a cosine chain takes few steps
 # ([chapter 05](05_schedules.ipynb)), and the table would show that alone. A run is one command, for example
@@ -359,9 +359,9 @@ Markdown(experiments.ladder.deck_table())
 
 # %% [markdown]
 # *What to see:* the dots are single networks, the orange bars their means. **Our ladder goes up before it comes down.** The second rung, fewer calls and no noise, is worse than the first; the cosine schedule mends half of that. A rung of such a ladder changes several things at
-# once, and the next cells take them apart: it is the missing noise that costs, not the missing calls. The variance that rung two learned is not even used by its sampler, because DDIM with $\eta=0$ draws no noise, and its belief is trained by the same loss as before (the stop-gradient of chapter 06).
+# once, and the next cells take them apart: it is the missing noise that costs, not the missing calls. The variance that rung two learned is not even used by its sampler, because DDIM with $\eta=0$ draws no noise, and its prediction is trained by the same loss as before (the stop-gradient of chapter 06).
 #
-# The last two rungs take the networks of the third as they are and *guide* them towards their class, by a classifier of noisy images, on top of the label ([chapter 10](10_classifier_guidance.ipynb)) or by the difference of their own two beliefs ([chapter 11](11_classifier_free.ipynb)). That takes the distance down to a half and to two fifths (the figure shows it over the floor, 0.24), and the class asked for is missed once in a hundred samples, or a few times in a thousand, instead of seven times in a hundred. It is the largest step down of the ladder, and the least honest one: Inception Score now *passes* that of real images (9.5), and classifier-free guidance pays with
+# The last two rungs take the networks of the third as they are and *guide* them towards their class, by a classifier of noisy images, on top of the label ([chapter 10](10_classifier_guidance.ipynb)) or by the difference of their own two predictions ([chapter 11](11_classifier_free.ipynb)). That takes the distance down to a half and to two fifths (the figure shows it over the floor, 0.24), and the class asked for is missed once in a hundred samples, or a few times in a thousand, instead of seven times in a hundred. It is the largest step down of the ladder, and the least honest one: Inception Score now *passes* that of real images (9.5), and classifier-free guidance pays with
 # recall. It helps because these networks are weak. The stronger `mnist` checkpoint, which stands at the floor without guidance, only loses by it: chapter 11 has the whole curve.
 #
 # :::{admonition} Mind the slide
@@ -419,7 +419,7 @@ Markdown(experiments.gradient_noise.table())
 # *What to see:*
 #
 # - **Samples** (first table, 25 calls): the large variance $\beta$ costs a factor of almost five; $\tilde\beta$ and the learned variance cannot be told apart.
-# - **Likelihood** (second table): there the learned variance is worth 0.15 to 0.4 bits per dimension over either fixed one, with the same belief about $x_0$, in all four nets that learned it. That published trend is **reproduced**. The ± is a standard error over images and drawn times; since every row saw the same images, times and noise, rows differ
+# - **Likelihood** (second table): there the learned variance is worth 0.15 to 0.4 bits per dimension over either fixed one, with the same prediction of $x_0$, in all four nets that learned it. That published trend is **reproduced**. The ± is a standard error over images and drawn times; since every row saw the same images, times and noise, rows differ
 #   by less noise than that (how much less is not on record). (These bounds are far from the 1.35 of the `mnist` checkpoint, and that is training, not principle.)
 # - **$L_\mathrm{vlb}$ alone** has by far the best likelihood, and samples three to seven times as far from the data as those of $L_\mathrm{hybrid}$ with the same sampler. Reproduced: it spends the network on the last few noise levels, where bits are and shapes are not.
 # - **Gradient noise** (third table): at the weights that $L_\mathrm{vlb}$ found, uniform times give gradients with a noise of 60 times the signal, and importance sampling divides it by 45. That is what it was invented for, and with the same budget the bound falls by another 0.1 bit. The samples get *worse* still: a better optimiser of the wrong aim. (At the weights of `linear-hybrid`, which never saw $L_\mathrm{vlb}$ act on its mean, the two noises are in the same order, and $L_\mathrm{simple}$ looks noisier than $L_\mathrm{vlb}$. That is the ratio: this net is near the minimum of $L_\mathrm{simple}$, where the signal, the mean gradient, vanishes, and far from that of $L_\mathrm{vlb}$.)
@@ -442,7 +442,7 @@ _ = axes[0].legend(fontsize=7)
 # %% [markdown]
 # *What to see:*
 #
-# - **Ancestral with $\beta$ is ruined by long steps**, as published, and catches up with hundreds of calls. With the exact belief at the top of this page it was the *best*. Our guess: the network has never seen a state noisier than its time says, and the long step makes such states; no row here tests that.
+# - **Ancestral with $\beta$ is ruined by long steps**, as published, and catches up with hundreds of calls. With the exact prediction at the top of this page it was the *best*. Our guess: the network has never seen a state noisier than its time says, and the long step makes such states; no row here tests that.
 # - **Learned against $\tilde\beta$:** the published gain at few steps is a gain over $\beta$. Over $\tilde\beta$ our rows show one at five calls and none at ten or more.
 # - **DDIM beats ancestral sampling with $\beta$ below 25 calls, as published, and never beats it with $\tilde\beta$** ($\eta=1$), in any row that we measured; $\eta=\tfrac12$ lies between. Published results have $\eta=1$ behind $\eta=0$ for fewer than about a hundred calls: **contradicted** here. It is not only that our net is small: the stronger `mnist` checkpoint shows the same at 50 calls
 #   (0.47 with $\eta=0$ and 0.18 with $\eta=1$, on its card). Our features are not Inception's: they look at the shape of a digit and hardly at fine grain, which is where leftover noise would show. And at $\eta=0$ under the cosine schedule the curve is *flat* from ten calls on, so its error is that of the network. Fresh noise
@@ -452,9 +452,9 @@ _ = axes[0].legend(fontsize=7)
 # ### Where along the chain the quality appears
 #
 # The slides say that the last quarter of the chain (250 of 1000 steps) does most of the work. We stop the chain at every fifth call, take
-# the belief $\hat x_0$ at that moment for the sample, and measure it.
+# the prediction $\hat x_0$ at that moment for the sample, and measure it.
 
-# %% mystnb={"image": {"alt": "Fréchet distance of the belief about the clean image over the share of the chain that is done, for linear and cosine schedule, ancestral and DDIM."}}
+# %% mystnb={"image": {"alt": "Fréchet distance of the prediction of the clean image over the share of the chain that is done, for linear and cosine schedule, ancestral and DDIM."}}
 fig, axes = plt.subplots(1, 2, figsize=(8, 3))
 experiments.chain.figure(axes[0]).set(ylabel="Fréchet distance", yscale="log")
 experiments.chain.figure(axes[1], "class_agreement").set(
@@ -481,12 +481,12 @@ for row in results.rows("chain"):
 assert min(share.values()) > 0.9
 
 # %% [markdown]
-# *What to see:* **refuted**, as in [chapter 07](07_ddim.ipynb) with another judge's reference and another net. When the last quarter begins, 97 % of the fall or more is done (under cosine with DDIM more than all of it). On a logarithmic axis something is left of the claim for one case, ancestral sampling under the linear schedule, whose last quarter still halves the distance.
+# *What to see:* **refuted**, as in [chapter 07](07_ddim.ipynb) with another reference and another net. When the last quarter begins, 97 % of the fall or more is done (under cosine with DDIM more than all of it). On a logarithmic axis something is left of the claim for one case, ancestral sampling under the linear schedule, whose last quarter still halves the distance.
 # And a finding that we did not look for: the two samplers walk nearly side by side through the first half, where the layout is decided, and part in the second. There ancestral sampling goes on improving while DDIM under the cosine schedule gets *worse*, from the last quarter's beginning to its end. Whatever DDIM loses on these nets, it loses among the small details.
 #
 # ## What goes wrong
 #
-# Two models measured with different numbers of samples. The same network, the same sampler, the same judge; only $n$ differs, and the
+# Two models measured with different numbers of samples. The same network, the same sampler, the same features; only $n$ differs, and the
 # "better" model is the one that was measured with more samples. And beside it the winner's curse of (9.5), on the same numbers.
 
 # %% mystnb={"image": {"alt": "Left: Fréchet distance of the same digits model over the number of samples, falling, with the floor of as many real images. Right: histograms of one measurement and of the best of three, the latter shifted to smaller values."}}
@@ -497,8 +497,8 @@ many = evaluation.generate(
 )
 from ddpmlib.evaluation import features, metrics
 
-h_many, _ = features.extract(judge, many)
-h_real, _ = features.extract(judge, digits.x_train)
+h_many, _ = features.extract(classifier, many)
+h_real, _ = features.extract(classifier, digits.x_train)
 g = torch.Generator().manual_seed(0)
 
 
@@ -633,7 +633,7 @@ exercises.check("9.3", verdict)
 # 2. A bootstrap interval covers the drawing of samples; only new trainings cover the training.
 # 3. At few calls the *variance* decides ($\beta$ is ruined, $\tilde\beta$ and the learned one are not) and the schedule (cosine is ahead in every cell). The length $T$ decides nothing that we can resolve.
 # 4. Likelihood and samples are two races: $L_\mathrm{vlb}$ wins the first and loses the second; a learned variance helps the first and, beside $\tilde\beta$, hardly the second.
-# 5. The order of samplers is no law of nature. With an exact belief $\beta$ leads at few calls, on our networks $\tilde\beta$ does, in the literature DDIM: measure on your own.
+# 5. The order of samplers is no law of nature. With an exact prediction $\beta$ leads at few calls, on our networks $\tilde\beta$ does, in the literature DDIM: measure on your own.
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 

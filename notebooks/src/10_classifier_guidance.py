@@ -45,25 +45,25 @@ mnist, card = zoo.load("mnist", device="cpu")
 mnist_classifier, class_card = zoo.load("mnist-noisy-classifier", device="cpu")
 process, T = mnist.process, mnist.process.T
 alpha_bar = process.alpha_bar
-untold = Unconditional(mnist)  # this belief never hears which class is wanted
+untold = Unconditional(mnist)  # this denoiser never hears which class is wanted
 
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def guided_grid(belief, classifier, strengths, shape, seed, eta=0.0):
+def guided_grid(denoiser, classifier, strengths, shape, seed, eta=0.0):
     """One row per strength, one column per class, the same noise in a column."""
     noise = torch.randn(10, *shape, generator=seeded(seed))
     rows = []
     for s in strengths:
-        guided = ClassifierGuidance(belief, classifier, interval(s, 1, 900))
+        guided = ClassifierGuidance(denoiser, classifier, interval(s, 1, 900))
         rows.append(
             draw(
                 guided,
-                belief.process,
+                denoiser.process,
                 noise,
-                uniform_times(belief.process.T, 20),
+                uniform_times(denoiser.process.T, 20),
                 eta=eta,
                 y=torch.arange(10),
                 generator=seeded(seed + 1),
@@ -95,12 +95,12 @@ strengths = (0.0, 1.0, 4.0, 10.0)
 images = guided_grid(untold, mnist_classifier, strengths, card.image_shape, 1)
 ax = labelled(images, [f"s = {s:g}" for s in strengths], 2)
 _ = ax.set_xlabel("class that the classifier is asked for")
-mnist_judge, _ = zoo.load("mnist-classifier", device="cpu")
-_, logits = features.extract(mnist_judge, images)
+mnist_extractor, _ = zoo.load("mnist-classifier", device="cpu")
+_, logits = features.extract(mnist_extractor, images)
 agreed = [
     metrics.class_agreement(part, torch.arange(10)) for part in logits.split(10)
 ]
-print("a judge agrees:", *(f"{share:.0%}" for share in agreed))
+print("another classifier agrees:", *(f"{share:.0%}" for share in agreed))
 assert agreed[0] < 0.4 and min(agreed[2:]) > 0.7
 
 # %% [markdown]
@@ -178,7 +178,7 @@ _ = axes[0].set_ylabel("$x_2$")
 # \tag{10.1}
 # $$
 #
-# One belief, three names. Every denoiser of this book is a score, and with labels it is the score of $q(x_t\mid y)$:
+# One prediction, three names. Every denoiser of this book is a score, and with labels it is the score of $q(x_t\mid y)$:
 
 # %%
 from ddpmlib.denoiser import score
@@ -187,13 +187,13 @@ x = lattice(5).requires_grad_()
 for t in levels:
     (by_autograd,) = torch.autograd.grad(plane.log_prob(x, t).sum(), x)
     with torch.no_grad():
-        belief = plane(x, t).x0
-        eps = process.eps_from_x0(x, belief, t)
-        by_belief = (alpha_bar[t].sqrt() * belief - x) / (1 - alpha_bar[t])
-        assert torch.allclose(by_belief.float(), by_autograd, atol=1e-3)
-        assert torch.allclose(-eps / process.std[t], by_belief, atol=1e-3)
-        assert torch.allclose(score(plane, x, t), by_belief.float(), atol=1e-5)
-print("autograd of log q, the belief, the noise and the library agree")
+        x0 = plane(x, t).x0
+        eps = process.eps_from_x0(x, x0, t)
+        by_x0 = (alpha_bar[t].sqrt() * x0 - x) / (1 - alpha_bar[t])
+        assert torch.allclose(by_x0.float(), by_autograd, atol=1e-3)
+        assert torch.allclose(-eps / process.std[t], by_x0, atol=1e-3)
+        assert torch.allclose(score(plane, x, t), by_x0.float(), atol=1e-5)
+print("autograd of log q, the prediction, the noise and the library agree")
 
 # %% [markdown]
 # ## Langevin: a sampler made of a score
@@ -214,7 +214,7 @@ print("autograd of log q, the belief, the noise and the library agree")
 # \mathbb E\,f(x+\delta)=f+h\,\big(g\cdot\nabla f+\Delta f\big)+O(h^2) .
 # $$
 #
-# So with $\tau=hk$ as the clock, and in the limit of small $h$, the law $p_\tau$ of the chain changes by $\frac{d}{d\tau}\int f\,p_\tau=\int(g\cdot\nabla f+\Delta f)\,p_\tau$. Integrate by parts, once in the first term and twice in the second; since $f$ was arbitrary,
+# So with $\tau=hk$ as the clock, and in the limit of small $h$, the distribution $p_\tau$ of the chain changes by $\frac{d}{d\tau}\int f\,p_\tau=\int(g\cdot\nabla f+\Delta f)\,p_\tau$. Integrate by parts, once in the first term and twice in the second; since $f$ was arbitrary,
 #
 # $$
 # \partial_\tau p_\tau=-\nabla\cdot\big(p_\tau\nabla\log p\big)+\Delta p_\tau=\nabla\cdot\Big(p_\tau\,\nabla\log\frac{p_\tau}{p}\Big),
@@ -314,7 +314,7 @@ ax.set(
 _ = ax.legend()
 
 # %% [markdown]
-# *What to see:* the dots lie on the formula. At $h=\sigma^2$ the chain has no memory at all and draws afresh each time, with twice the right variance; at the dotted line nothing is left of a law.
+# *What to see:* the dots lie on the formula. At $h=\sigma^2$ the chain has no memory at all and draws afresh each time, with twice the right variance; at the dotted line no stationary distribution is left.
 #
 # ### Chains that find modes, and chains that miss them
 #
@@ -360,7 +360,7 @@ assert moved < 0.05
 # *What to see:* on the left nearly every chain walks to its own shore and stays. Each island is drawn *perfectly*, and the shares are those of the start, 0.5 instead of 0.8. Nothing in a single picture betrays it. The score is a local thing: inside an island $\nabla\log p$ does not contain the island's weight
 # at all, because a constant factor has no gradient. The weight stands only in the strait between, where no chain ever goes. On the right the straits are closed at first, and by the time they open each island has its share.
 #
-# How long would plain chains take? Count crossings of the middle, at several noise levels, from chains that have the right law to begin with:
+# How long would plain chains take? Count crossings of the middle, at several noise levels, from chains that have the right distribution to begin with:
 
 # %% tags=["nbval-ignore-output"]
 print("  t   noise √(1−ᾱ)   crossings of the middle per chain in 100 steps")
@@ -379,7 +379,7 @@ for t in (1, 3, 5, 7, 10, 15, 25, 35):
 assert crossings[1] == 0 and crossings[35] > 5
 
 # %% [markdown]
-# The passage is shut up to $t=5$ (hardly a crossing in 100,000 steps), ajar at $t=7$ and wide open at $t=15$, where the noise is a third as wide as the strait. Annealing works because, going down, every level starts from a law that is nearly right already; the level only has to repair the little that one step of noise changes.
+# The passage is shut up to $t=5$ (hardly a crossing in 100,000 steps), ajar at $t=7$ and wide open at $t=15$, where the noise is a third as wide as the strait. Annealing works because, going down, every level starts from a distribution that is nearly right already; the level only has to repair the little that one step of noise changes.
 #
 # ### Which step at which level?
 #
@@ -395,7 +395,7 @@ assert crossings[1] == 0 and crossings[35] > 5
 #
 # ### Predictor and corrector
 #
-# The reverse step of [chapter 03](03_ddpm.ipynb) moves *between* levels, Langevin moves *within* one and knows how to repair a law that is not quite right. So do both: a step, then a few Langevin steps where it arrived. Does it help when steps are few? A ring of six clusters with its exact denoiser, energy distance to the truth (see [chapter 07](07_ddim.ipynb)), six seeds:
+# The reverse step of [chapter 03](03_ddpm.ipynb) moves *between* levels, Langevin moves *within* one and knows how to repair a distribution that is not quite right. So do both: a step, then a few Langevin steps where it arrived. Does it help when steps are few? A ring of six clusters with its exact denoiser, energy distance to the truth (see [chapter 07](07_ddim.ipynb)), six seeds:
 
 # %% tags=["nbval-ignore-output"]
 from ddpmlib.samplers import predictor_corrector
@@ -445,7 +445,7 @@ for n in (3, 5, 10):
 assert pc[3][2].mean() < pc[3][1].mean() < pc[3][0].mean()
 
 # %% [markdown]
-# Read a line from left to right. The correction improves on the same number of levels. The third column spends the *same number of network calls* as the second on more levels instead: at three levels that is far better, at five it makes no difference, and at ten the samples are too few to tell. A corrector repairs a law that is nearly right; where levels are so far apart that much has to be repaired, it pays to put one in between. Song et al. {cite}`song2021score` report for their networks, at a thousand levels, that one correction is worth more than doubling the levels. The two findings are no contradiction: there, steps are plentiful and the score is not exact.
+# Read a line from left to right. The correction improves on the same number of levels. The third column spends the *same number of network calls* as the second on more levels instead: at three levels that is far better, at five it makes no difference, and at ten the samples are too few to tell. A corrector repairs a distribution that is nearly right; where levels are so far apart that much has to be repaired, it pays to put one in between. Song et al. {cite}`song2021score` report for their networks, at a thousand levels, that one correction is worth more than doubling the levels. The two findings are no contradiction: there, steps are plentiful and the score is not exact.
 #
 # ## Bayes' rule on scores
 #
@@ -512,7 +512,7 @@ assert lengths[900, clean_logits] > 50 * lengths[900, noisy_logits]
 # %% [markdown]
 # *What to see:* above, the right classifier becomes unsure as the noise grows, its borders blur and its arrows shrink: in a point drowned in noise nothing can be read. Below, the classifier of clean points is just as exact *for clean points*, and gives its sharp verdict and its full pull at every noise level, on places where clean points never are.
 #
-# ### The exact gradient is a difference of beliefs
+# ### The exact gradient is a difference of predictions
 #
 # Put (10.1) into both scores of (10.6), with and without the label, and subtract; the terms with $x_t$ cancel:
 #
@@ -521,9 +521,9 @@ assert lengths[900, clean_logits] > 50 * lengths[900, noisy_logits]
 # \tag{10.8}
 # $$
 #
-# So the exact gradient points from what one would believe anyway to what one would believe if one knew the class. And it **fades at least like $\sqrt{\bar\alpha_t}$** towards the noisy end, because beliefs differ by no more than the width of the data. Remember that factor: a trained classifier does not know it. (Read from right to left, (10.8) says that a model with and without the label *is* a classifier; [chapter 11](11_classifier_free.ipynb) lives on this.)
+# So the exact gradient points from what one would predict anyway to what one would predict if one knew the class. And it **fades at least like $\sqrt{\bar\alpha_t}$** towards the noisy end, because predictions differ by no more than the width of the data. Remember that factor: a trained classifier does not know it. (Read from right to left, (10.8) says that a model with and without the label *is* a classifier; [chapter 11](11_classifier_free.ipynb) lives on this.)
 #
-# ### Form 1: shift the belief
+# ### Form 1: shift the prediction
 #
 # Multiply (10.6) by $-\sqrt{1-\bar\alpha_t}$ to speak of noise, and give the pull a strength $s$:
 #
@@ -532,11 +532,11 @@ assert lengths[900, clean_logits] > 50 * lengths[900, noisy_logits]
 # \text{that is}\qquad\hat x_0&\leftarrow\hat x_0+s\,\frac{1-\bar\alpha_t}{\sqrt{\bar\alpha_t}}\;\nabla\log p(y\mid x_t) . \tag{10.9}
 # \end{align*}
 #
-# The two are the same by $\hat x_0=(x_t-\sqrt{1-\bar\alpha_t}\,\hat\varepsilon)/\sqrt{\bar\alpha_t}$. With $s=1$ and (10.8) the right side is exactly $\mathbb E[x_0\mid x_t,y]$. This is Algorithm 2 of Dhariwal & Nichol {cite}`dhariwal2021diffusion`; since it edits the belief, *every* sampler can use it.
+# The two are the same by $\hat x_0=(x_t-\sqrt{1-\bar\alpha_t}\,\hat\varepsilon)/\sqrt{\bar\alpha_t}$. With $s=1$ and (10.8) the right side is exactly $\mathbb E[x_0\mid x_t,y]$. This is Algorithm 2 of Dhariwal & Nichol {cite}`dhariwal2021diffusion`; since it edits the prediction, *every* sampler can use it.
 #
 # ### Form 2: shift the mean of the step
 #
-# (The strength is called $s$ wherever guidance is used, so in this chapter the time where a step arrives is $t'$.) Ancestral sampling draws $x_{t'}\sim\mathcal N(\mu,\Sigma)$. Which law has $x_{t'}$ if also $y$ is known? Given $x_{t'}$, the noisier $x_t$ says nothing more about $y$ (the forward chain $y\to x_0\to x_{t'}\to x_t$ only adds noise), so by Bayes' rule
+# (The strength is called $s$ wherever guidance is used, so in this chapter the time where a step arrives is $t'$.) Ancestral sampling draws $x_{t'}\sim\mathcal N(\mu,\Sigma)$. How is $x_{t'}$ distributed if also $y$ is known? Given $x_{t'}$, the noisier $x_t$ says nothing more about $y$ (the forward chain $y\to x_0\to x_{t'}\to x_t$ only adds noise), so by Bayes' rule
 #
 # $$
 # p(x_{t'}\mid x_t,y)\;\propto\;p(x_{t'}\mid x_t)\;p(y\mid x_{t'}) .
@@ -566,7 +566,7 @@ assert lengths[900, clean_logits] > 50 * lengths[900, noisy_logits]
 #
 # ### Where the two forms part
 #
-# The mean of a step depends on the belief as $\mu=k\,\hat x_0+\dots$ with $k=\sqrt{\bar\alpha_{t'}}\,\beta_{t\mid t'}/(1-\bar\alpha_t)$, (2.10). So form 1 moves $\mu$ by $k\,s\,\frac{1-\bar\alpha_t}{\sqrt{\bar\alpha_t}}\,g=s\,\beta_{t\mid t'}\sqrt{\bar\alpha_{t'}/\bar\alpha_t}\;g$. Form 2 moves it by $s\,\Sigma\,g$. With $\Sigma=\beta_{t\mid t'}$, and with $\Sigma=\tilde\beta_{t\to t'}$,
+# The mean of a step depends on the prediction as $\mu=k\,\hat x_0+\dots$ with $k=\sqrt{\bar\alpha_{t'}}\,\beta_{t\mid t'}/(1-\bar\alpha_t)$, (2.10). So form 1 moves $\mu$ by $k\,s\,\frac{1-\bar\alpha_t}{\sqrt{\bar\alpha_t}}\,g=s\,\beta_{t\mid t'}\sqrt{\bar\alpha_{t'}/\bar\alpha_t}\;g$. Form 2 moves it by $s\,\Sigma\,g$. With $\Sigma=\beta_{t\mid t'}$, and with $\Sigma=\tilde\beta_{t\to t'}$,
 #
 # $$
 # \frac{\text{shift of form 2}}{\text{shift of form 1}}=\sqrt{\frac{\bar\alpha_t}{\bar\alpha_{t'}}}\qquad\text{and}\qquad\sqrt{\frac{\bar\alpha_t}{\bar\alpha_{t'}}}\;\frac{1-\bar\alpha_{t'}}{1-\bar\alpha_t} .
@@ -613,9 +613,9 @@ def log_slope(classifier, x, t, y):
     return torch.autograd.grad(chosen.sum(), x)[0]
 
 
-def guided_chain(belief, classifier, s, x, times, y, form, generator):
+def guided_chain(denoiser, classifier, s, x, times, y, form, generator):
     for t, then in zip(times[:-1], times[1:], strict=True):
-        x0, g = belief(x, t).x0, log_slope(classifier, x, t, y)
+        x0, g = denoiser(x, t).x0, log_slope(classifier, x, t, y)
         if form == 1:
             x0 = x0 + s * (1 - alpha_bar[t]) / alpha_bar[t].sqrt() * g
         x0 = x0.to(x.dtype)
@@ -641,7 +641,7 @@ for form, guide in (
 print("both forms agree with ClassifierGuidance and MeanShift")
 
 # %% [markdown]
-# With the exact classifier and $s=1$ the guided belief *is* the conditional one, whatever the noise, to rounding:
+# With the exact classifier and $s=1$ the guided prediction *is* the conditional one, whatever the noise, to rounding:
 
 # %%
 exact_guide = ClassifierGuidance(Unconditional(plane), plane.class_logits)
@@ -649,7 +649,7 @@ x = plane.draw(300, 300, seeded(2)).double()
 for t in levels:
     gap = (exact_guide(x, t, y).x0 - plane(x, t, y).x0).abs().max()
     assert gap < 1e-9
-print("s = 1: the guided belief is E[x_0 | x_t, y], to 1e-9")
+print("s = 1: the guided prediction is E[x_0 | x_t, y], to 1e-9")
 
 # %% [markdown]
 # ## What the strength does
@@ -724,7 +724,7 @@ assert found[1.0, 0.0][0] > 0.98 and spreads[-1] < 0.6 * spreads[1]
 #
 # ### s ≠ 1 is not p(x) p(y|x)^s
 #
-# At *one* noise level, the score $\nabla\log q(x_t)+s\,\nabla\log p(y\mid x_t)$ is that of $q(x_t)\,p(y\mid x_t)^s$ up to a normaliser, and Langevin there samples just that (`test_at_one_noise_level_the_tilted_law_is_the_guided_one` does it). But a chain goes *through* the levels, and these tilted laws are not noised versions of one another: tilting and noising do not commute. The Gaussian case shows it in closed form.
+# At *one* noise level, the score $\nabla\log q(x_t)+s\,\nabla\log p(y\mid x_t)$ is that of $q(x_t)\,p(y\mid x_t)^s$ up to a normaliser, and Langevin there samples just that (`test_at_one_noise_level_the_tilted_distribution_is_the_guided_one` does it). But a chain goes *through* the levels, and these tilted distributions are not noised versions of one another: tilting and noising do not commute. The Gaussian case shows it in closed form.
 #
 # Let all data be $\mathcal N(0,1)$ and those of class $y$ be $\mathcal N(0,c)$ with $c<1$. Use $\bar x=x_t/\sqrt{\bar\alpha_t}$ and $u=(1-\bar\alpha_t)/\bar\alpha_t$, the noise variance per unit of signal: the scores in $\bar x$ are $-\bar x/(1+u)$ and, for the class, $-\bar x/(c+u)$. The guided one is unconditional plus $s$ times the difference:
 #
@@ -732,7 +732,7 @@ assert found[1.0, 0.0][0] > 0.98 and spreads[-1] < 0.6 * spreads[1]
 # -a(u)\,\bar x,\qquad a(u)=\frac{s}{c+u}-\frac{s-1}{1+u} .
 # $$
 #
-# **The tilted law** $p(x)\,p(y\mid x)^s\propto\mathcal N(0,1)^{1-s}\,\mathcal N(0,c)^s$ has precision $a(0)=s/c-(s-1)$.
+# **The tilted distribution** $p(x)\,p(y\mid x)^s\propto\mathcal N(0,1)^{1-s}\,\mathcal N(0,c)^s$ has precision $a(0)=s/c-(s-1)$.
 #
 # **DDIM** is the ODE (7.11). Since $\hat\varepsilon=-r\,\nabla_{\bar x}\log p$ with $r=\sqrt u$ and $\mathrm du=2r\,\mathrm dr$, it reads $\mathrm d\bar x/\mathrm du=\tfrac12a(u)\,\bar x$. Integrate: $\bar x(u)^2\propto(c+u)^s\,(1+u)^{1-s}$, which at large $u$ is just $u$, as is the variance one starts with. So the variance at $u$ is this very product, and at $u=0$
 #
@@ -778,8 +778,8 @@ def end_variance(guide, times, eta):
     """What a linear chain makes of the variance 1 of its start."""
     process, var = guide.process, 1.0
     for t, then in zip(times[:-1], times[1:], strict=True):
-        belief = guide(one, t, first)
-        gain = process.step(one, belief, t, then, eta, zero)
+        prediction = guide(one, t, first)
+        gain = process.step(one, prediction, t, then, eta, zero)
         loud = eta * process.posterior_std(t, then) if then else 0.0
         var = float(gain) ** 2 * var + loud**2
     return var
@@ -788,7 +788,7 @@ def end_variance(guide, times, eta):
 c, chain = 0.25, DDPM(schedules.cosine(400))
 pair = Nested(chain, c)
 print("   s   p(x)p(y|x)^s   DDIM: chain   c^s    ancestral: chain   (10.13)")
-law = {}
+variances = {}
 for s in (0.5, 1.0, 2.0, 4.0):
     guide = ClassifierGuidance(pair, pair.class_logits, s)
     ddim, ancestral = (
@@ -797,14 +797,14 @@ for s in (0.5, 1.0, 2.0, 4.0):
     integral = c ** (2 * s) * integrate.quad(
         lambda u, s=s: (c + u) ** (-2 * s) * (1 + u) ** (2 * s - 2), 0, torch.inf
     )[0]  # fmt: skip
-    law[s] = tilted, *_ = 1 / (s / c - s + 1), c**s, integral
+    variances[s] = tilted, *_ = 1 / (s / c - s + 1), c**s, integral
     print(
         f"{s:4.1f} {tilted:12.4f} {ddim:15.4f} {c**s:8.4f} {ancestral:14.4f}"
         f" {integral:13.4f}"
     )
     assert abs(ddim / c**s - 1) < 0.06 and abs(ancestral / integral - 1) < 0.06
 
-# %% mystnb={"image": {"alt": "End variance over strength from 0 to 6, logarithmic: three falling curves that cross at s = 1. The tilted law falls slowest, ancestral sampling faster, DDIM fastest, a straight line."}}
+# %% mystnb={"image": {"alt": "End variance over strength from 0 to 6, logarithmic: three falling curves that cross at s = 1. The tilted distribution falls slowest, ancestral sampling faster, DDIM fastest, a straight line."}}
 grid = torch.linspace(0, 6, 61)
 walked = [
     c ** (2 * s) * integrate.quad(
@@ -821,7 +821,7 @@ ax.set(xlabel="strength s", ylabel="variance of class 0")
 _ = ax.legend()
 
 # %% [markdown]
-# *What to see:* all curves meet at $s=0$ and cross at $s=1$, and at $s=4$ DDIM leaves a twentieth of the variance that the tilted law has. Above 1 guidance is *sharper* than its formula, between 0 and 1 wider. So do not read $s$ as an exponent of Bayes' rule; read it as a knob whose scale has to be measured.
+# *What to see:* all curves meet at $s=0$ and cross at $s=1$, and at $s=4$ DDIM leaves a twentieth of the variance that the tilted distribution has. Above 1 guidance is *sharper* than its formula, between 0 and 1 wider. So do not read $s$ as an exponent of Bayes' rule; read it as a knob whose scale has to be measured.
 #
 # ### Temperature
 #
@@ -832,7 +832,7 @@ _ = ax.legend()
 # \tag{10.14}
 # $$
 #
-# Again not the tempered law, and again by the same reason. In the table above $\tau=0.5$ shrinks the clouds as strong guidance does, but around *every* mode of the data alike, where guidance pushes them off the other classes. On images temperature is reported to blur where guidance does not, and that is why the one is used and the other is not {cite}`dhariwal2021diffusion,ho2022classifierfree`.
+# Again not the tempered distribution, and again by the same reason. In the table above $\tau=0.5$ shrinks the clouds as strong guidance does, but around *every* mode of the data alike, where guidance pushes them off the other classes. On images temperature is reported to blur where guidance does not, and that is why the one is used and the other is not {cite}`dhariwal2021diffusion,ho2022classifierfree`.
 
 # %%
 centred = oracle.Mixture(chain, one, zero, c**0.5 * one)
@@ -840,14 +840,14 @@ for tau in (0.5, 0.8, 1.0):
     var = end_variance(Temperature(centred, tau), uniform_times(400, 400), 1.0)
     print(
         f"τ = {tau:.1f}: ancestral {var:.3f}, (10.14) {tau / (2 - tau) * c:.3f},"
-        f" tempered law {tau * c:.3f}"
+        f" tempered distribution {tau * c:.3f}"
     )
     assert abs(var / (tau / (2 - tau) * c) - 1) < 0.05
 
 # %% [markdown]
 # ### Few steps: form 1, form 2, and where the gradient is taken
 #
-# The same pair at $s=1$, where the truth is $c$, and three ways to step: the belief shifted (10.9), the mean shifted by the gradient at $x_t$ (Algorithm 1 as printed), and the mean shifted by the gradient at $\mu$ and the level of arrival (as derived).
+# The same pair at $s=1$, where the truth is $c$, and three ways to step: the prediction shifted (10.9), the mean shifted by the gradient at $x_t$ (Algorithm 1 as printed), and the mean shifted by the gradient at $\mu$ and the level of arrival (as derived).
 
 
 # %%
@@ -864,7 +864,7 @@ def at_mean(pair, times):
 
 
 pair = Nested(process, c)
-print("steps    belief shifted    mean, g at x_t    mean, g at μ")
+print("steps prediction shifted     mean, g at x_t       mean, g at μ")
 parting = {}
 for n in (5, 10, 20, 50, 100, 250):
     times = uniform_times(T, n)
@@ -874,14 +874,18 @@ for n in (5, 10, 20, 50, 100, 250):
     )
     parting[n] = [end_variance(guide, times, 1.0) / c - 1 for guide in guides]
     parting[n].append(at_mean(pair, times) / c - 1)
-    print(f"{n:5d}", *(f"{100 * e:+15.1f} %" for e in parting[n]))
+    print(f"{n:5d}", *(f"{100 * e:+16.1f} %" for e in parting[n]))
 assert parting[250][0] < 0 < parting[250][1]
 assert all(abs(parting[250][i]) < abs(parting[10][i]) / 5 for i in range(3))
 
 # %% mystnb={"image": {"alt": "Relative error of the variance against the number of steps, log-log, three lines for the three forms, all falling with about one over the number of steps."}}
 fig, ax = plt.subplots(figsize=(5, 2.3), dpi=60)
 for i, (name, marker) in enumerate(
-    (("belief shifted", "o"), ("mean, g at $x_t$", "s"), ("mean, g at μ", "^"))
+    (
+        ("prediction shifted", "o"),
+        ("mean, g at $x_t$", "s"),
+        ("mean, g at μ", "^"),
+    )
 ):
     errors = [abs(parting[n][i]) for n in parting]
     ax.loglog(list(parting), errors, marker + "-", label=name)
@@ -955,7 +959,7 @@ assert curves["MNIST, shipped"][1][6] > curves["digits, shipped"][1][6]
 # %% [markdown]
 # *What to see:* the label drowns long before $t=T$; in 784 pixels it can be read through far more noise than in 64. The twin without noise is the best reader of clean scans, and from about $t=400$ on the worst. At $t=1000$ all guess. Where nothing can be read nothing can be guided, so the class is decided in the middle of the chain.
 #
-# Now the shipped classifier of digits (the same recipe, 1,000 updates) guides the shipped digits network, which is not told the class. Ten columns for the classes, in a film: the belief $\hat x_0$ along 20 ancestral steps, for $s=0$, 1 and 10 from the same noise.
+# Now the shipped classifier of digits (the same recipe, 1,000 updates) guides the shipped digits network, which is not told the class. Ten columns for the classes, in a film: the prediction $\hat x_0$ along 20 ancestral steps, for $s=0$, 1 and 10 from the same noise.
 
 # %%
 from ddpmlib.samplers import sample
@@ -984,29 +988,35 @@ frames = [
 ]
 plots.film(
     frames[::2],
-    alt="Film of the belief over 20 steps in three rows of ten digits, strengths 0, 1 and 10. Blurs become digits; the first row shows any digits, the last row 0 to 9 in order.",
+    alt="Film of the prediction over 20 steps in three rows of ten digits, strengths 0, 1 and 10. Blurs become digits; the first row shows any digits, the last row 0 to 9 in order.",
     ncol=10,
     width=400,
 )
 
 # %% [markdown]
-# *What to see:* (one row per strength, weakest on top) the class is decided within a few steps in the middle of the chain, where the classifier begins to read and the belief is not yet made up. Later the pull only sharpens.
+# *What to see:* (one row per strength, weakest on top) the class is decided within a few steps in the middle of the chain, where the classifier begins to read and the prediction is still undecided. Later the pull only sharpens.
 #
 # ## One knob turned: the strength
 #
-# The slides compare scale 1 with scale 10. Here are more of them, with a judge: 300 samples a line, 20 ancestral steps. The judge (`digits-classifier`) has seen neither noise nor samples. `told`: the same network simply told the class, which is what exact guidance with $s=1$ would give; and the classifier on top of that.
+# The slides compare scale 1 with scale 10. Here are more of them, in numbers: 300 samples a line, 20 ancestral steps. The classifier that measures (`digits-classifier`) has seen neither noise nor samples. `told`: the same network simply told the class, which is what exact guidance with $s=1$ would give; and the classifier on top of that.
 
 # %% tags=["nbval-ignore-output"]
-judge, _ = zoo.load("digits-classifier", device="cpu")
+extractor, _ = zoo.load("digits-classifier", device="cpu")
 y = torch.arange(300) % 10
-real = evaluation.reference(judge, digits, 300, y)
+real = evaluation.reference(extractor, digits, 300, y)
 
 
-def measured(belief, seed=0, y=y):
+def measured(denoiser, seed=0, y=y):
     how = evaluation.Sampling(steps=20, eta=1.0, seed=seed)
-    x0 = evaluation.generate(belief, (1, 8, 8), y, how)
+    x0 = evaluation.generate(denoiser, (1, 8, 8), y, how)
     found = evaluation.measure_samples(
-        judge, x0, y, digits, ("agreement", "fid", "pr"), draws=40, real=real
+        extractor,
+        x0,
+        y,
+        digits,
+        ("agreement", "fid", "pr"),
+        draws=40,
+        real=real,
     )
     return found | {"x0": x0}
 
@@ -1019,7 +1029,7 @@ knob = {
     s: measured(guide_digits(shipped, s)) for s in (0.0, 1.0, 4.0, 10.0, 30.0)
 }
 knob["told"] = measured(digits_net)
-# and the classifier around the belief that knows the class already
+# and the classifier around the denoiser that knows the class already
 both = ClassifierGuidance(digits_net, shipped, interval(4.0, 1, 900))
 knob["told, 4"] = measured(both)
 print("        s   agreement [95 %]      Fréchet [95 %]    precision   recall")
@@ -1060,7 +1070,7 @@ for ax in axes:
     _ = ax.legend()
 
 # %% [markdown]
-# *What to see:* with an exact gradient $s=1$ would reach the dotted lines. The trained one gives *half* of the classes at $s=1$, and goes on to nine of ten at $s=10$. (Dhariwal & Nichol met the same with an unconditional model of ImageNet: FID 26.2 without guidance, 33.0 at scale 1, 12.0 at scale 10; weak guidance was *worse* than none.) Here, too, the distance falls as $s$ rises, because the unconditional belief of so small a net is poor, and knowing the class is half of a good digit; it stays far from that of the net that is told.
+# *What to see:* with an exact gradient $s=1$ would reach the dotted lines. The trained one gives *half* of the classes at $s=1$, and goes on to nine of ten at $s=10$. (Dhariwal & Nichol met the same with an unconditional model of ImageNet: FID 26.2 without guidance, 33.0 at scale 1, 12.0 at scale 10; weak guidance was *worse* than none.) Here, too, the distance falls as $s$ rises, because the unconditional prediction of so small a net is poor, and knowing the class is half of a good digit; it stays far from that of the net that is told.
 #
 # The last line of the table puts the classifier *on top of* the label. There is no class left to win, and now the price is plain: every digit is of its class, precision no lower, but recall has fallen, and the distance is no smaller. Fidelity was bought with diversity.
 #
@@ -1081,7 +1091,7 @@ assert class_card.loss[-1][1] < 0.6 * class_card.loss[0][1]
 # The loss cannot go to zero: it is an average over all $t$, and at the late ones nobody could tell the class. Its floor is the mean uncertainty of (10.7).
 
 # %% [markdown]
-# Every cell of the sweep: 5,000 samples of 20 ancestral steps, the unconditional belief guided by the noisy classifier with strength $s$, with and without dynamic thresholding ([chapter 11](11_classifier_free.ipynb) explains that one), brackets for the sampling error. One network and one classifier, so differences inside the brackets mean nothing. The rows come from `python -m ddpmlib.experiments measure guidance` (about two hours of one core).
+# Every cell of the sweep: 5,000 samples of 20 ancestral steps, the unconditional prediction guided by the noisy classifier with strength $s$, with and without dynamic thresholding ([chapter 11](11_classifier_free.ipynb) explains that one), brackets for the sampling error. One network and one classifier, so differences inside the brackets mean nothing. The rows come from `python -m ddpmlib.experiments measure guidance` (about two hours of one core).
 
 # %%
 from ddpmlib import experiments
@@ -1104,7 +1114,7 @@ _ = axes[0].legend(fontsize=7)
 # *What to see:* three things that Bayes' rule did not promise.
 #
 # - **Weak guidance is worse than none.** From $s=0$ to $0.5$ the distance grows by a factor of 2.4 on MNIST and of 1.6 on Fashion-MNIST, and the Inception Score falls below that of the unguided model: the pull is strong enough to lead a sample away from the class it was becoming, and too weak to bring it to another. What stands between two classes is like neither.
-# - **The best strength is not 1.** On MNIST it is 4, where the distance is about twice the floor, 98 % of the samples are what was asked for, and recall is still near that of real images; on Fashion-MNIST the distance falls up to the largest strength that we tried. Held against the network's own difference of beliefs, (10.8), the gradients of noisy classifiers are too short and point elsewhere through most of the chain (the figure at the end of the next section shows it for those of the 8×8 digits), so the knob starts late.
+# - **The best strength is not 1.** On MNIST it is 4, where the distance is about twice the floor, 98 % of the samples are what was asked for, and recall is still near that of real images; on Fashion-MNIST the distance falls up to the largest strength that we tried. Held against the network's own difference of predictions, (10.8), the gradients of noisy classifiers are too short and point elsewhere through most of the chain (the figure at the end of the next section shows it for those of the 8×8 digits), so the knob starts late.
 # - **There is a price.** Recall falls from the first row in which guidance decides anything; the distance follows beyond the best strength: on MNIST $s=8$ gains one point of agreement and costs a factor of three.
 #
 # Dynamic thresholding does harm in every row of these tables; chapter 11 finds out why. The curve of classifier-free guidance stands beside, for comparison; it starts from a model that is told the class, and the same network. The classifier's curve on top of that one:
@@ -1140,8 +1150,8 @@ _ = ax.set_xlabel("class")
 
 # %% mystnb={"image": {"alt": "Six rows of ten digits. Upper three rows, noisy classifier at strengths 1, 10 and 30: digits, more and more the ones asked for. Lower three rows, clean classifier: digits of any class, at strength 30 distorted."}} tags=["nbval-ignore-output"]
 rows = []
-print("                   judge sees     the guide itself    pixels out of")
-print("guide        s     the class      sees the class      range by > 0.5")
+print("            digits-classifier     the guide itself    pixels out of")
+print("guide        s  sees the class      sees the class      range by > 0.5")
 own = {}
 for name, net in trained.items():
     for s in (1.0, 10.0, 30.0):
@@ -1149,7 +1159,7 @@ for name, net in trained.items():
         rows.append(x0[:10])
         with torch.no_grad():
             itself = net(x0, torch.ones(100, dtype=torch.int64))
-        _, logits = features.extract(judge, x0)
+        _, logits = features.extract(extractor, x0)
         own[name, s] = [
             metrics.class_agreement(logits, y[:100]),
             metrics.class_agreement(itself, y[:100]),
@@ -1161,7 +1171,7 @@ names = [f"{name}, {s:g}" for name, s in own]
 _ = labelled(torch.cat(rows), names, 5).set_xlabel("class asked for")
 
 # %% [markdown]
-# *What to see:* compare the two columns of numbers. Guided by the twin, at $s=10$, fewer than half of the digits are what was asked for, yet the twin itself is content with most of them, and pixels run out of range. That is the mark of **adversarial examples** {cite}`goodfellow2015explaining`: the input gradient of an ordinary classifier is the direction in which its *verdict* changes fastest, by small changes of many pixels, and an image need not become a four for that. A classifier that lives with noise cannot be talked round by changes smaller than the noise; what is left for its gradient to use is shape. (No guide is free of this: the noisy one, too, is more pleased with its work than the judge is, but not by half. And at $s=1$ the twin is *not* behind: the noisy one had a short training, and its gradients are shorter. One has to turn the knob to see which guide is honest.)
+# *What to see:* compare the two columns of numbers. Guided by the twin, at $s=10$, fewer than half of the digits are what was asked for, yet the twin itself is content with most of them, and pixels run out of range. That is the mark of **adversarial examples** {cite}`goodfellow2015explaining`: the input gradient of an ordinary classifier is the direction in which its *verdict* changes fastest, by small changes of many pixels, and an image need not become a four for that. A classifier that lives with noise cannot be talked round by changes smaller than the noise; what is left for its gradient to use is shape. (No guide is free of this: the noisy one, too, is more pleased with its work than `digits-classifier` is, but not by half. And at $s=1$ the twin is *not* behind: the noisy one had a short training, and its gradients are shorter. One has to turn the knob to see which guide is honest.)
 #
 # The same at scale, on MNIST: the classifier of the sweep against a twin that saw 1,500 batches of clean digits (which is enough to read them), 5,000 samples each:
 
@@ -1197,11 +1207,11 @@ class Edited(Unconditional):
         self.factor, self.classifier = factor, classifier
 
     def forward(self, x_t, t, y=None):
-        belief = super().forward(x_t, t)
+        prediction = super().forward(x_t, t)
         slope = class_gradient(self.classifier, x_t, t, y)
         scale, std = process.kernel(t, x_t)
         shift = self.factor(scale, std) * slope if t <= 900 else 0.0
-        return type(belief)(belief.x0 + shift)
+        return type(prediction)(prediction.x0 + shift)
 
 
 def right(scale, std):
@@ -1232,13 +1242,13 @@ assert all(v > 40 for name, v in wrong.items() if name not in unseen)
 # %% [markdown]
 # Even a classifier that is exact for clean points is wrong for noisy ones: all its points are of class 0 and none is where class 0 lives. A wrong sign avoids the class; a classifier of another noise schedule pulls in the wrong places. **And one bug cannot be seen**: `std for std²`, the factor of the ε-form pasted into the form for $\hat x_0$, gives samples that no distance tells from right ones. The two factors differ only where there is little noise, and there the class is long decided. Looking at samples does not find it; comparing numbers at one small $t$ does.
 #
-# The tests that catch them, in `tests/test_guidance.py`: the sign fails `test_an_exact_classifier_at_strength_1_gives_the_conditional_belief`, a factor `test_the_score_moves_by_strength_times_the_gradient` and, for the mean form, `test_the_steps_mean_moves_by_strength_sigma_gradient`; a classifier of another process is refused at once, `test_a_classifier_of_another_noise_is_refused`. The clean one is no error of code, and no unit test sees it: only a measurement does.
+# The tests that catch them, in `tests/test_guidance.py`: the sign fails `test_an_exact_classifier_at_strength_1_gives_the_conditional_prediction`, a factor `test_the_score_moves_by_strength_times_the_gradient` and, for the mean form, `test_the_steps_mean_moves_by_strength_sigma_gradient`; a classifier of another process is refused at once, `test_a_classifier_of_another_noise_is_refused`. The clean one is no error of code, and no unit test sees it: only a measurement does.
 #
 # ### 2. The explosion at the first step
 #
 # The exact gradient fades like $\sqrt{\bar\alpha_t}$, (10.8). Does a trained one? The network with and without its label gives the right side of (10.8), so we can hold both classifiers against it, on noised test digits with their true labels:
 
-# %% mystnb={"image": {"alt": "Left: length of the gradient over t, logarithmic. The difference of beliefs falls steeply towards t = 1000, the noisy classifiers flatten out, the clean twin climbs above the others and stays there. Right: cosine between gradient and difference of beliefs: moderate for the noisy classifiers in the middle of the chain, low for the clean one."}} tags=["nbval-ignore-output"]
+# %% mystnb={"image": {"alt": "Left: length of the gradient over t, logarithmic. The difference of predictions falls steeply towards t = 1000, the noisy classifiers flatten out, the clean twin climbs above the others and stays there. Right: cosine between gradient and difference of predictions: moderate for the noisy classifiers in the middle of the chain, low for the clean one."}} tags=["nbval-ignore-output"]
 pick = torch.arange(0, 355, 3)
 test, test_y = data.to_float(digits.x_test[pick]), digits.y_test[pick]
 probe = [20, 100, 200, 300, 400, 500, 600, 700, 800, 900, 950, 1000]
@@ -1252,14 +1262,14 @@ for t in probe:
     )
     with torch.no_grad():
         change = digits_net(x_t, t, test_y).x0 - digits_net(x_t, t).x0
-    by_beliefs = (
+    by_predictions = (
         float(process.scale[t] / process.std[t] ** 2) * change
     ).flatten(1)
-    size["(10.8)"].append(float(by_beliefs.norm(dim=1).mean()))
+    size["(10.8)"].append(float(by_predictions.norm(dim=1).mean()))
     for name, net in guides.items():
         slope = class_gradient(net, x_t, t, test_y).flatten(1)
         size[name].append(float(slope.norm(dim=1).mean()))
-        alike = torch.cosine_similarity(slope, by_beliefs)
+        alike = torch.cosine_similarity(slope, by_predictions)
         cosine[name].append(float(alike.mean()))
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 2.6), dpi=58)
 for name, values in size.items():
@@ -1280,7 +1290,7 @@ assert size["shipped"][-1] > 100 * size["(10.8)"][-1]
 assert max(cosine["clean twin"]) < max(cosine["shipped"])
 
 # %% [markdown]
-# *What to see:* the dashed line, (10.8), falls by more than three orders of magnitude over the last tenth of the chain; the trained noisy ones level off, for a network has no reason to say *nothing at all* with such precision. The clean twin does not know that it is asked about noise. Multiply by $(1-\bar\alpha_t)/\sqrt{\bar\alpha_t}$, which is 20,291 at $t=T$: with $s=4$ and a gradient of length 0.15 the first belief leaps by twelve thousand, in a world of pixels between $-1$ and $1$.
+# *What to see:* the dashed line, (10.8), falls by more than three orders of magnitude over the last tenth of the chain; the trained noisy ones level off, for a network has no reason to say *nothing at all* with such precision. The clean twin does not know that it is asked about noise. Multiply by $(1-\bar\alpha_t)/\sqrt{\bar\alpha_t}$, which is 20,291 at $t=T$: with $s=4$ and a gradient of length 0.15 the first prediction leaps by twelve thousand, in a world of pixels between $-1$ and $1$.
 #
 # The same figure says why $s=1$ was not enough. In the middle of the chain the shipped classifier's gradient is a third to three quarters as long as (10.8), and its cosine with it is only about a half. Its *verdicts* are good; its *gradients* nobody has trained. (With a grain of salt: (10.8) is itself an estimate, made by a small network.)
 #
@@ -1293,17 +1303,17 @@ y100, times = torch.arange(100) % 10, uniform_times(T, 20)
 remedies = {
     "none, η = 0": (ClassifierGuidance(silent, shipped, 4.0), 0.0),
     "interval(4, 1, 900), η = 0": (guide_digits(shipped, 4.0), 0.0),
-    "clipped belief, η = 0": (
+    "clipped prediction, η = 0": (
         StaticThreshold(ClassifierGuidance(silent, shipped, 4.0)), 0.0,
     ),
     "mean shift, η = 1": (MeanShift(silent, shipped, 4.0, times), 1.0),
 }  # fmt: skip
-print(f"{'':28} |x| of the image   judge sees the class")
+print(f"{'':28} |x| of the image   classifier sees the class")
 explosion = {}
-for name, (belief, eta) in remedies.items():
+for name, (denoiser, eta) in remedies.items():
     how = evaluation.Sampling(steps=20, eta=eta)
-    x0 = evaluation.generate(belief, (1, 8, 8), y100, how)
-    _, logits = features.extract(judge, x0)
+    x0 = evaluation.generate(denoiser, (1, 8, 8), y100, how)
+    _, logits = features.extract(extractor, x0)
     explosion[name] = (
         float(x0.abs().mean()),
         metrics.class_agreement(logits, y100),
@@ -1314,7 +1324,7 @@ assert (
 )
 
 # %% [markdown]
-# Without a remedy the images end a hundred times too bright (the judge clips, and still recognises some). Leaving the noisiest times alone, clipping the belief, or shifting the mean as form 2 does, which by (10.11) is shorter by $\sqrt{\bar\alpha_t/\bar\alpha_{t'}}$, almost zero at the first step: each mends it, and the first saves the classifier's calls as well. The test is `test_a_gradient_that_does_not_fade_explodes_at_the_start_and_three_ways_mend_it`.
+# Without a remedy the images end a hundred times too bright (`digits-classifier` is shown them clipped, and still recognises some). Leaving the noisiest times alone, clipping the prediction, or shifting the mean as form 2 does, which by (10.11) is shorter by $\sqrt{\bar\alpha_t/\bar\alpha_{t'}}$, almost zero at the first step: each mends it, and the first saves the classifier's calls as well. The test is `test_a_gradient_that_does_not_fade_explodes_at_the_start_and_three_ways_mend_it`.
 #
 # ## Exercises
 #
@@ -1406,10 +1416,10 @@ exercises.check("10.3", guide)
 # %% [markdown]
 # ### ★★ Exercise 10.4
 #
-# Someone wants DDIM to end with the *variance of the tilted law* of exponent $s$, for class $\mathcal N(0,c)$ in data $\mathcal N(0,1)$. Which constant strength must be used instead? Give a function of $(s, c)$.
+# Someone wants DDIM to end with the *variance of the tilted distribution* of exponent $s$, for class $\mathcal N(0,c)$ in data $\mathcal N(0,1)$. Which constant strength must be used instead? Give a function of $(s, c)$.
 #
 # :::{dropdown} Hint
-# The tilted law has precision $s/c-(s-1)$; set (10.12) equal to its inverse.
+# The tilted distribution has precision $s/c-(s-1)$; set (10.12) equal to its inverse.
 # :::
 
 # %%
@@ -1435,7 +1445,7 @@ exercises.check("10.4", equivalent_strength)
 #
 # 1. *Derive.* A check for what follows: solve (10.13) at $s=2$. What ancestral sampling leaves in fine steps is a polynomial in $c$.
 # 2. *Follow.* On the pair of this section (data $\mathcal N(0,1)$, class $\mathcal N(0,c)$) each step of a guided chain multiplies $x_t$ by a number and adds noise. Follow the variance from 1 at $t=T$ to the end, for any `times` and any $\eta$. With 400 steps and $\eta=1$ you should meet your polynomial, with $\eta=0$ (10.12).
-# 3. *Invert.* Write `calibrate(s, c, alpha_bar, times, eta)`: the constant strength at which this chain ends with the variance of the tilted law of exponent $s\ge1$. For many steps and $\eta=0$ that is exercise 10.4, for few it is not.
+# 3. *Invert.* Write `calibrate(s, c, alpha_bar, times, eta)`: the constant strength at which this chain ends with the variance of the tilted distribution of exponent $s\ge1$. For many steps and $\eta=0$ that is exercise 10.4, for few it is not.
 # 4. *Look.* How does the strength depend on the number of steps, and on $\eta$? What would you tell someone who copies $s=4$ from a paper that sampled with 250 steps, and takes 10?
 #
 # The check takes `(doubled, calibrate)`: the polynomial of part 1 and the function of part 3.
@@ -1487,7 +1497,7 @@ assert (
     abs(left_over(2, 0.25, chain.alpha_bar, fine, 1) / doubled(0.25) - 1) < 0.06
 )
 assert abs(left_over(2, 0.25, chain.alpha_bar, fine, 0) / 0.25**2 - 1) < 0.06
-print("strength for the tilted law of s = 4, c = 1/4")
+print("strength for the tilted distribution of s = 4, c = 1/4")
 print("steps      η = 0   η = 1")
 for n in (5, 10, 25, 100, 400):
     found = [
@@ -1502,8 +1512,8 @@ print(f"exercise 10.4 {equivalent_strength(4, 0.25):.2f}")
 # ## Recap
 #
 # 1. A denoiser is a score, and a score is enough to sample: Langevin's noise and drift leave $p$ alone and drive everything else to it.
-# 2. A finite step widens the law by a known amount; between distant modes chains never cross, so the weights of modes must be settled at high noise. That is what annealing, and every diffusion sampler, does.
-# 3. Bayes' rule on scores: add the gradient of a classifier of *noisy* images. Said of the belief it fits every sampler; said of the mean it is the same to first order.
+# 2. A finite step widens the distribution by a known amount; between distant modes chains never cross, so the weights of modes must be settled at high noise. That is what annealing, and every diffusion sampler, does.
+# 3. Bayes' rule on scores: add the gradient of a classifier of *noisy* images. Said of the prediction it fits every sampler; said of the mean it is the same to first order.
 # 4. $s=1$ with an exact classifier is the conditional model. Other strengths are not $p(x)\,p(y\mid x)^s$, above 1 they are sharper, and samplers differ.
 # 5. Trained classifiers have good verdicts and poor gradients: they need large $s$, must see noise in training, and must be kept away from the first steps.
 #
@@ -1521,6 +1531,6 @@ equations.table("10")
 # - Sohl-Dickstein et al. (2015) {cite}`sohldickstein2015deep`: the idea of multiplying a diffusion by a second distribution, before there was anything to guide with.
 # - Song & Ermon (2019), *Generative modeling by estimating gradients of the data distribution* {cite}`song2019generative`: scores, annealed Langevin, and why plain chains miss the weights of modes.
 # - Song et al. (2021), *Score-based generative modeling through SDEs* {cite}`song2021score`: predictor and corrector, and guidance of the reverse SDE.
-# - Roberts & Tweedie (1996), *Exponential convergence of Langevin distributions and their discrete approximations* {cite}`roberts1996exponential`: when the unadjusted chain has a law at all.
+# - Roberts & Tweedie (1996), *Exponential convergence of Langevin distributions and their discrete approximations* {cite}`roberts1996exponential`: when the unadjusted chain has a stationary distribution at all.
 # - Vincent (2011) {cite}`vincent2011connection` and Efron (2011) {cite}`efron2011tweedie`: denoising and scores.
 # - Goodfellow, Shlens & Szegedy (2015), *Explaining and harnessing adversarial examples* {cite}`goodfellow2015explaining`: what the input gradient of an ordinary classifier looks like.

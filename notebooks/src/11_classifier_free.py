@@ -70,14 +70,14 @@ for row, w in enumerate(weights):
 # After this chapter you can
 #
 # - derive classifier-free guidance from Bayes' rule, in $\varepsilon$, $x_0$ and $v$, and translate between its two conventions without an off-by-one;
-# - say why dropping labels makes one network learn both beliefs, and what happens if one forgets to;
+# - say why dropping labels makes one network learn both predictions, and what happens if one forgets to;
 # - compute exactly what a guided chain samples for Gaussians, and why that is *not* the sharpened distribution that the formula seems to promise;
 # - explain why guided images saturate, what the two thresholds do about it, and on which data which of them fails;
 # - read the fidelity–diversity curve, and choose $w$ and the interval of times to use it in.
 #
 # ## The idea in a picture
 #
-# Three classes in the plane, each a Gaussian, close enough to overlap. Their exact beliefs are known: $\mathbb E[x_0\mid x_t, y]$ with the class, $\mathbb E[x_0\mid x_t]$ without. Classifier-free guidance goes from the second to the first *and then further in the same direction*, $w$ times as far again:
+# Three classes in the plane, each a Gaussian, close enough to overlap. Their exact predictions are known: $\mathbb E[x_0\mid x_t, y]$ with the class, $\mathbb E[x_0\mid x_t]$ without. Classifier-free guidance goes from the second to the first *and then further in the same direction*, $w$ times as far again:
 
 # %% mystnb={"image": {"alt": "Four scatter plots of three overlapping clouds of points in three colours. With w = minus one the colours are mixed; with 0 each cloud has its own place; with 1 and 4 the clouds shrink and move outwards, past the crosses that mark the class means."}}
 from ddpmlib.denoiser import oracle
@@ -155,7 +155,7 @@ def by_ddim(w):
     return x, bell / torch.gradient(x, spacing=(z,))[0]
 
 
-def by_dice(w, n=6000):
+def by_ancestral(w, n=6000):
     one = torch.ones(n, dtype=torch.int64)
     start = torch.randn(n, generator=seeded(0), dtype=f64)
     guide, g = ClassifierFree(line, w), seeded(1)
@@ -167,11 +167,11 @@ def by_dice(w, n=6000):
 fig, axes = plt.subplots(1, 3, figsize=(7.5, 2.4), sharex=True, dpi=62)
 far = {}
 for ax, w in zip(axes, (0.0, 1.0, 4.0), strict=True):
-    truth, (x, density), dice = tilted(w), by_ddim(w), by_dice(w)
+    truth, (x, density), ancestral = tilted(w), by_ddim(w), by_ancestral(w)
     other = 0.5 * line.given(0).log_prob(grid, 0).exp()
     ax.fill_between(grid, other, color="0.88", label="class 0")
     look = {"color": plots.ORANGE, "alpha": 0.5, "label": "ancestral"}
-    ax.hist(dice, 60, density=True, **look)
+    ax.hist(ancestral, 60, density=True, **look)
     ax.plot(grid, truth, color="k", lw=1, label="tilted")
     ax.plot(x, density, color=plots.BLUE, label="DDIM")
     ax.set(xlabel="x", title=f"w = {w:g}", xlim=(-2, 2.3))
@@ -179,7 +179,7 @@ for ax, w in zip(axes, (0.0, 1.0, 4.0), strict=True):
     far[w] = (
         float(truth[grid > 0.65].sum()) * width,
         float(inside[x > 0.65].sum()),
-        float((dice > 0.65).double().mean()),
+        float((ancestral > 0.65).double().mean()),
     )
 axes[0].set_ylabel("density")
 _ = axes[0].legend(fontsize=7, loc="upper left")
@@ -221,7 +221,7 @@ assert far[4.0][0] < 0.65 and far[4.0][1] > 0.99 and far[4.0][2] > 0.8
 # \tag{11.3}
 # $$
 #
-# This is the form to remember: *an extrapolation*. $w=0$ is the conditional model, $w=-1$ the unconditional one, in between one interpolates, beyond zero one goes on past what the model believes. Two honest remarks. First, (11.1) holds for exact scores. The difference of two *learned* scores need not be the gradient of anything; the "implicit classifier" is a guide to the
+# This is the form to remember: *an extrapolation*. $w=0$ is the conditional model, $w=-1$ the unconditional one, in between one interpolates, beyond zero one goes on past what the model predicts. Two honest remarks. First, (11.1) holds for exact scores. The difference of two *learned* scores need not be the gradient of anything; the "implicit classifier" is a guide to the
 # thought. Second, (11.2) says nothing about the reverse variance. Our `mnist` has learned one; we keep the conditional answer and do not extrapolate a logarithm of a variance.
 #
 # ### Two conventions
@@ -237,7 +237,7 @@ assert far[4.0][0] < 0.65 and far[4.0][1] > 0.99 and far[4.0][2] > 0.8
 #
 # The famous scale 7.5 of Stable Diffusion is $w=6.5$ here, and Imagen's $w$ is our $1+w$ under the same letter. The scale of classifier guidance around an *unconditional* model is also such an $s$.
 #
-# ### One network for both beliefs
+# ### One network for both predictions
 #
 # Two networks would do. Ho & Salimans found a cheaper way: during training each label is replaced by a further, empty label $\varnothing$ with probability $p$, whatever the image. Call what the network is given $\tilde y$. The loss is then, split by that coin,
 #
@@ -253,7 +253,7 @@ assert far[4.0][0] < 0.65 and far[4.0][1] > 0.99 and far[4.0][2] > 0.8
 # \varepsilon^*(x_t,\varnothing)={}&\mathbb E[\varepsilon\mid x_t]=\textstyle\sum_c q(c\mid x_t)\,\mathbb E[\varepsilon\mid x_t,y=c] . \tag{11.5}
 # \end{align*}
 #
-# So the null label learns the unconditional model of *all* data, for any $0<p<1$: $p$ does not move the optimum, it only shares out the training. The conditional belief gets $1-p$ of the examples, the null belief $p$. Ho & Salimans tried 0.1, 0.2 and 0.5: the first two did about equally well, 0.5 worse. Ours stand in a table below. If the dropping depended on the image (only blurry pictures lose their
+# So the null label learns the unconditional model of *all* data, for any $0<p<1$: $p$ does not move the optimum, it only shares out the training. The conditional prediction gets $1-p$ of the examples, the null prediction $p$. Ho & Salimans tried 0.1, 0.2 and 0.5: the first two did about equally well, 0.5 worse. Ours stand in a table below. If the dropping depended on the image (only blurry pictures lose their
 # label, say), (11.5) would be false; captions that are missing in the data are *not* a substitute for a coin.
 #
 # The price at sampling time is two answers per step. They are asked in one batch of twice the size, which a GPU that is not full answers in hardly more time.
@@ -303,7 +303,7 @@ assert far[4.0][0] < 0.65 and far[4.0][1] > 0.99 and far[4.0][2] > 0.8
 # \mu&=m\,\frac{1-\rho^{\,w+1}}{1-\rho}=m\,(1+\rho+\dots+\rho^{w}) . \tag{11.10}
 # \end{align*}
 #
-# (The sum is for whole $w$; at $w=-\frac12$ the variance is the limit, $c\log(1/\rho)/(1-\rho)$.) Three different laws for one $w$. At $w=0$ all are $\mathcal N(m,c)$; at $w=-1$ both samplers give $\mathcal N(0,C)$, as they must, and so does the tilt. For $w\to\infty$ all three means tend to the same point, $m/(1-\rho)$, where $p(y\mid x)$ is largest; but the tilted variance falls like $1/w$, the ancestral one to half of that, and DDIM's exponentially. Sympy, on the equations and the substitutions:
+# (The sum is for whole $w$; at $w=-\frac12$ the variance is the limit, $c\log(1/\rho)/(1-\rho)$.) Three different distributions for one $w$. At $w=0$ all are $\mathcal N(m,c)$; at $w=-1$ both samplers give $\mathcal N(0,C)$, as they must, and so does the tilt. For $w\to\infty$ all three means tend to the same point, $m/(1-\rho)$, where $p(y\mid x)$ is largest; but the tilted variance falls like $1/w$, the ancestral one to half of that, and DDIM's exponentially. Sympy, on the equations and the substitutions:
 
 # %% tags=["hide-input"]
 import sympy as sp
@@ -323,7 +323,7 @@ for k in (-1, 0, 1, 2, 3, 4):  # whole weights: the integrals in closed form
     inner = sp.integrate(r**k, (r, 1, 1 / rho)) if k != -1 else sp.log(1 / rho)
     mean = c * rho**k * (1 + k) * m * inner / (C - c)
     assert sp.simplify(mean - m * (1 - rho ** (k + 1)) / (1 - rho)) == 0
-    # the tilted law: adding the exponents of the two Gaussians
+    # the tilted distribution: adding the exponents of the two Gaussians
     slope = (1 + k) / c - sp.Integer(k) / C
     assert sp.simplify(1 / slope - c / (1 + k - k * rho)) == 0
 ratio = (C + u) / (c + u)
@@ -337,7 +337,7 @@ for k in (0, 2, 4):  # the DDIM mean solves its equation: checked by numbers
     part = sp.integrate((1 + q**2) ** sp.Rational(k, 2), (q, 0, sp.sqrt(3)))
     book = (1 + k) * sp.sqrt(sp.Rational(1, 4) ** (1 + k) / sp.Rational(3, 4))
     assert abs(found - float(book * part)) < 1e-6
-print("the tilted, the DDIM and the ancestral law agree with sympy")
+print("the tilted, the DDIM and the ancestral formula agree with sympy")
 
 # %% [markdown]
 # And numerically: a chain of affine steps maps a Gaussian to a Gaussian, so the library's own sampler can be followed exactly, without a single random number.
@@ -351,7 +351,7 @@ from scipy import integrate
 
 
 class Pair:
-    """Exact beliefs: label 0 is N(m, c), the null label 1 is N(0, 1)."""
+    """Exact predictions: label 0 is N(m, c), the null label 1 is N(0, 1)."""
 
     def __init__(self, m, c):
         self.process = process
@@ -367,7 +367,7 @@ class Pair:
         return Prediction(torch.where(y == 1, null, inside))
 
 
-def law(denoiser, eta, times):
+def moments(denoiser, eta, times):
     """Mean and variance at the end of a chain of affine steps from N(0, 1)."""
     x, zero = torch.tensor([0.0, 1], dtype=f64), torch.zeros(2, dtype=f64)
     y, mean, var = torch.zeros(2, dtype=torch.int64), 0.0, 1.0
@@ -386,11 +386,11 @@ def closed(w, rho, m=1.0):
     part, _ = integrate.quad(lambda q: (1 + q * q) ** (w / 2), 0, top)
     ddim = (1 + w) * m * (rho ** (1 + w) / (1 - rho)) ** 0.5 * part
     free = 1 + w - w * rho
-    dice = rho * (1 - rho ** (2 * w + 1)) / ((2 * w + 1) * (1 - rho))
+    ancestral = rho * (1 - rho ** (2 * w + 1)) / ((2 * w + 1) * (1 - rho))
     return {
         "tilted": (m * (1 + w) / free, rho / free),
         "DDIM": (ddim, rho ** (1 + w)),
-        "ancestral": (m * (1 - rho ** (w + 1)) / (1 - rho), dice),
+        "ancestral": (m * (1 - rho ** (w + 1)) / (1 - rho), ancestral),
     }
 
 
@@ -399,7 +399,7 @@ print("   w       tilted     DDIM (11.9)    chain   ancestral (11.10)  chain")
 for w in (-1.0, 0.0, 1.0, 2.0, 4.0, 8.0):
     book, guide = closed(w, 0.25), ClassifierFree(Pair(1.0, 0.25), w)
     found = {
-        name: law(guide, eta, uniform_times(T, 500))
+        name: moments(guide, eta, uniform_times(T, 500))
         for name, eta in (("DDIM", 0.0), ("ancestral", 1.0))
     }
     cells = [book["tilted"]]
@@ -410,7 +410,7 @@ for w in (-1.0, 0.0, 1.0, 2.0, 4.0, 8.0):
     print(f"{w:4g}  ", *(f"{mu:5.2f} {v:6.4f}  " for mu, v in cells))
 
 # %% [markdown]
-# At $w=2$ the sharpened density would sit at $1.2$ of the class's mean; ancestral sampling sits at $1.31$ with two thirds of the right variance, DDIM at $1.5$ with a sixth of it. Guidance is *stronger than its formula*, and the deterministic sampler overdoes it most. None of this is a fault of a network: the beliefs were exact.
+# At $w=2$ the sharpened density would sit at $1.2$ of the class's mean; ancestral sampling sits at $1.31$ with two thirds of the right variance, DDIM at $1.5$ with a sixth of it. Guidance is *stronger than its formula*, and the deterministic sampler overdoes it most. None of this is a fault of a network: the predictions were exact.
 #
 # ## From scratch, then from the library
 
@@ -446,7 +446,7 @@ assert torch.allclose(
 print("ten lines and the library agree; (11.2) holds for the noise")
 
 # %% [markdown]
-# In the library guidance is a *denoiser around a denoiser*: it edits the belief and knows no sampler, so DDIM, ancestral sampling, inversion or Langevin run it unchanged. `w` may be a number, one number per sample, or a function of $t$.
+# In the library guidance is a *denoiser around a denoiser*: it edits the prediction and knows no sampler, so DDIM, ancestral sampling, inversion or Langevin run it unchanged. `w` may be a number, one number per sample, or a function of $t$.
 #
 # ## Train it here, with and without label dropout
 #
@@ -482,15 +482,15 @@ def train(label_dropout, updates=200):
 nets = {"dropout 10 %": train(0.1), "no dropout": train(0.0)}
 
 # %% [markdown]
-# The second network has a null embedding, too: it is a row of the table, filled by the random generator and never touched since. Nothing refuses to be asked with it. The judge is a classifier of clean scans; *variety* is the mean squared distance of an image to the mean of its class, *out of range* the share of pixels with $|x|>1.05$; Fréchet distances are between
+# The second network has a null embedding, too: it is a row of the table, filled by the random generator and never touched since. Nothing refuses to be asked with it. We measure with a classifier of clean scans; *variety* is the mean squared distance of an image to the mean of its class, *out of range* the share of pixels with $|x|>1.05$; Fréchet distances are between
 # features of 100 samples and of the training scans.
 
 # %% tags=["nbval-ignore-output"]
 from ddpmlib.evaluation import features, metrics
 
-digit_judge, _ = zoo.load("digits-classifier", device="cpu")
-real, _ = features.extract(digit_judge, scans.x_train)
-unseen, _ = features.extract(digit_judge, scans.x_test[:100])
+digits_classifier, _ = zoo.load("digits-classifier", device="cpu")
+real, _ = features.extract(digits_classifier, scans.x_train)
+unseen, _ = features.extract(digits_classifier, scans.x_test[:100])
 hundred = torch.arange(100) % 10
 digit_noise = torch.randn(100, 1, 8, 8, generator=seeded(3))
 
@@ -514,7 +514,7 @@ def drawn(denoiser, y=hundred, eta=0.0):
 
 
 def measured(x, y=hundred):
-    h, logits = features.extract(digit_judge, x)
+    h, logits = features.extract(digits_classifier, x)
     return {
         "Fréchet": metrics.frechet_distance(h, real),
         "agreement": metrics.class_agreement(logits, y),
@@ -554,13 +554,13 @@ for ax, rows, name in zip(axes, (tiles[:4], tiles[4:]), nets, strict=True):
 
 # %% [markdown]
 # *What to see:* at $w=0$, second row, neither network is ahead; a conditional model does not need label dropout. (Two hundred updates are few, so both have much to mend.) They differ in the row above: left, $w=-1$ draws digits of *any* class, as (11.5) promises; right, the same question is answered by a network that has never heard it, with washed-out averages. And so they differ below.
-# Left, guidance reduces variety, as on exact beliefs (and at $w=6$ its images are as contrasted as any). Right, (11.3) extrapolates **away from a random direction**: contrast explodes already at $w=2$, and variety *rises* far above that of the plain model.
+# Left, guidance reduces variety, as on exact predictions (and at $w=6$ its images are as contrasted as any). Right, (11.3) extrapolates **away from a random direction**: contrast explodes already at $w=2$, and variety *rises* far above that of the plain model.
 #
 # Mind what does *not* show it. Class agreement goes to 100 % in both, and even the Fréchet distance of a hundred samples falls in both: going away from a *worse version of oneself* mends an undertrained network, whatever made the version worse (Karras et al. 2024 made a method of that). A guided model without null training does not fail loudly. It looks like a $w$ that was chosen too large; the sure sign is the row $w=-1$.
 #
 # ## Saturation, and what thresholds do
 #
-# Beliefs of a perfect model are averages of images, so they lie in $[-1,1]$. The extrapolation (11.3) need not. If $\hat x_c,\hat x_\varnothing\in[-1,1]$ and $w\ge0$, then $|\hat x_c-\hat x_\varnothing|\le2$ and
+# Predictions of a perfect model are averages of images, so they lie in $[-1,1]$. The extrapolation (11.3) need not. If $\hat x_c,\hat x_\varnothing\in[-1,1]$ and $w\ge0$, then $|\hat x_c-\hat x_\varnothing|\le2$ and
 #
 # $$
 # |\hat x_0|\;\le\;1+2w .
@@ -574,7 +574,7 @@ for ax, rows, name in zip(axes, (tiles[:4], tiles[4:]), nets, strict=True):
 # \text{dynamic:}\quad&\operatorname{clip}(\hat x_0,-b,b)/b\quad\text{with}\quad b=\max\big(1,\ Q_{99.5\,\%}(|\hat x_0|)\big) . \tag{11.12}
 # \end{align*}
 #
-# Static thresholding leaves every pixel that was pushed out exactly on the border: the image saturates. Dynamic thresholding (Saharia et al., Imagen) finds out how far *this* image has left, and pulls it all in by the same factor, so that pixels which differed still differ. Either way the noise that goes with the belief must be formed anew,
+# Static thresholding leaves every pixel that was pushed out exactly on the border: the image saturates. Dynamic thresholding (Saharia et al., Imagen) finds out how far *this* image has left, and pulls it all in by the same factor, so that pixels which differed still differ. Either way the noise that goes with the prediction must be formed anew,
 #
 # $$
 # \hat\varepsilon=\frac{x_t-\sqrt{\bar\alpha_t}\;\hat x_0}{\sqrt{1-\bar\alpha_t}},
@@ -583,7 +583,7 @@ for ax, rows, name in zip(axes, (tiles[:4], tiles[4:]), nets, strict=True):
 #
 # from the thresholded $\hat x_0$, else the two no longer add up to $x_t$ and the next state is not of the process. (`process.step` takes $\hat x_0$ alone and cannot commit that fault.)
 
-# %% tags=["nbval-ignore-output"] mystnb={"image": {"alt": "Left: curves of the 99.5 percent quantile of the belief's size over time, from 1000 to 0: at w = 0 always one, at w = 8 above 6 at first and falling to about one. Right: three rows of digits, w = 4, without threshold, static: both clean; dynamic: grey speckled backgrounds, one or two digits destroyed."}}
+# %% tags=["nbval-ignore-output"] mystnb={"image": {"alt": "Left: curves of the 99.5 percent quantile of the prediction's size over time, from 1000 to 0: at w = 0 always one, at w = 8 above 6 at first and falling to about one. Right: three rows of digits, w = 4, without threshold, static: both clean; dynamic: grey speckled backgrounds, one or two digits destroyed."}}
 from ddpmlib.guidance import DynamicThreshold, StaticThreshold
 
 fig, (left, right) = plt.subplots(
@@ -591,10 +591,10 @@ fig, (left, right) = plt.subplots(
 )
 reach = {}
 for w, chain in chains.items():
-    beliefs = torch.stack([s.x0.flatten(1).abs() for s in chain[1:]])
-    reach[w] = beliefs.quantile(0.995, dim=2).mean(1)
+    predictions = torch.stack([s.x0.flatten(1).abs() for s in chain[1:]])
+    reach[w] = predictions.quantile(0.995, dim=2).mean(1)
     left.plot([s.t for s in chain[:-1]], reach[w], ".-", label=f"w = {w:g}")
-    assert beliefs.max() < 1.2 * (1 + 2 * w)  # (11.11), for a net's beliefs
+    assert predictions.max() < 1.2 * (1 + 2 * w)  # (11.11), for a net
 left.set(xlabel="time t (steps)", ylabel="99.5 % quantile of $|\\hat x_0|$")
 left.invert_xaxis()
 left.legend(fontsize=8)
@@ -617,12 +617,12 @@ assert reach[8.0][0] > 4 > reach[4.0][0] > 3 > 1.2 > reach[0.0].max()
 assert kept["dynamic"].median() > kept["static"].median() + 0.01
 
 # %% [markdown]
-# *What to see:* on the left, (11.11) at work: with $w=8$ the first beliefs reach more than six times the range, and most of that is gone when the image is finished. On the right, **dynamic thresholding is the worse remedy here**: grey, speckled backgrounds, now and then a ruined digit, where no threshold at all does no visible harm, and clipping none. Why, if it made Imagen's photographs better? Division by $b$ is right if the whole image is too contrasted. On MNIST four pixels of five are background, and the belief
+# *What to see:* on the left, (11.11) at work: with $w=8$ the first predictions reach more than six times the range, and most of that is gone when the image is finished. On the right, **dynamic thresholding is the worse remedy here**: grey, speckled backgrounds, now and then a ruined digit, where no threshold at all does no visible harm, and clipping none. Why, if it made Imagen's photographs better? Division by $b$ is right if the whole image is too contrasted. On MNIST four pixels of five are background, and the prediction
 # that they are $-1$ is *true*. The pixels that overshoot most set $b$, nearly 4 in the first step (left, green), and the division turns certain black into a grey of about $-1/4$. The chain walks on from states that no network was trained on, and some never find back. Where data live at the ends of the range (ink, masks, line drawings), clip; where they live inside (photographs), rescaling is said to be better. Below, the same with thousands of samples, in which strong guidance with this threshold is ruin; at weak guidance on MNIST it only takes back some of $w$.
 #
 # ## One knob turned: when to guide
 #
-# At the start of the chain $x_T$ tells nothing. The beliefs are the means of the class and of all data, so (11.3) is
+# At the start of the chain $x_T$ tells nothing. The predictions are the means of the class and of all data, so (11.3) is
 #
 # $$
 # \hat x_0(x_T)\approx\mu_c+w\,(\mu_c-\mu),\qquad\mu_c=\mathbb E[x_0\mid y=c],\quad \mu=\mathbb E[x_0] ,
@@ -658,7 +658,7 @@ assert right_bump["late"] < 0.6 and right_bump["early"] > 0.9
 # %% [markdown]
 # *What to see:* black is the class itself. Early guidance alone all but loses the left bump, as (11.14) says it must; so does the middle, where on this line the two bumps are still being decided between. Late guidance keeps both, and only pulls in the side that faces the other class. Which noise levels are "early" is a matter of the data. The same on the MNIST model:
 
-# %% tags=["nbval-ignore-output"] mystnb={"image": {"alt": "Left: the root mean square difference between the conditional and the null belief falls over the chain from about a quarter to nearly zero. Right: five rows of digits: no guidance, all times, early, middle, late. Early looks like all times; middle and late look like no guidance, tidied."}}
+# %% tags=["nbval-ignore-output"] mystnb={"image": {"alt": "Left: the root mean square difference between the conditional and the null prediction falls over the chain from about a quarter to nearly zero. Right: five rows of digits: no guidance, all times, early, middle, late. Early looks like all times; middle and late look like no guidance, tidied."}}
 plain = chains[0.0]
 with torch.no_grad():
     gap = [
@@ -688,7 +688,7 @@ print("  ", ", ".join(f"{k} {v:.2f}" for k, v in change.items()))
 assert gap[0] > 10 * gap[-1] and change["early"] > 2 * change["late"]
 
 # %% [markdown]
-# *What to see:* left, how far the two beliefs are apart along the unguided chain (the middle interval is grey): an eighth of the range at first, nearly nothing at the end. Right: guiding *early* makes nearly the whole change, the bold look-alikes of "all times"; middle and late guidance leave the handwriting as it was. In numbers, on the 8×8 digits, three sets of noise:
+# *What to see:* left, how far the two predictions are apart along the unguided chain (the middle interval is grey): an eighth of the range at first, nearly nothing at the end. Right: guiding *early* makes nearly the whole change, the bold look-alikes of "all times"; middle and late guidance leave the handwriting as it was. In numbers, on the 8×8 digits, three sets of noise:
 
 # %% tags=["nbval-ignore-output"]
 digits, _ = zoo.load("digits", device="cpu")
@@ -862,7 +862,7 @@ for name in ("mnist", "fashion_mnist"):
 # %% [markdown]
 # What 99 % costs: on MNIST between 0.7 and 1.3 in distance above the unguided model (0.27), or 0.2 for one who is content with the 98.96 % of the last third; on Fashion-MNIST, with guidance at all times, *nothing*: the distance (unguided 3.16) is lower, and the price is paid in recall alone.
 #
-# ### Three ways to end a belief
+# ### Three ways to treat a prediction
 #
 # Without a threshold, clipped to the range of images, and with the dynamic one; MNIST, then Fashion-MNIST:
 
@@ -885,11 +885,11 @@ Markdown(experiments.guidance_dropout.table())
 # %% [markdown]
 # *What to see:* first the net that never dropped a label. As on the small digits above, its *distance* does not give it away: at $w=1$ and $w=4$ it is that of the net with 10 %. The other columns do: at $w=1$ five of six of its pixels are out of range and five times as many are white as in real digits; at $w=4$ recall is a twentieth.
 #
-# Among the others, $w=0$ prefers small $p$, as it should, the conditional belief having more examples, but by less than a second seed could undo. Under guidance **the order is reversed, and clearly**: with 50 % the distance at $w=1$ is half of that with 10 %, and at $w=4$ two fifths. Ho & Salimans found 50 % the worst of three; this net is small and its training short. An explanation that fits (11.5), and that no row here proves: a null belief that was shown a tenth of the examples is not the unconditional model yet, and $w$ multiplies whatever else separates it from the conditional one.
+# Among the others, $w=0$ prefers small $p$, as it should, the conditional prediction having more examples, but by less than a second seed could undo. Under guidance **the order is reversed, and clearly**: with 50 % the distance at $w=1$ is half of that with 10 %, and at $w=4$ two fifths. Ho & Salimans found 50 % the worst of three; this net is small and its training short. An explanation that fits (11.5), and that no row here proves: a null prediction that was shown a tenth of the examples is not the unconditional model yet, and $w$ multiplies whatever else separates it from the conditional one.
 #
 # ### A film
 #
-# The beliefs $\hat x_0$ of the four chains of the opening figure, from the first step to the last, for four of the classes. Rows from the top: $w=0,1,4,8$.
+# The predictions $\hat x_0$ of the four chains of the opening figure, from the first step to the last, for four of the classes. Rows from the top: $w=0,1,4,8$.
 
 # %%
 some = [0, 2, 5, 9]  # classes
@@ -912,7 +912,7 @@ plots.film(
 # Four mistakes, each one token long, on the MNIST model, at $w=4$ with a static threshold unless the text says otherwise. `roles swapped` computes $(1+w)\,\hat\varepsilon_\varnothing-w\,\hat\varepsilon_c$. `s for w` passes the other convention's number: a recipe says "scale 4", meaning $s=4$, $w=3$, and 4 is passed; here we go to where it shows, scale 1, "no guidance", passed as $w=1$. `null = 0` uses class 0 as the null label. `stale ε` thresholds $\hat x_0$ and keeps the old $\hat\varepsilon$.
 
 # %% mystnb={"image": {"alt": "Six rows of ten digits. Correct: clean 0 to 9. Roles swapped: no column shows its class. Scale 1 meant: plain model. Scale 1 passed as w = 1: bolder. Null = 0: the column of 0 differs from the correct one, the others are clean digits. Stale epsilon: digits of other classes, as with swapped roles."}} tags=["nbval-ignore-output"]
-judge, _ = zoo.load("mnist-classifier", device="cpu")
+classifier, _ = zoo.load("mnist-classifier", device="cpu")
 
 
 @torch.no_grad()
@@ -946,7 +946,7 @@ _ = plots.grid(torch.cat(list(shown.values())), ax=ax)
 found = {}
 for row, (name, x) in enumerate(shown.items()):
     ax.text(-4, side * (row + 0.5), name, ha="right", va="center", size=9)
-    _, logits = features.extract(judge, x)
+    _, logits = features.extract(classifier, x)
     found[name] = metrics.class_agreement(logits, ten)
     print(
         f"{name:14} agreement {found[name]:4.0%}   ink (mean pixel) {x.mean():5.2f}"
@@ -959,10 +959,10 @@ assert (
 )
 
 # %% [markdown]
-# *What to see:* row 2, the wrong sign, is loud: every column shows anything but its class. Row 4 against row 3 is the quiet one: both are fine digits, and nothing tells you that the "unguided" baseline of your table is guided. Row 5 is quiet, too. Look at the column of 0: there label and "null" are the same and guidance is off, so the zero is that of row 3; all others are driven away from zeros instead of from the average digit, and the judge reads every one of them. Row 6 breaks (11.13) and is as bad as the wrong sign, for
-# a reason worth a minute: the noise of the *raw* belief is $(x_t-\sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$, with the whole overshoot subtracted. The clip takes the push away from $\hat x_0$ and leaves its recoil in $\hat\varepsilon$: the sum is guidance *away* from the class.
+# *What to see:* row 2, the wrong sign, is loud: every column shows anything but its class. Row 4 against row 3 is the quiet one: both are fine digits, and nothing tells you that the "unguided" baseline of your table is guided. Row 5 is quiet, too. Look at the column of 0: there label and "null" are the same and guidance is off, so the zero is that of row 3; all others are driven away from zeros instead of from the average digit, and the classifier reads every one of them. Row 6 breaks (11.13) and is as bad as the wrong sign, for
+# a reason worth a minute: the noise of the *raw* prediction is $(x_t-\sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$, with the whole overshoot subtracted. The clip takes the push away from $\hat x_0$ and leaves its recoil in $\hat\varepsilon$: the sum is guidance *away* from the class.
 #
-# The tests that catch them, in `tests/test_guidance.py`: `test_w_weighs_as_the_book_says` and `test_classifier_free_is_classifier_guidance_of_strength_1_plus_w` (roles, sign and convention, on a mixture with exact beliefs), `test_the_null_label_of_a_network_is_what_y_none_means` and `test_both_passes_are_one_batch_with_the_null_label_behind` (null label), `test_the_noise_is_that_of_the_thresholded_belief` (stale $\hat\varepsilon$).
+# The tests that catch them, in `tests/test_guidance.py`: `test_w_weighs_as_the_book_says` and `test_classifier_free_is_classifier_guidance_of_strength_1_plus_w` (roles, sign and convention, on a mixture with exact predictions), `test_the_null_label_of_a_network_is_what_y_none_means` and `test_both_passes_are_one_batch_with_the_null_label_behind` (null label), `test_the_noise_is_that_of_the_thresholded_prediction` (stale $\hat\varepsilon$).
 #
 # ## Exercises
 #
@@ -1001,7 +1001,7 @@ exercises.check("11.1", (to_w, combine))
 # %% [markdown]
 # ### ★★ Exercise 11.2
 #
-# Nothing in (11.3) needs the second belief to be the null one. "Negative prompts" guide towards one class and *away from another*. Write `away(denoiser, x_t, t, y, z, w)` that returns $\hat x_0=\hat x_y+w\,(\hat x_y-\hat x_z)$ for labels `y` and `z` (both (B,)), and asks the denoiser **once**. Which density is tilted, in the sense of (11.6)?
+# Nothing in (11.3) needs the second prediction to be the null one. "Negative prompts" guide towards one class and *away from another*. Write `away(denoiser, x_t, t, y, z, w)` that returns $\hat x_0=\hat x_y+w\,(\hat x_y-\hat x_z)$ for labels `y` and `z` (both (B,)), and asks the denoiser **once**. Which density is tilted, in the sense of (11.6)?
 #
 # :::{dropdown} Hint
 # One batch of $2B$ samples, as in `ClassifierFree.forward`. For the density replace $p(x_0)$ by $p(x_0\mid z)$.
@@ -1082,7 +1082,7 @@ exercises.check("11.4", variance)
 # ## Recap
 #
 # 1. Conditional score minus unconditional score is the gradient of a classifier; guidance goes $w$ times further along it: $\hat x_0=\hat x_c+w(\hat x_c-\hat x_\varnothing)$, in every parameterization. The other convention is $s=1+w$.
-# 2. Labels dropped by an independent coin make one network learn both beliefs; without them the null label is a random direction, and nothing warns.
+# 2. Labels dropped by an independent coin make one network learn both predictions; without them the null label is a random direction, and nothing warns.
 # 3. A guided chain does not sample $p(x)\,p(y\mid x)^{1+w}$: tilting and adding noise do not commute. It overshoots, drops modes, and DDIM does so more than ancestral sampling.
 # 4. Large $w$ leaves the range. Clip on data that live at its ends, rescale on data that live inside, and form $\hat\varepsilon$ anew.
 # 5. Fréchet distance is best at weak guidance or none, Inception Score at strong guidance; most of the loss of diversity happens early in the chain, where guidance can be left out.
@@ -1103,5 +1103,5 @@ equations.table("11")
 # - Saharia et al. (2022), *Imagen* {cite}`saharia2022photorealistic`: section 2.3 on thresholds.
 # - Rombach et al. (2022), *Latent diffusion* {cite}`rombach2022high`: the model behind the scale 7.5; there the range of a latent is nobody's promise, and nothing is clipped.
 # - Kynkäänniemi et al. (2024), *Applying guidance in a limited interval* {cite}`kynkaanniemi2024applying`: when to guide.
-# - Bradley & Nakkiran (2024), *Classifier-free guidance is a predictor–corrector* {cite}`bradley2024classifier`: what DDPM and DDIM sample under guidance, and that neither is the tilted law.
-# - Karras et al. (2024), *Guiding a diffusion model with a bad version of itself* {cite}`karras2024guiding`: the second belief need not be the null one, see exercise 11.2.
+# - Bradley & Nakkiran (2024), *Classifier-free guidance is a predictor–corrector* {cite}`bradley2024classifier`: what DDPM and DDIM sample under guidance, and that neither is the tilted distribution.
+# - Karras et al. (2024), *Guiding a diffusion model with a bad version of itself* {cite}`karras2024guiding`: the second prediction need not be the null one, see exercise 11.2.

@@ -574,10 +574,10 @@ def guided(lib, w=3.0):
 wrong = museum.library("guidance_sign")
 obedient, stubborn = guided(right), guided(wrong)
 two([obedient, stubborn], ncol=10, size=(5.2, 1.75))
-judge, _ = right.zoo.load("mnist-classifier", device="cpu")
+classifier, _ = right.zoo.load("mnist-classifier", device="cpu")
 agreed = []
 for name, x in (("right", obedient), ("wrong", stubborn)):
-    read = right.evaluation.features.extract(judge, x)[1].argmax(1)
+    read = right.evaluation.features.extract(classifier, x)[1].argmax(1)
     agreed.append(int((read == torch.arange(10)).sum()))
     print(f"{name}: read as", *read.tolist())
 assert agreed[0] >= 9 and agreed[1] <= 3
@@ -621,8 +621,8 @@ museum.plaque("clipping_forgotten")
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Bars on a logarithmic axis: Frechet distance of three sets from the training digits, by the right and by the wrong ruler. Right: real digits about 1 in both forms, noise about 400. Wrong: real digits as bytes 0.2, as floats about 400, noise about 120."}}
 def distances(lib):
     digits = lib.data.load("digits")
-    judge, _ = lib.zoo.load("digits-classifier", device="cpu")
-    train = lib.evaluation.features.moments(judge, digits.x_train)
+    classifier, _ = lib.zoo.load("digits-classifier", device="cpu")
+    train = lib.evaluation.features.moments(classifier, digits.x_train)
     sets = {
         "real digits, bytes": digits.x_test,
         "real digits, floats": right.data.to_float(digits.x_test),
@@ -631,13 +631,13 @@ def distances(lib):
     }
     return {
         name: lib.evaluation.metrics.frechet_distance(
-            lib.evaluation.features.extract(judge, x)[0], train
+            lib.evaluation.features.extract(classifier, x)[0], train
         )
         for name, x in sets.items()
     }
 
 
-wrong = museum.library("judge_in_another_range")
+wrong = museum.library("features_in_another_range")
 found = {"right": distances(right), "wrong": distances(wrong)}
 figure, ax = plt.subplots(figsize=(5.6, 2.2))
 for shift, (ruler, values) in zip((-0.2, 0.2), found.items(), strict=True):
@@ -653,12 +653,12 @@ assert bad["real digits, floats"] > 200 > bad["grey noise, floats"]
 assert bad["real digits, bytes"] < good["real digits, bytes"]
 
 # %% tags=["remove-input"]
-museum.plaque("judge_in_another_range")
+museum.plaque("features_in_another_range")
 
 # %% [markdown]
 # ## Before you leave: who notices what
 #
-# Five checks, each a few lines, and the exhibits of the first two rooms. **Point**: a denoiser that always says the same gets it back. **Law**: 4,000 samples of the two peaks follow the exact distribution function. **Printed**: the engine equals Algorithm 2 with the same noise. **Tables**: $\bar\alpha$, $1-\bar\alpha$ and $\tilde\beta$ agree with sums of logarithms in double precision. **Alone**: each image of a batch is noised as it would be alone.
+# Five checks, each a few lines, and the exhibits of the first two rooms. **Point**: a denoiser that always says the same gets it back. **Distribution**: 4,000 samples of the two peaks follow the exact distribution function. **Printed**: the engine equals Algorithm 2 with the same noise. **Tables**: $\bar\alpha$, $1-\bar\alpha$ and $\tilde\beta$ agree with sums of logarithms in double precision. **Alone**: each image of a batch is noised as it would be alone.
 
 # %% tags=["hide-input"]
 from IPython.display import Markdown
@@ -676,7 +676,7 @@ def point(lib):
     return torch.equal(found, here)
 
 
-def law(lib):
+def distribution(lib):
     x = chain(lib).sort().values
     cdf = torch.special.ndtr((x[:, None] - means) / stds) @ weights
     steps = torch.arange(1, len(x) + 1, **double) / len(x)
@@ -724,7 +724,7 @@ def alone(lib):
 
 checks = {
     "point": point,
-    "law": law,
+    "distribution": distribution,
     "printed": printed,
     "tables": tables,
     "alone": alone,

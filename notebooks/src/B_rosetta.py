@@ -71,7 +71,7 @@ log_snr = schedules.log_snr(process.alpha_bar)  # λ_t, falling from +∞
 double = {"dtype": torch.float64}
 
 
-def belief(c, u, z, y):
+def prediction(c, u, z, y):
     """x̂_0 and ε̂ at data z with label u of the convention c."""
     lam, x_t = c.to_book(u.expand(len(z)), z)
     t = process.time_of(lam)
@@ -86,7 +86,7 @@ def euler(c, x_T, times, y):
     labels = c.time_of(log_snr[torch.tensor(times)])
     _, z = c.from_book(log_snr[-1:].expand(len(x_T)), x_T)
     for u, then in pairwise(labels):
-        x0, eps = belief(c, u, z, y)
+        x0, eps = prediction(c, u, z, y)
         z = z + (then - u) * c.velocity(u.expand(len(z)), x0, eps)
     return z
 
@@ -503,7 +503,7 @@ for lam in (-4.0, 0.0, 4.0):
 #
 # ## From scratch, then from the library
 #
-# Why were four rows of the first figure the same? Where $a$ and $b$ are *straight* in $u$, Euler's step with (B.12) lands exactly where the believed pair is at the new label:
+# Why were four rows of the first figure the same? Where $a$ and $b$ are *straight* in $u$, Euler's step with (B.12) lands exactly where the predicted pair is at the new label:
 #
 # $$
 # z+(u_s-u)\,(a'\hat x_0+b'\hat\varepsilon)=\big(a+(u_s-u)\,a'\big)\hat x_0+\big(b+(u_s-u)\,b'\big)\hat\varepsilon=a(u_s)\,\hat x_0+b(u_s)\,\hat\varepsilon ,

@@ -96,7 +96,7 @@ assert seconds < 60
 # %% [markdown]
 # ## From noise to image
 #
-# The belief $\hat x_0$ along four chains, from the noise of four images of the first row, from the first calls to the last. Each column names the state that the belief led to.
+# The prediction $\hat x_0$ along four chains, from the noise of four images of the first row, from the first calls to the last. Each column names the state that the prediction led to.
 
 # %% mystnb={"image": {"alt": "Four rows, eight columns: the guessed clean image at falling times. Left, a blur of mean colours; towards the right, an outline, then texture, then detail."}} tags=["hide-input"]
 some = torch.tensor([0, 4, 8, 9])
@@ -111,11 +111,11 @@ states = list(
     )
 )
 shown = states[3::3]
-beliefs = torch.stack([state.x0 for state in shown], 1).flatten(0, 1)
-_ = headed(beliefs, [f"$x_{{{state.t}}}$" for state in shown])
+predictions = torch.stack([state.x0 for state in shown], 1).flatten(0, 1)
+_ = headed(predictions, [f"$x_{{{state.t}}}$" for state in shown])
 
 # %% [markdown]
-# *What to see:* from coarse to fine. While $t$ is large the belief is a blur, the mean of all images that are still possible; layout and colours are decided in the first half of the chain, outlines after it, texture last.
+# *What to see:* from coarse to fine. While $t$ is large the prediction is a blur, the mean of all images that are still possible; layout and colours are decided in the first half of the chain, outlines after it, texture last.
 #
 # ## What it costs
 #
@@ -173,13 +173,15 @@ for name in ("cifar10-ddpm", "cifar10"):
 #
 # ## What it is worth
 #
-# Distance, agreement and diversity are those of [chapter 8](08_metrics.ipynb), with our own CIFAR-10 classifier as the judge; the *floor* is the distance of as many real images to the same statistics. Numbers of different judges do not compare: these are not the FIDs of papers, which look through Inception's eyes.
+# Distance, agreement and diversity are those of [chapter 8](08_metrics.ipynb), measured with our own CIFAR-10 classifier; the *floor* is the distance of as many real images to the same statistics. Numbers of different classifiers do not compare: these are not the FIDs of papers, which look through Inception's eyes.
 
 # %%
 from IPython.display import Markdown
 
-judge_card = zoo.load("cifar10-classifier", device="cpu")[1]
-accuracy = next(m for m in judge_card.metrics if m["metric"] == "test accuracy")
+classifier_card = zoo.load("cifar10-classifier", device="cpu")[1]
+accuracy = next(
+    m for m in classifier_card.metrics if m["metric"] == "test accuracy"
+)
 found = [m for m in card.metrics if m["metric"] == "samples"]
 
 
@@ -206,7 +208,7 @@ Markdown(results.markdown(header, [line(m) for m in order]))
 # %%
 floor = found[0]
 print(
-    f"{found[0]['n']} samples a row; the judge is right on {100 * accuracy['value']:.1f} % of test images"
+    f"{found[0]['n']} samples a row; the classifier is right on {100 * accuracy['value']:.1f} % of test images"
 )
 print(
     f"real images: distance {floor['frechet_floor']:.2f}, IS {floor['inception_score_floor']:.2f}, "
@@ -236,7 +238,7 @@ axes[0].minorticks_off()
 _ = axes[1].set(xlabel="guidance weight w, 20 steps")
 
 # %% [markdown]
-# *What to see:* **more steps do not mend what the net has not learned**: from twenty calls on the left curve is flat within its intervals. **Guidance does**: the right curve is the U of [chapter 11](11_classifier_free.ipynb), and deep. At $w=1$ the distance is less than half of the unguided one. A net that knows the classes a little and the images badly gains most from being pushed towards what it knows; our MNIST model, which stood at its floor, gained nothing. Beyond the bottom of the U agreement and score go on rising while recall falls: at $w=4$ the judge is surer of the samples than of photographs, and half of the variety is gone. And mind the precision, which lies *above* that of real images: a blurred, typical picture is never far from some photograph. High precision with low recall is no praise.
+# *What to see:* **more steps do not mend what the net has not learned**: from twenty calls on the left curve is flat within its intervals. **Guidance does**: the right curve is the U of [chapter 11](11_classifier_free.ipynb), and deep. At $w=1$ the distance is less than half of the unguided one. A net that knows the classes a little and the images badly gains most from being pushed towards what it knows; our MNIST model, which stood at its floor, gained nothing. Beyond the bottom of the U agreement and score go on rising while recall falls: at $w=4$ the classifier is surer of the samples than of photographs, and half of the variety is gone. And mind the precision, which lies *above* that of real images: a blurred, typical picture is never far from some photograph. High precision with low recall is no praise.
 #
 # ## Bits per dimension, and which bits
 #

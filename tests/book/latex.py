@@ -793,7 +793,9 @@ def holds(claim: Claim, scope: Scope, rtol: float, near: float) -> bool:
         return same(a, b, near)
     if relation == r"\sim":
         return same(
-            a if isinstance(a, Normal) else look_up(scope, r"\operatorname{law}")(a), b, rtol
+            a if isinstance(a, Normal) else look_up(scope, r"\operatorname{distribution}")(a),
+            b,
+            rtol,
         )
     if relation == r"\propto":
         ratio = np.asarray(a) / np.asarray(b)

@@ -39,11 +39,11 @@ WORDS = re.compile(r"\\(tag|text|begin|end|operatorname|mathrm|mathbb|mathcal)\s
 
 # Slips that leave a true formula: tag → slip → why.
 HARMLESS = {
-    "1.2": {"s for t, 5": "all ε_t have one law"},
-    "1.4": {"− for +, 1": "ε' and −ε' have one law"},
-    "1.6": {"no bar, 6": "ε_t and ε̄_t have one law"},
+    "1.2": {"s for t, 5": "all ε_t have one distribution"},
+    "1.4": {"− for +, 1": "ε' and −ε' have one distribution"},
+    "1.6": {"no bar, 6": "ε_t and ε̄_t have one distribution"},
     "5.16": dict.fromkeys(("no bar, 4", "no bar, 5"), "ᾱ_1 = α_1"),
-    "7.14": {"− for +, 1": "b and −b have one law"},
+    "7.14": {"− for +, 1": "b and −b have one distribution"},
     "8.14": {"− for +, 2": "a remainder O(…) has no sign"},
     "8.15": {"− for +, 4": "a remainder O(…) has no sign"},
     "9.5": {"3 for 2, 2": "any two of three alike"},

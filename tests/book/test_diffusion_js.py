@@ -54,23 +54,23 @@ class Case:
     """A random mixture with three classes under a random schedule, and points near and far."""
 
     def __init__(self, seed: int) -> None:
-        self.dice = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
         table = [schedules.linear, schedules.cosine, schedules.sigmoid][seed % 3](T)
         self.process = DDPM(table)
         weights, stds = self.uniform(7) + 0.1, 0.7 * self.uniform(7) + 0.05
         means, labels = 2 * self.normal(7, 2), torch.tensor([0, 1, 2, 0, 1, 2, 0])
         self.mixture = oracle.Mixture(self.process, weights, means, stds, labels)
         self.x = 3 * self.normal(N, 2)
-        self.y = torch.randint(0, 4, (N,), generator=self.dice)  # 3 is the null label
+        self.y = torch.randint(0, 4, (N,), generator=self.generator)  # 3 is the null label
         parts = {"weights": weights, "means": means, "stds": stds, "labels": labels}
         self.given = {"beta": table, "parts": {k: v.tolist() for k, v in parts.items()}}
         self.given |= {"x": self.x.flatten(), "y": torch.where(self.y == 3, -1, self.y)}
 
     def uniform(self, *shape: int) -> Tensor:
-        return torch.rand(*shape, generator=self.dice, dtype=torch.float64)
+        return torch.rand(*shape, generator=self.generator, dtype=torch.float64)
 
     def normal(self, *shape: int) -> Tensor:
-        return torch.randn(*shape, generator=self.dice, dtype=torch.float64)
+        return torch.randn(*shape, generator=self.generator, dtype=torch.float64)
 
     def js(self, expression: str, **given: Any) -> Any:
         """As :func:`js`, with `P` and `M`, the process and the mixture, and x and y."""
@@ -154,28 +154,28 @@ def test_a_whole_chain(case: Case, eta: float) -> None:
         proc: P, mix: M, times: D.uniformTimes(P.T, steps), labels: y, w, eta, seed: 3}))"""
     times, end = case.js(expression, steps=steps, w=w, eta=eta)
     assert times == uniform_times(T, steps)
-    x, *noises = dice(3, steps)
+    x, *noises = normals(3, steps)
     guided = ClassifierFree(case.mixture, w)
     for (t, s), noise in zip(pairwise(times), [*noises, noises[0]], strict=True):
         x = case.process.step(x, guided(x, t, case.y), t, s, eta, noise)
     close(end, x)
 
 
-def dice(seed: int, n: int) -> Tensor:
-    """What the seeded dice give in n throws of N points."""
-    expression = "(d => Array.from({length: n}, () => d.normals(size)))(D.random(seed))"
+def normals(seed: int, n: int) -> Tensor:
+    """What the seeded generator gives in n draws of N points."""
+    expression = "(g => Array.from({length: n}, () => g.normals(size)))(D.random(seed))"
     drawn = js(expression, seed=seed, n=n, size=2 * N)
     return torch.tensor(drawn, dtype=torch.float64).reshape(n, N, 2)
 
 
-def test_dice_are_fair_and_seeded() -> None:
+def test_random_numbers_are_fair_and_seeded() -> None:
     one, again, other = (
-        np.array(js("(d => [d.uniform(), ...d.normals(4001)])(D.random(seed))", seed=seed))[1:]
+        np.array(js("(g => [g.uniform(), ...g.normals(4001)])(D.random(seed))", seed=seed))[1:]
         for seed in (5, 5, 6)
     )
     assert (one == again).all() and abs(np.corrcoef(one, other)[0, 1]) < 0.06
     assert stats.kstest(one, "norm").pvalue > 0.01
-    uniform = js("(d => Array.from({length: 4000}, () => d.uniform()))(D.random(5))")
+    uniform = js("(g => Array.from({length: 4000}, () => g.uniform()))(D.random(5))")
     assert stats.kstest(uniform, "uniform").pvalue > 0.01 and 0 <= min(uniform) < max(uniform) < 1
 
 

@@ -39,7 +39,7 @@ FORWARD = """(net => calls.map(([x, t, label]) =>
     net.forward(Float32Array.from(x), t, label)))(UNet.load(exported))"""
 CHAIN = """(model => [...Images.chain({
     model, label, w, eta, times: Diffusion.uniformTimes(model.process.T, steps),
-    dice: { normals: () => Float64Array.from(noises.shift()) },
+    generator: { normals: () => Float64Array.from(noises.shift()) },
 })])(Images.denoiser(exported))"""
 
 
@@ -122,17 +122,18 @@ def chain(weights: Path, model: Denoiser, shape: list[int], **how: Any) -> tuple
     """What JavaScript and what ddpmlib make of the same noise."""
     label, w, eta, steps = (how[k] for k in ("label", "w", "eta", "steps"))
     x = normal(1, *shape, seed=1)
-    dice = torch.Generator().manual_seed(2)
-    noises = [x.flatten().tolist(), *(normals(shape, dice) for _ in range(steps - 1))]
+    generator = torch.Generator().manual_seed(2)
+    noises = [x.flatten().tolist(), *(normals(shape, generator) for _ in range(steps - 1))]
     states = [one for one in js(weights, CHAIN, noises=noises, **how) if one]
     guided = ClassifierFree(model, w) if w else model
     y = _labels(model, label)
-    times, dice = uniform_times(model.process.T, steps), torch.Generator().manual_seed(2)
-    return states, draw(guided, model.process, x, times, eta=eta, y=y, generator=dice).flatten()
+    times, generator = uniform_times(model.process.T, steps), torch.Generator().manual_seed(2)
+    drawn = draw(guided, model.process, x, times, eta=eta, y=y, generator=generator)
+    return states, drawn.flatten()
 
 
-def normals(shape: list[int], dice: torch.Generator) -> list[float]:
-    return torch.randn(1, *shape, generator=dice).flatten().tolist()
+def normals(shape: list[int], generator: torch.Generator) -> list[float]:
+    return torch.randn(1, *shape, generator=generator).flatten().tolist()
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ LEVELS = """canvas => Array.from(
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 
 
-# ---- what the pictures should be: PyTorch with the dice of the page ------------------------------
+# ---- what the pictures should be: PyTorch with the noise of the page -----------------------------
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ def model() -> Denoiser:
 def reference(
     model: Denoiser, label: int, seed: int, steps: int, eta: float, w: float
 ) -> list[State]:
-    """The chain of ddpmlib's own step, from what the page's dice give for a seed."""
-    thrown = "(d => Array.from({length: n}, () => d.normals(784)))(Diffusion.random(seed))"
-    noises = torch.tensor(js(WEIGHTS, thrown, n=steps, seed=seed)).reshape(steps, 1, 1, 28, 28)
+    """The chain of ddpmlib's own step, from the noise that the page draws for a seed."""
+    drawn = "(g => Array.from({length: n}, () => g.normals(784)))(Diffusion.random(seed))"
+    noises = torch.tensor(js(WEIGHTS, drawn, n=steps, seed=seed)).reshape(steps, 1, 1, 28, 28)
     process, guided = model.process, ClassifierFree(model, w)
     times, y = uniform_times(process.T, steps), torch.tensor([label])
     states = [State(times[0], noises[0])]
@@ -148,7 +148,7 @@ def test_ten_sevens_are_those_of_pytorch(generator: Widget, model: Denoiser) -> 
 
 
 def test_every_control_of_the_generator_matters(generator: Widget) -> None:
-    generator.press("steps", "Home", "ArrowRight")  # two steps, so that there are dice to share
+    generator.press("steps", "Home", "ArrowRight")  # two steps, so that there is noise to share
     before = draw(generator)
     changes = {
         "class": lambda: generator.control("class").select_option("4"),
@@ -293,7 +293,7 @@ def test_the_chain_ends_at_its_last_guess(scrubber: Widget) -> None:
     assert float(scrubber.data("std")) > 0.999 and float(scrubber.data("start")) > 0.99
 
 
-def test_noise_is_kept_without_dice_and_new_with_them(scrubber: Widget) -> None:
+def test_noise_is_kept_at_eta_zero_and_new_at_eta_one(scrubber: Widget) -> None:
     """What chapter 7 says beside it: at η = 0 the guessed noise stays nearly that of the start."""
     scrubber.press("place", "End", "ArrowLeft")
     assert float(scrubber.data("start")) > 0.9

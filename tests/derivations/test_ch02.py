@@ -432,7 +432,7 @@ def home_made(
 
 
 def error_on_a_point(sampler: Callable[..., Tensor], steps: int) -> float:
-    """How far a sampler with var_mix = 1 misses the only point its denoiser believes in."""
+    """How far a sampler with var_mix = 1 misses the only point that its denoiser predicts."""
     point = torch.tensor([0.3, -0.7]).double()
     x_T = torch.randn(4, 2, generator=torch.Generator().manual_seed(7)).double()
     out = sampler(

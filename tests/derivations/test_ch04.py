@@ -22,7 +22,7 @@ MEAN, VAR = 0.3, 0.4
 
 
 class LinearChain:
-    """Gaussian data in one dimension and the exact denoiser: every law is a Gaussian.
+    """Gaussian data in one dimension and the exact denoiser: every distribution is a Gaussian.
 
     The model is x_T ~ N(0, 1), x_{t−1} | x_t ~ N(c_t + k_t x_t, σ_t²) with σ_t² = β_t.
     """
@@ -94,8 +94,8 @@ class LinearChain:
 
     def log_p_data(self, x0: float) -> float:
         joint = self.model_joint()
-        law = Normal(joint.mean[0], joint.covariance_matrix[0, 0].sqrt())
-        return float(law.log_prob(torch.tensor(x0, dtype=F64)))
+        density = Normal(joint.mean[0], joint.covariance_matrix[0, 0].sqrt())
+        return float(density.log_prob(torch.tensor(x0, dtype=F64)))
 
 
 @pytest.mark.equation("4.1")

@@ -113,7 +113,9 @@ def test_the_familys_moments_by_algebra() -> None:
 @pytest.mark.equation("7.3")
 @pytest.mark.parametrize("share", SIGMAS)
 @pytest.mark.parametrize("times", [list(range(T, 0, -1)), [20, 13, 5, 1]])
-def test_every_state_of_every_chain_has_the_kernels_law(share: float, times: list[int]) -> None:
+def test_every_state_of_every_chain_has_the_kernels_distribution(
+    share: float, times: list[int]
+) -> None:
     n, x0 = 40_000, 1.3
     for t, x in walk(torch.full((n,), x0, dtype=F64), times, share).items():
         mean, var = float(PROCESS.scale[t]) * x0, float(PROCESS.std[t]) ** 2

@@ -94,9 +94,9 @@ def test_wrong_answers_are_refused() -> None:
 def test_the_variance_of_a_share_by_summing_the_binomial() -> None:
     p = sp.symbols("p", positive=True)
     for n in (1, 2, 5):
-        law = [sp.binomial(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
-        mean = sum(sp.Rational(k, n) * q for k, q in enumerate(law))
-        variance = sum((sp.Rational(k, n) - p) ** 2 * q for k, q in enumerate(law))
+        chances = [sp.binomial(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
+        mean = sum(sp.Rational(k, n) * q for k, q in enumerate(chances))
+        variance = sum((sp.Rational(k, n) - p) ** 2 * q for k, q in enumerate(chances))
         assert sp.expand(mean - p) == 0
         assert sp.expand(variance - p * (1 - p) / n) == 0
 

@@ -102,26 +102,26 @@ def test_the_density_does_not_move_under_langevin(f: Callable, noise: float) -> 
     (curve,) = torch.autograd.grad(slope.sum(), x)
     change = LINE.score(GRID, t) * slope.detach() + noise * curve
     for power in (1, 2):
-        law = torch.softmax(power * LINE.log_prob(GRID, t), 0)
-        drift = abs(float((law * change).sum()))
+        density = torch.softmax(power * LINE.log_prob(GRID, t), 0)
+        drift = abs(float((density * change).sum()))
         assert (drift < 1e-8) == (power * noise == 1), (power, drift)
 
 
 @pytest.mark.equation("10.3")
 def test_one_step_changes_means_as_the_equation_says() -> None:
-    """(E f(x') − E f(x)) / h → ∫ f · (right side), from a law that is not the stationary one."""
+    """(E f(x') − E f(x)) / h → ∫ f · (right side), from a density that is not stationary."""
     t, f = 10, FUNCTIONS[2]
-    law = torch.exp(-((GRID - 0.4) ** 2) / 0.5)
-    law = law / law.sum()
+    density = torch.exp(-((GRID - 0.4) ** 2) / 0.5)
+    density = density / density.sum()
     width = float(GRID[1] - GRID[0])
-    flux = law * (LINE.score(GRID, t) - torch.gradient(law.log(), spacing=width)[0])
+    flux = density * (LINE.score(GRID, t) - torch.gradient(density.log(), spacing=width)[0])
     expected = float((-torch.gradient(flux, spacing=width)[0] * f(GRID)).sum())
     nodes, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(20))
     gaps = []
     for h in (4e-3, 2e-3, 1e-3):
         moved = (GRID + h * LINE.score(GRID, t))[:, None] + math.sqrt(2 * h) * nodes
         after = (f(moved) * weights).sum(1) / weights.sum()
-        gaps.append(abs(float((law * (after - f(GRID))).sum()) / h - expected))
+        gaps.append(abs(float((density * (after - f(GRID))).sum()) / h - expected))
     assert abs(expected) > 0.05 and gaps[2] < 0.02 * abs(expected)
     assert all(1.7 < a / b < 2.3 for a, b in pairwise(gaps))
 
@@ -297,8 +297,8 @@ def test_the_expansion_is_right_to_first_order() -> None:
     log_p = LINE.class_logits(GRID, t)[:, 0]
     g = float(class_gradient(LINE.class_logits, f64(mu), t, torch.zeros(1, dtype=torch.int64)))
     for sigma2 in (4e-3, 2e-3, 1e-3):
-        law = torch.softmax(-((GRID - mu) ** 2) / (2 * sigma2) + log_p, 0)
-        mean = float((law * GRID).sum())
+        density = torch.softmax(-((GRID - mu) ** 2) / (2 * sigma2) + log_p, 0)
+        mean = float((density * GRID).sum())
         gaps.append(abs(mean - (mu + sigma2 * g)))
         blunt.append(abs(mean - (mu + math.sqrt(sigma2) * g)))  # σ for Σ
     assert all(3.2 < a / b < 4.8 for a, b in pairwise(gaps))

@@ -214,7 +214,7 @@ def log_jensen(x_t: Tensor, t: int, s: float) -> Tensor:
 
 @pytest.mark.equation("11.6")
 @pytest.mark.parametrize("w", [-1.0, 0.0, 1.0, 4.0])
-def test_both_forms_of_the_tilted_law(w: float) -> None:
+def test_both_forms_of_the_tilted_distribution(w: float) -> None:
     inside, both = LINE.given(1).log_prob(CLEAN, 0), LINE.log_prob(CLEAN, 0)
     one = torch.softmax((1 + w) * inside - w * both, 0)
     other = torch.softmax(both + (1 + w) * likely().log(), 0)
@@ -269,7 +269,7 @@ class Pair:
         return Prediction(null if y is None else torch.where(y == 1, null, inside))
 
 
-def law(denoiser: Any, eta: float, start: int) -> tuple[float, float]:
+def moments(denoiser: Any, eta: float, start: int) -> tuple[float, float]:
     """Exact mean and variance of what a chain of affine steps makes of N(0, 1 − ᾱ) at its start."""
     process, x, none = denoiser.process, f64(0, 1), f64(0, 0)
     mean, var, y = 0.0, 1 - float(process.alpha_bar[start]), torch.tensor([0, 0])
@@ -286,7 +286,7 @@ def in_the_limit(w: float, m: float, c: float, C: float, eta: float) -> tuple[fl
     found = []
     for steps in (300, 600):
         process = DDPM(schedules.cosine(steps))
-        found.append(law(ClassifierFree(Pair(process, m, c, C), w), eta, steps - 1))
+        found.append(moments(ClassifierFree(Pair(process, m, c, C), w), eta, steps - 1))
     (mean, var), (mean2, var2) = found
     return 2 * mean2 - mean, 2 * var2 - var
 
@@ -336,7 +336,7 @@ def test_what_ancestral_sampling_samples(w: float, m: float, c: float, C: float)
 
 @pytest.mark.equation("11.9", "11.10")
 @pytest.mark.parametrize("k", [-1, 0, 1, 2, 4])
-def test_the_integrals_of_both_laws_by_algebra(k: int) -> None:
+def test_the_integrals_of_both_distributions_by_algebra(k: int) -> None:
     r, q, c, C, u = sp.symbols("r q c C u", positive=True)
     rho, ratio = c / C, (C + u) / (c + u)
     assert sp.simplify(sp.diff(ratio, u) + (C - c) / (c + u) ** 2) == 0
@@ -350,7 +350,7 @@ def test_the_integrals_of_both_laws_by_algebra(k: int) -> None:
 
 
 @pytest.mark.slow
-def test_all_three_laws_meet_at_the_ends() -> None:
+def test_all_three_distributions_meet_at_the_ends() -> None:
     """w = 0 is the class, w = −1 everything, w → ∞ the point where p(y|x) is largest."""
     m, c, C = 0.7, 0.25, 1.0
     for eta in (0.0, 1.0):
@@ -361,7 +361,7 @@ def test_all_three_laws_meet_at_the_ends() -> None:
         assert far == pytest.approx(m / (1 - c / C), rel=0.05) and narrow < 0.05 * c
 
 
-def test_ddim_drops_a_mode_that_the_tilted_law_keeps() -> None:
+def test_ddim_drops_a_mode_that_the_tilted_distribution_keeps() -> None:
     """The picture at the head of the chapter, with its numbers."""
     process = DDPM(schedules.cosine(400))
     line, n = line_of(process), 801

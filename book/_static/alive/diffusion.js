@@ -71,7 +71,7 @@
     return x.map((value, i) => onX0 * x0[i] + onX * value + (onNoise ? onNoise * noise[i] : 0));
   }
 
-  // ---- exact beliefs of a mixture of isotropic Gaussians: ddpmlib/oracle.py ---------------------
+  // ---- exact predictions of a mixture of isotropic Gaussians: ddpmlib/oracle.py -----------------
 
   /** {weights (K), means (K pairs), stds (K), labels (K)}, made ready for the functions below. */
   function mixture({ weights, means, stds, labels }) {
@@ -194,7 +194,7 @@
     });
   }
 
-  // ---- dice ------------------------------------------------------------------------------------
+  // ---- noise -----------------------------------------------------------------------------------
 
   /** Seeded random numbers: uniform() in [0, 1) (mulberry32), normals(n) (Box and Muller). */
   function random(seed) {
@@ -218,10 +218,10 @@
   }
 
   /** One data point for each label, from the components of that label. */
-  function draw(mix, labels, dice) {
-    const out = dice.normals(2 * labels.length);
+  function draw(mix, labels, generator) {
+    const out = generator.normals(2 * labels.length);
     labels.forEach((label, i) => {
-      const k = pick(mix, label, dice.uniform()), std = Math.sqrt(mix.variances[k]);
+      const k = pick(mix, label, generator.uniform()), std = Math.sqrt(mix.variances[k]);
       for (const d of [0, 1]) out[2 * i + d] = mix.means[2 * k + d] + std * out[2 * i + d];
     });
     return out;
@@ -241,13 +241,13 @@
    * asked for and kept. The starting noise is that of the seed, whatever the other settings are.
    */
   function chain({ proc, mix, times, labels, w, eta, seed }) {
-    const dice = random(seed), size = 2 * labels.length;
-    const states = [dice.normals(size)];
+    const generator = random(seed), size = 2 * labels.length;
+    const states = [generator.normals(size)];
     const state = (k) => {
       while (states.length <= k) {
         const n = states.length, t = times[n - 1], s = times[n], x = states[n - 1];
         const x0 = denoise(proc, mix, x, t, labels, w);
-        const noise = eta > 0 && s > 0 ? dice.normals(size) : null;
+        const noise = eta > 0 && s > 0 ? generator.normals(size) : null;
         states.push(step(proc, x, x0, t, s, eta, noise));
       }
       return states[k];

@@ -13,7 +13,7 @@
 
     const labels = () => Array.from({ length: IMAGES }, (_, i) =>
       ({ each: i % 10, none: -1 }[settings.class] ?? Number(settings.class)));
-    const dice = (i) => Diffusion.random(IMAGES * settings.seed + i);
+    const generator = (i) => Diffusion.random(IMAGES * settings.seed + i);
 
     // ---- drawing -----------------------------------------------------------------------------
 
@@ -21,7 +21,7 @@
     function rest() {
       order += 1;
       pictures.forEach((one, i) => {
-        one.paint(dice(i).normals(SHAPE[1] * SHAPE[2]));
+        one.paint(generator(i).normals(SHAPE[1] * SHAPE[2]));
         one.say(`Image ${i + 1}: pure noise`);
       });
       tell("idle", "Pure noise. Press Draw.", 0);
@@ -44,7 +44,7 @@
       let calls = 0;
       const times = Diffusion.uniformTimes(T, steps);
       const chains = asked.map((label, i) =>
-        Images.chain({ model, times, label, w, eta, dice: dice(i) }));
+        Images.chain({ model, times, label, w, eta, generator: generator(i) }));
       const watch = !Alive.calm; // for those who want less motion the pictures change once
       const seen = ({ i, k, state }) => {
         calls += 1;
@@ -109,12 +109,13 @@
         name: "steps", label: "Steps", values: STEPS, value: settings.steps, change: change("steps"),
       }),
       Alive.slider({
-        name: "eta", label: "η, the share of dice", min: 0, max: 1, step: 0.05, value: settings.eta,
+        name: "eta", label: "η, the share of fresh noise", min: 0, max: 1, step: 0.05,
+        value: settings.eta,
         show: (eta) => eta.toFixed(2) + ({ 0: " (DDIM)", 1: " (DDPM)" }[eta] || ""),
         change: change("eta"),
       }),
       Alive.slider({
-        name: "seed", label: "Seed of the dice", min: 1, max: 50, step: 1, value: settings.seed,
+        name: "seed", label: "Seed of the noise", min: 1, max: 50, step: 1, value: settings.seed,
         change: change("seed"),
       }),
     ];

@@ -1,6 +1,6 @@
 /* Images drawn by a trained network: what its answer means, guidance, and the reverse chain.
  *
- * Builds on diffusion.js (tables, steps, dice) and unet.js (the network); runs in the browser and
+ * Builds on diffusion.js (tables, steps, noise) and unet.js (the network); runs in the browser and
  * in Node. tests/book/test_images_js.py holds the chains against ddpmlib with the same noise.
  */
 "use strict";
@@ -14,14 +14,14 @@
   };
 
   /**
-   * The denoiser behind an export of `ddpmlib export-web`. belief(x, t, label) is one call of the
+   * The denoiser behind an export of `ddpmlib export-web`. predict(x, t, label) is one call of the
    * network: {x0, varMix}, varMix the place of the reverse variance, one number per pixel.
    */
   function denoiser(exported) {
     const { forward } = UNet.load(exported), clean = CLEAN[exported.predicts];
     const process = Diffusion.process(Diffusion.schedules[exported.schedule](exported.T));
     const size = exported.image_shape.reduce((a, b) => a * b);
-    const belief = (x, t, label) => {
+    const predict = (x, t, label) => {
       const answer = forward(x, t, label), [scale, std] = kernel(process, t);
       const learned = exported.var_mix === null;
       const place = (i) => (learned ? (answer[size + i] + 1) / 2 : exported.var_mix); // (6.5)
@@ -30,7 +30,7 @@
         varMix: Float64Array.from(x, (_, i) => place(i)),
       };
     };
-    return { process, size, shape: exported.image_shape, belief };
+    return { process, size, shape: exported.image_shape, predict };
   }
 
   const kernel = ({ alphaBar }, t) => [Math.sqrt(alphaBar[t]), Math.sqrt(1 - alphaBar[t])];
@@ -38,24 +38,25 @@
   /**
    * A reverse chain, one network call at a time: a generator that yields null between the two
    * calls of a guided step, and a state after each step: {t, x} at the start, then
-   * {t, x, from, x0, eps}, with the beliefs at time `from` that led to x at time t.
+   * {t, x, from, x0, eps}, with the predictions at time `from` that led to x at time t.
    *
-   * `dice.normals(n)` gives the noise; label -1 means no class; w = 0 is the plain model (11.2).
+   * `generator.normals(n)` gives noise; label -1 means no class; w = 0 is the plain model (11.2).
    */
-  function* chain({ model, times, label, w, eta, dice }) {
-    const { process, size, belief } = model;
-    let x = dice.normals(size);
+  function* chain({ model, times, label, w, eta, generator }) {
+    const { process, size, predict } = model;
+    let x = generator.normals(size);
     yield { t: times[0], x };
     for (let k = 0; k + 1 < times.length; k += 1) {
       const t = times[k], s = times[k + 1], [scale, std] = kernel(process, t);
-      let { x0, varMix } = belief(x, t, label);
+      let { x0, varMix } = predict(x, t, label);
       if (w !== 0) {
         yield null;
-        const none = belief(x, t, -1).x0;
+        const none = predict(x, t, -1).x0;
         x0 = x0.map((u, i) => u + w * (u - none[i]));
       }
       const eps = x.map((u, i) => (u - scale * x0[i]) / std);
-      const noise = eta > 0 && s > 0 ? widened(dice.normals(size), varMix, process, t, s) : null;
+      const noise = eta > 0 && s > 0
+        ? widened(generator.normals(size), varMix, process, t, s) : null;
       x = Diffusion.step(process, x, x0, t, s, eta, noise);
       yield { t: s, x, from: t, x0, eps };
     }

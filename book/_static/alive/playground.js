@@ -32,17 +32,17 @@
       return { mix, proc, labels, chain, ...truth(mix, proc, labels) };
     }
 
-    /** Data to compare with, and what data get that are judged as the points are (eight draws). */
+    /** Data to compare with, and what data get, measured as the points are (eight draws). */
     function truth(mix, proc, labels) {
       const key = `${settings.data} ${settings.class}`;
-      if (run && run.key === key) return { key, data: run.data, judged: run.judged };
-      const dice = Diffusion.random(0); // no seed of a chain
-      const fresh = () => Diffusion.draw(mix, labels, dice);
-      const pair = () => judge({ mix, proc, labels, data: fresh() }, fresh(), 0);
+      if (run && run.key === key) return { key, data: run.data, expected: run.expected };
+      const generator = Diffusion.random(0); // no seed of a chain
+      const fresh = () => Diffusion.draw(mix, labels, generator);
+      const pair = () => measure({ mix, proc, labels, data: fresh() }, fresh(), 0);
       const all = Array.from({ length: 8 }, pair);
       const mean = (name) => all.reduce((sum, one) => sum + one[name], 0) / all.length;
-      const judged = { gap: mean("gap"), spread: mean("spread"), share: mean("share") };
-      return { key, data: fresh(), judged };
+      const expected = { gap: mean("gap"), spread: mean("spread"), share: mean("share") };
+      return { key, data: fresh(), expected };
     }
 
     function labelOf(i, classes) {
@@ -106,7 +106,7 @@
     /** The picture and its numbers. */
     function show() {
       view.repaint();
-      const { x, t } = now(), numbers = inWords(judge(run, x, t));
+      const { x, t } = now(), numbers = inWords(measure(run, x, t));
       along.say(place, t);
       table.say("points", numbers);
       Object.assign(stage.dataset, { place: place.toFixed(3), t, ...numbers });
@@ -115,7 +115,7 @@
     /** When something has come to rest: the other words, also for those who listen. */
     function settle() {
       show();
-      table.say("data", inWords(run.judged));
+      table.say("data", inWords(run.expected));
       caption.textContent = legend();
       if (!clock.playing) spoken.textContent = summary();
     }
@@ -288,7 +288,7 @@
         change: change("steps"),
       }),
       eta: Alive.slider({
-        name: "eta", label: "η, the share of dice", min: 0, max: 1, step: 0.05,
+        name: "eta", label: "η, the share of fresh noise", min: 0, max: 1, step: 0.05,
         value: settings.eta,
         show: (eta) => eta.toFixed(2) + ({ 0: " (DDIM)", 1: " (DDPM)" }[eta] || ""),
         change: change("eta"),
@@ -296,7 +296,7 @@
       class: asked,
       w: guidance,
       seed: Alive.slider({
-        name: "seed", label: "Seed of the dice", min: 1, max: 50, step: 1, value: settings.seed,
+        name: "seed", label: "Seed of the noise", min: 1, max: 50, step: 1, value: settings.seed,
         change: change("seed"),
       }),
     };
@@ -338,7 +338,7 @@
   }
 
   /** Distance from data, spread within a class, and the share that looks as asked. */
-  function judge({ mix, proc, labels, data }, x, t) {
+  function measure({ mix, proc, labels, data }, x, t) {
     const looks = Diffusion.likelyClass(proc, mix, x, t);
     const right = looks.reduce((n, one, i) => n + (one === labels[i]), 0);
     return {
@@ -366,7 +366,7 @@
     };
   }
 
-  /** Numbers that judge the points, beside what fresh data get: rows {name: text}. */
+  /** Numbers of the points, beside what fresh data get: rows {name: text}. */
   function numbers(rows) {
     const cells = { points: {}, data: {} };
     const cell = (column, name) => (cells[column][name] = element("td"));

@@ -1,5 +1,5 @@
 /* The trajectory scrubber: the reverse chain of one image, laid out under a slider. At each time it
- * shows x_t, and what the network makes of it: the image and the noise that it believes in.
+ * shows x_t, and what the network makes of it: the image and the noise that it predicts.
  */
 "use strict";
 
@@ -14,7 +14,7 @@
     const settings = { ...DEFAULTS, ...preset };
     let order = 0; // of the latest wish: older chains stop
     let times = Diffusion.uniformTimes(T, settings.steps);
-    let states = []; // states[k]: x at times[k], and what is believed there
+    let states = []; // states[k]: x at times[k], and what is predicted there
     let alphaBar = null;
 
     // ---- the chain ---------------------------------------------------------------------------
@@ -35,11 +35,12 @@
     async function computeWith(model, wanted) {
       const { w, eta, seed } = settings, label = Number(settings.class);
       alphaBar = model.process.alphaBar;
-      const chain = Images.chain({ model, times, label, w, eta, dice: Diffusion.random(seed) });
+      const generator = Diffusion.random(seed);
+      const chain = Images.chain({ model, times, label, w, eta, generator });
       await Alive.network.inTurns(chain, (state) => { if (state) add(state); }, wanted);
     }
 
-    /** A step's beliefs are those at the time it left; the last ones also stand beside x_0. */
+    /** A step's predictions are those at the time it left; the last ones also stand beside x_0. */
     function add({ x, x0, eps }) {
       const k = states.length;
       if (k) Object.assign(states[k - 1], { x0, eps });
@@ -58,7 +59,7 @@
       panels.x.paint(here.x);
       panels.x0.paint(here.x0);
       panels.eps.paint(here.eps, NOISE);
-      const numbers = judge(here, times[k]);
+      const numbers = measure(here, times[k]);
       for (const [name, cell] of Object.entries(cells)) cell.textContent = numbers[name];
       Object.assign(stage.dataset, numbers);
       spoken.textContent = `Signal ${numbers.scale}, noise ${numbers.std}, `
@@ -66,7 +67,7 @@
         + `guessed noise like that at the start by ${numbers.start}.`;
     }
 
-    function judge(here, t) {
+    function measure(here, t) {
       const last = states[settings.steps];
       return {
         scale: Math.sqrt(alphaBar[t]).toFixed(3),
@@ -105,7 +106,8 @@
         name: "steps", label: "Steps", values: STEPS, value: settings.steps, change: change("steps"),
       }),
       Alive.slider({
-        name: "eta", label: "η, the share of dice", min: 0, max: 1, step: 0.05, value: settings.eta,
+        name: "eta", label: "η, the share of fresh noise", min: 0, max: 1, step: 0.05,
+        value: settings.eta,
         show: (eta) => eta.toFixed(2) + ({ 0: " (DDIM)", 1: " (DDPM)" }[eta] || ""),
         change: change("eta"),
       }),
@@ -114,7 +116,7 @@
         change: change("w"),
       }),
       Alive.slider({
-        name: "seed", label: "Seed of the dice", min: 1, max: 50, step: 1, value: settings.seed,
+        name: "seed", label: "Seed of the noise", min: 1, max: 50, step: 1, value: settings.seed,
         change: change("seed"),
       }),
     ];

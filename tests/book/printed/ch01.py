@@ -37,7 +37,7 @@ def chain_names() -> dict:
         x.append(PROCESS.q_step(x[-1], i, sources[i]))
 
     def given(j: int) -> Normal:
-        """The law of x_t for a known x_j."""
+        """The distribution of x_t for a known x_j."""
         mean, variance = x[j], 0.0
         for i in range(j + 1, t + 1):
             mean = PROCESS.q_step(mean, i, torch.zeros_like(mean))
@@ -54,7 +54,9 @@ def chain_names() -> dict:
         r"\varepsilon": sources,
         r"\bar\varepsilon": noise(t - 2),
         r"\bar\varepsilon_t": noise(0),
-        r"\operatorname{law}": lambda value: Normal(0.0, float(value @ value) * np.eye(T + 1)),
+        r"\operatorname{distribution}": lambda value: Normal(
+            0.0, float(value @ value) * np.eye(T + 1)
+        ),
         r"q(x_t\mid x_{t-1})": given(t - 1).density(x[t].numpy()),
         r"q(x_t\mid x_s)": given(s).density(x[t].numpy()),
         r"q(x_t\mid x_0)": given(0).density(x[t].numpy()),
@@ -87,7 +89,7 @@ def sum_names() -> dict:
         r"\varepsilon": np.array([1.0, 0.0]),
         r"\varepsilon'": np.array([0.0, 1.0]),
         "I": np.eye(2),
-        r"\operatorname{law}": lambda value: Normal(0.0, float(value @ value) * np.eye(2)),
+        r"\operatorname{distribution}": lambda value: Normal(0.0, float(value @ value) * np.eye(2)),
     }
 
 

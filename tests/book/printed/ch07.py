@@ -81,7 +81,7 @@ def markov_names() -> dict:
 
 
 def family(eta: float) -> dict:
-    """Law of (x_s, x_t) given x_0 by what the step does to means, to x_t and to its noise."""
+    """Distribution of (x_s, x_t) given x_0 by what the step does to means, x_t and its noise."""
     zero, one = torch.zeros(1, dtype=F64), torch.ones(1, dtype=F64)
     on_x_t = float(PROCESS.step(one, Prediction(zero), t, s, eta, zero))
     std = float(PROCESS.step(zero, Prediction(zero), t, s, eta, one))
@@ -109,7 +109,7 @@ def family(eta: float) -> dict:
 
 
 def marginal(eta: float) -> Normal:
-    """Law of x_t given x_0, walking down from x_T."""
+    """Distribution of x_t given x_0, walking down from x_T."""
     mean, variance = PROCESS.scale[T] * X0, float(PROCESS.std[T]) ** 2
     zero, one = torch.zeros(1, dtype=F64), torch.ones(1, dtype=F64)
     for i in range(T, t, -1):

@@ -72,7 +72,7 @@ def langevin_names() -> dict:
         r"\nabla\log p(x)": float(MIXTURE.score(column(X), t)),
         "z": float(z),
         "I": 1.0,
-        r"\operatorname{law}": lambda value: Normal(0.0, 1.0),
+        r"\operatorname{distribution}": lambda value: Normal(0.0, 1.0),
     }
 
 

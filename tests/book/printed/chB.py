@@ -55,7 +55,7 @@ def translation_names() -> dict:
         "a": float(a),
         "b": float(b),
         r"\lambda": float(log_snr),
-        r"\operatorname{law}": lambda value: Normal(0.0, np.eye(D)),
+        r"\operatorname{distribution}": lambda value: Normal(0.0, np.eye(D)),
     }  # fmt: skip
 
 
