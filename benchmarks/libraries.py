@@ -146,7 +146,7 @@ class Ours:
     def averaging(self, size: Size, device: torch.device) -> Call:
         images = torch.zeros(size.batch, *size.image_shape, dtype=torch.uint8)
         trainer = self.trainer(size, images, device, Way())
-        return lambda: trainer.ema.update(trainer.model)
+        return lambda: trainer.ema.update(trainer.model, 10**6)
 
     def loading(self, images: Tensor, batch: int, device: torch.device) -> Call:
         x, batches, k = images.to(device), Batches(len(images), batch, 0), itertools.count()

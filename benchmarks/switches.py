@@ -116,7 +116,8 @@ def _stream(size: Size, images: Tensor, device: torch.device, s: Switches) -> An
 
 def _average(model: nn.Module, foreach: bool) -> Callable[[nn.Module], None]:
     if foreach:
-        return Average(model, DECAY).update
+        average = Average(model, DECAY)
+        return lambda its: average.update(its, 10**6)
     return AveragedModel(model, avg_fn=get_ema_avg_fn(DECAY)).update_parameters
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ddpmlib.data.scale import to_uint8
+from ddpmlib.files import write_atomically
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -56,7 +57,8 @@ def sheet(images: Tensor, ncol: int = 10, pad: int = 1) -> np.ndarray:
     """Tile images into one, row by row.
 
     Args:
-        images: (N, C, H, W), uint8, or float in [-1, 1] (clipped beyond); C is 1 or 3.
+        images: (N, C, H, W), uint8, or float in [-1, 1] (clipped beyond); one channel is grey,
+            three are colours, and of any other number each is shown in grey, side by side.
         ncol: images per row.
         pad: white pixels between them.
 
@@ -66,12 +68,9 @@ def sheet(images: Tensor, ncol: int = 10, pad: int = 1) -> np.ndarray:
     Raises:
         ValueError: if ``images`` is not such a batch, ``ncol`` < 1 or ``pad`` < 0.
     """
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
-        raise ValueError(f"expected images (N, 1 or 3, H, W), N >= 1, got {tuple(images.shape)}")
     if ncol < 1 or pad < 0:
         raise ValueError(f"need ncol >= 1 and pad >= 0, got {ncol} and {pad}")
-    pixels = images if images.dtype == torch.uint8 else to_uint8(images)
-    x = pixels.detach().cpu().expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+    x = rgb(images)
     n, h, w, _ = x.shape
     ncol = min(ncol, n)
     nrow = -(-n // ncol)
@@ -80,6 +79,40 @@ def sheet(images: Tensor, ncol: int = 10, pad: int = 1) -> np.ndarray:
         top, left = i // ncol * (h + pad), i % ncol * (w + pad)
         out[top : top + h, left : left + w] = image
     return out
+
+
+def rgb(images: Tensor) -> np.ndarray:
+    """Images as files hold them.
+
+    Args:
+        images: as for :func:`sheet`.
+
+    Returns:
+        uint8 (N, H, W, 3); with another number of channels than 1 or 3 (N, H, C·W, 3).
+
+    Raises:
+        ValueError: if ``images`` is not such a batch.
+    """
+    if images.ndim != 4 or not images.numel():
+        raise ValueError(f"expected images (N, C, H, W), at least one, got {tuple(images.shape)}")
+    pixels = images if images.dtype == torch.uint8 else to_uint8(images)
+    pixels = pixels.detach().cpu()
+    if pixels.shape[1] not in (1, 3):
+        pixels = pixels.transpose(1, 2).flatten(2)[:, None]  # (N, 1, H, C·W)
+    return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """The content of a PNG file.
+
+    Args:
+        pixels: uint8, (H, W, 3) or grey (H, W).
+    """
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def grid(images: Tensor, ncol: int = 10, ax: Axes | None = None, title: str = "") -> Axes:
@@ -100,9 +133,14 @@ def grid(images: Tensor, ncol: int = 10, ax: Axes | None = None, title: str = ""
 
 
 def save_grid(images: Tensor, path: Path | str, ncol: int = 10, least_width: int = 600) -> None:
-    """Write a grid of images as a PNG at least ``least_width`` pixels wide (whole-pixel zoom)."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    _zoomed(sheet(images, ncol), least_width).save(path)
+    """Write a grid of images as a PNG at least ``least_width`` pixels wide (whole-pixel zoom).
+
+    An older file is replaced in one go, so that nobody ever sees half a picture.
+
+    Raises:
+        OSError: if the file cannot be written; the older one then stays as it was.
+    """
+    write_atomically(path, png(np.asarray(_zoomed(sheet(images, ncol), least_width))))
 
 
 def scatter(points: Tensor, ax: Axes | None = None, reach: float = 2.5, **options: Any) -> Axes:
@@ -159,6 +197,32 @@ def film(
     )
 
 
+def save_film(
+    pictures: Sequence[np.ndarray], path: Path | str, seconds: float = 4.0, hold: float = 1.5
+) -> None:
+    """Write finished pictures as an animation that repeats.
+
+    Args:
+        pictures: uint8 (H, W, 3), all of one size.
+        path: a .gif, which plays nearly everywhere, shows greys as they are and at most 256 colours
+            in each picture; or a .webp, which plays in browsers and is exact.
+        seconds: length of the motion.
+        hold: how long the last picture stands.
+
+    Raises:
+        ValueError: without pictures, for another kind of file, or pictures of several sizes.
+        OSError: if the file cannot be written; an older one then stays as it was.
+    """
+    kind = Path(path).suffix.lower()
+    if kind not in (".gif", ".webp"):
+        raise ValueError(f"a film is a .gif or a .webp file, got {path}")
+    frames = _pictures(pictures, ncol=1, width=1)
+    if kind == ".gif" and all(bool((p == p[..., :1]).all()) for p in pictures):
+        frames = [frame.convert("L") for frame in frames]  # of colours it would choose some
+    content = _animated(frames, seconds, hold, lossless=True, kind=kind[1:].upper())
+    write_atomically(path, content)
+
+
 def picture(figure: Any) -> np.ndarray:
     """A matplotlib figure as uint8 (H, W, 3), closed afterwards: a frame for :func:`film`."""
     import matplotlib.pyplot as plt
@@ -198,14 +262,16 @@ def _pictures(frames: Sequence[Any], ncol: int, width: int) -> list[Image]:
     return [_zoomed(a, width) for a in arrays]
 
 
-def _animated(pictures: Iterable[Image], seconds: float, hold: float, lossless: bool) -> bytes:
+def _animated(
+    pictures: Iterable[Image], seconds: float, hold: float, lossless: bool, kind: str = "WEBP"
+) -> bytes:
     first, *rest = pictures
     each = max(20, round(1000 * seconds / (len(rest) + 1)))
     durations = [each] * len(rest) + [round(1000 * hold)]
     buffer = io.BytesIO()
     first.save(
         buffer,
-        "WEBP",
+        kind,
         save_all=True,
         append_images=rest,
         duration=durations,

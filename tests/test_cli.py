@@ -10,10 +10,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from ddpmlib import data, evaluation, files, zoo
+import ddpmlib
+from ddpmlib import data, evaluation, files, plots, zoo
 from ddpmlib.cli import command, main, models
 from ddpmlib.evaluation import features, metrics, statistics
 from ddpmlib.zoo import checkpoints, recipes
@@ -240,14 +242,76 @@ def test_a_noisy_classifier_and_its_clean_twin_from_the_command_line(cwd, shippe
 
 
 def test_labels_are_passed_on(runs, monkeypatch):
-    asked, real = [], evaluation.generate
+    asked, real = [], evaluation.sample_batches
     monkeypatch.setattr(
-        evaluation, "generate", lambda d, s, y, *a, **k: asked.append(y) or real(d, s, y, *a, **k)
+        evaluation,
+        "sample_batches",
+        lambda d, s, y, *a, **k: asked.append(y) or real(d, s, y, *a, **k),
     )
     words = ["sample", "digits", "--n", "2", "--steps", "1", "--device", "cpu"]
     for more in (["--label", "0"], ["--label", "9"], ["--n", "12"]):
         assert main([*words, *more]) == 0
     assert [y.tolist() for y in asked] == [[0, 0], [9, 9], [*range(10), 0, 1]]
+
+
+def test_a_class_may_be_given_by_its_name(cwd, monkeypatch):
+    """Shipped weights whose card says fashion_mnist: there class 9 is the ankle boot."""
+    asked, real = [], evaluation.sample_batches
+    monkeypatch.setattr(
+        evaluation,
+        "sample_batches",
+        lambda d, s, y, *a, **k: asked.append(y) or real(d, s, y, *a, **k),
+    )
+    words = ["sample", "fashion_mnist", "--n", "2", "--steps", "1", "--device", "cpu", "--label"]
+    for label in ("ankle boot", "T-shirt", "3"):
+        assert main([*words, label]) == 0
+    assert [y.tolist() for y in asked] == [[9, 9], [0, 0], [3, 3]]
+
+
+def test_samples_as_single_pictures_and_as_an_array_are_those_of_the_grid(runs, capsys):
+    words = ["sample", "digits", "--n", "12", "--steps", "2", "--device", "cpu", "--out"]
+    for out in ("grid.png", "folder/", "no suffix", "array.npz"):
+        assert main([*words, out]) == 0
+        assert capsys.readouterr().out == f"{out}: 12 samples of digits, 2 steps, eta 0\n"
+    found = np.load("array.npz")
+    assert found["arr_0"].shape == (12, 8, 8, 3) and found["arr_1"].tolist() == [*range(10), 0, 1]
+    sheet = plots.sheet(torch.from_numpy(found["arr_0"]).permute(0, 3, 1, 2))
+    with Image.open("grid.png") as image:
+        zoom = image.width // sheet.shape[1]
+        assert np.array_equal(np.asarray(image)[::zoom, ::zoom], sheet)
+    for folder in ("folder", "no suffix"):
+        files = sorted(path.name for path in Path(folder).iterdir())
+        assert files == [*(f"{i:06d}.png" for i in range(12)), "labels.csv"]
+        with Image.open(f"{folder}/000011.png") as image:
+            assert image.mode == "L"
+            assert np.array_equal(np.asarray(image), found["arr_0"][11, ..., 0])
+
+
+def test_a_run_that_is_not_finished_is_sampled_and_said_to_be(runs, capsys):
+    for name in ("model.safetensors", "model.json"):
+        (runs / "digits" / name).unlink()
+    words = ["--n", "1", "--steps", "1", "--device", "cpu"]
+    assert main(["sample", "runs/digits", *words]) == 0
+    sentence = "the run in runs/digits is not finished: .* averaged weights after 3 of 3 updates\n"
+    assert re.match(sentence + "samples.png: 1 samples of digits", capsys.readouterr().out)
+    assert main(["sample", "digits", *words]) == 0
+    assert "runs/digits is not finished, and digits is the shipped" in capsys.readouterr().out
+    for verb in ("evaluate", "ship"):
+        assert "not finished: resume" in said(capsys, [verb, "runs/digits"])
+
+
+@pytest.mark.parametrize("out", [[], ["--out", "a film.webp"]])
+def test_grids_while_training_and_the_film_of_them(cwd, capsys, out):
+    words = ["train", "digits", "--steps", "5", "--device", "cpu", "--set", "net.width=8"]
+    assert main([*words, "--sample-every", "2"]) == 0
+    grids = sorted(path.name for path in Path("runs/digits/samples").iterdir())
+    assert grids == ["000002.png", "000004.png", "000005.png"]
+    capsys.readouterr()
+    assert main(["film", "digits", *out]) == 0
+    path = out[1] if out else "runs/digits/film.gif"
+    assert capsys.readouterr().out == f"{path}: 3 grids, after 2 to 5 updates\n"
+    with Image.open(path) as film:
+        assert film.n_frames == 3
 
 
 def test_ship_evaluate_and_zoo(runs, shipped, capsys):
@@ -349,8 +413,8 @@ def test_threads_are_set(cwd, shipped):
         ("sample nothing", "no checkpoint 'nothing': give a folder of a finished run"),
         ("sample --n 0", "--n/--samples: must be a whole number 1..2"),
         ("sample --seed 99999999999999999999", "--seed: must be a whole number"),
-        ("sample --out grid.jpg", "--out names the PNG to write, .* got grid.jpg"),
-        ("sample --out grid", "--out names the PNG to write"),
+        ("film", "required: RUN"),
+        ("film digits", "no grids in digits/samples: train with --sample-every"),
         ("evaluate", "no finished run"),
         ("evaluate digits --metric fid mse", "metrics must be among .*, got 'mse'"),
         ("evaluate digits --spacing log", "invalid choice: 'log'"),
@@ -377,9 +441,13 @@ def test_in_an_empty_folder(cwd, shipped, capsys, words, match):
         ("train digits --resume", r"trained with steps = 3, not \d+: resume with the same"),
         ("train digits --resume --steps 3 --seed 1", "trained with seed = 0, not 1"),
         ("train digits-classifier --out runs/digits --resume --steps 3", "another|trained with"),
-        ("sample digits --label 10", "--label must lie in 0..9 for digits, got 10"),
-        ("sample digits --label=-1", "--label must lie in 0..9"),
-        ("sample digits --label one", "invalid int value: 'one'"),
+        ("sample digits --label 10", "a class of digits is one of 0, 1, .*, 9; got '10'"),
+        ("sample digits --label=-1", "a class of digits is one of 0, 1, .*; got '-1'"),
+        ("sample digits --label one", "a class of digits is one of 0, 1, .*; got 'one'"),
+        ("sample digits --out grid.jpg", r"grid \(samples.png\), a folder .* got grid.jpg"),
+        ("sample digits --out runs/digits", "runs/digits already holds something"),
+        ("film digits", "no grids in runs/digits/samples: train with --sample-every"),
+        ("train digits-classifier --out new --sample-every 1", "a classifier draws no samples"),
         ("sample digits --steps 1001", r"steps must lie in 1..T = 1..1000, got 1001"),
         ("sample digits --eta 2 --steps 2", r"eta .* got 2"),
         ("sample digits --eta nan --steps 2", r"eta .* got nan"),
@@ -457,9 +525,9 @@ def test_out_below_a_file_or_onto_a_folder(runs, capsys):
     assert "cannot write file/run/log.jsonl" in said(capsys, [*words, "file/run"])
     assert Path("file").read_text("utf-8") == "mine"
     sample = ["sample", "--n", "1", "--steps", "1", "--device", "cpu", "--out"]
-    Path("folder.png").mkdir()
-    assert "--out names the PNG" in said(capsys, [*sample, "folder.png"])
-    assert "file" in said(capsys, [*sample, "file/grid.png"])
+    assert "file already holds something" in said(capsys, [*sample, "file"])
+    for out in ("file/grid.png", "file/samples.npz", "file/folder"):
+        assert f"cannot write {out}" in said(capsys, [*sample, out])
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write all")
@@ -507,7 +575,7 @@ def test_interruption(runs, capsys, monkeypatch, words, resumable):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ddpmlib.zoo.runs.train", interrupt)
-    monkeypatch.setattr(evaluation, "generate", interrupt)
+    monkeypatch.setattr(evaluation, "sample_batches", interrupt)
     assert main(words.split()) == 130
     err = capsys.readouterr().err
     assert "interrupted" in err and ("--resume" in err) == resumable
@@ -528,7 +596,14 @@ def test_help_has_examples_that_parse(capsys):
         command.parser().parse_args(words[1:])
 
 
-@pytest.mark.parametrize("verb", ["train", "sample", "evaluate", "statistics", "ship", "zoo"])
+def test_version(capsys):
+    assert status(["--version"]) == 0
+    assert capsys.readouterr().out == f"ddpmlib {ddpmlib.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "verb", ["train", "sample", "film", "evaluate", "statistics", "ship", "zoo"]
+)
 def test_help_explains_every_option(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert status([verb, "--help"]) == 0

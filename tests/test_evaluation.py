@@ -421,6 +421,88 @@ def test_classes_in_turn(finished):
     assert evaluation.classes_in_turn(card, 12).tolist() == [*range(10), 0, 1]
 
 
+def test_samples_of_a_name_are_those_of_its_denoiser(finished):
+    denoiser, card = zoo.load(finished, "cpu")
+
+    def expected(y, how=TWO, **options):
+        return evaluation.generate(denoiser, card.image_shape, torch.tensor(y), how, **options)
+
+    def found(n=None, y=None, how=TWO, **options):
+        return evaluation.samples(finished, n, y, how, device="cpu", **options)
+
+    assert torch.equal(found(12), expected([*range(10), 0, 1]))
+    assert len(found()) == 100 and torch.equal(found()[:12], found(100)[:12])
+    for y in (7, "7"):
+        assert torch.equal(found(3, y), expected([7, 7, 7]))
+    for y in ([7, 1], ["7", 1], torch.tensor([7, 1])):
+        assert torch.equal(found(y=y), expected([7, 1]))
+    other = Sampling(steps=3, eta=1.0, seed=4)
+    assert torch.equal(found(2, how=other), expected([0, 1], other))
+    assert torch.equal(found(5, batch_size=2), expected([0, 1, 2, 3, 4], batch_size=2))
+
+
+@pytest.mark.parametrize(
+    ("n", "y", "match"),
+    [
+        (0, None, "n counts samples and must be at least 1, got 0"),
+        (3, [1, 2], "give labels or a number of samples"),
+        (None, [], "give labels or a number of samples"),
+        (1, 10, "a class of tiny is one of 0, 1, .*, 9; got 10"),
+        (1, -1, "a class of tiny is one of .*; got -1"),
+        (1, "seven", "a class of tiny is one of .*; got 'seven'"),
+        (None, torch.tensor([0.5]), "a class of tiny is one of .*; got 0.5"),
+    ],
+)
+def test_samples_that_cannot_be_drawn(finished, n, y, match):
+    with pytest.raises(ValueError, match=match):
+        evaluation.samples(finished, n, y, TWO, device="cpu")
+
+
+def test_a_classifier_has_no_samples(classifier_run):
+    with pytest.raises(ValueError, match="is a classifier: it measures samples but draws none"):
+        evaluation.samples(classifier_run, 1, device="cpu")
+
+
+def test_classes_have_the_names_of_their_data(finished):
+    card = zoo.Card.read(finished / "model.json")
+    assert evaluation.class_names(card) == tuple("0123456789")
+    shoes = replace(card, recipe=card.recipe | {"data": "fashion_mnist"})
+    assert evaluation.label_of(shoes, "ankle boot") == 9 == evaluation.label_of(shoes, "9")
+    for name, names in data.sets.CLASSES.items():
+        assert name in data.sets.DATASETS and len(set(names)) == 10
+    assert data.sets.CLASSES.keys() == data.sets.DATASETS.keys()
+    assert data.load("digits").classes == data.sets.CLASSES["digits"]
+
+
+def test_without_known_names_a_class_is_its_number(finished):
+    card = zoo.Card.read(finished / "model.json")
+    for other in (replace(card, num_classes=3), replace(card, recipe={"data": "mine"})):
+        assert evaluation.class_names(other) == ()
+    three = replace(card, num_classes=3)
+    assert evaluation.label_of(three, "2") == 2
+    with pytest.raises(ValueError, match=r"a class of tiny is one of 0..2; got '3'"):
+        evaluation.label_of(three, "3")
+    with pytest.raises(ValueError, match="a class of tiny is none, as it knows no classes; got 0"):
+        evaluation.label_of(replace(card, num_classes=0), 0)
+
+
+def test_batches_come_one_after_the_other(finished, monkeypatch):
+    """A batch is drawn when it is asked for, and bad input is refused before."""
+    denoiser, card = zoo.load(finished, "cpu")
+    drawn, real = [], drawing._batch
+    monkeypatch.setattr(drawing, "_batch", lambda *a: drawn.append(len(a[-1])) or real(*a))
+    y = evaluation.classes_in_turn(card, 5)
+    batches = evaluation.sample_batches(denoiser, (1, 8, 8), y, TWO, batch_size=2)
+    assert drawn == []
+    first = next(batches)
+    assert drawn == [2] and first.shape == (2, 1, 8, 8)
+    whole = torch.cat([first, *batches])
+    assert drawn == [2, 2, 1]
+    assert torch.equal(whole, evaluation.generate(denoiser, (1, 8, 8), y, TWO, batch_size=2))
+    with pytest.raises(ValueError, match="steps must lie in"):
+        evaluation.sample_batches(denoiser, (1, 8, 8), y, Sampling(steps=2000))
+
+
 @pytest.mark.parametrize("name", evaluation.SPACINGS)
 def test_generate_takes_every_spacing(finished, name):
     denoiser, card = zoo.load(finished, "cpu")

@@ -98,7 +98,7 @@ def test_conda_takes_a_python_that_the_project_supports():
 
 
 def test_extras_are_known_and_the_tests_cover_inception():
-    assert set(EXTRAS) == {"book", "test", "inception", "benchmark"}
+    assert set(EXTRAS) == {"book", "test", "inception", "tensorboard", "benchmark"}
     assert set(EXTRAS["inception"]) <= set(EXTRAS["test"])
 
 

@@ -1,8 +1,10 @@
 """`ddpmlib.plots`: every pixel where it belongs, and films that need nothing from elsewhere."""
 
 import base64
+import errno
 import io
 import itertools
+import os
 import re
 
 import numpy as np
@@ -62,12 +64,23 @@ def test_sheet_of_few_images_is_as_narrow_as_they_are():
     assert plots.sheet(images(3), ncol=10).shape == (3, 14, 3)
 
 
+@pytest.mark.parametrize("c", [2, 4, 5])
+def test_other_channels_are_shown_side_by_side(c):
+    x = images(n=3, c=c)
+    sheet = plots.sheet(x, ncol=2)
+    assert sheet.shape == (7, 2 * 4 * c + 1, 3)
+    for k in range(c):  # of the second image, which begins after one white column
+        left = 4 * c + 1 + 4 * k
+        assert np.array_equal(sheet[:3, left : left + 4, 0], x[1, k].numpy())
+    assert (sheet == sheet[..., :1]).all()
+
+
 @pytest.mark.parametrize(
     "wrong",
-    [torch.zeros(3, 4), torch.zeros(2, 2, 3, 4), torch.zeros(0, 1, 3, 4), torch.zeros(1, 3, 4)],
+    [torch.zeros(3, 4), torch.zeros(2, 0, 3, 4), torch.zeros(0, 1, 3, 4), torch.zeros(1, 3, 4)],
 )
 def test_sheet_refuses_other_shapes(wrong):
-    with pytest.raises(ValueError, match=r"expected images \(N, 1 or 3, H, W\)"):
+    with pytest.raises(ValueError, match=r"expected images \(N, C, H, W\), at least one, got"):
         plots.sheet(wrong)
 
 
@@ -90,6 +103,20 @@ def test_save_grid_zooms_by_whole_pixels(tmp_path):
     assert saved.shape == (33, 27, 3)  # 9 pixels wide, three times
     assert np.array_equal(saved[1::3, 1::3], sheet)
     assert np.array_equal(saved, sheet.repeat(3, 0).repeat(3, 1))
+
+
+def test_a_grid_that_cannot_be_written_leaves_the_older_one(tmp_path, monkeypatch):
+    path = tmp_path / "grid.png"
+    plots.save_grid(images(), path)
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"cannot write .*grid.png: No space left"):
+        plots.save_grid(images(n=2), path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 # ---- figures -----------------------------------------------------------------------------------
@@ -186,6 +213,43 @@ def test_picture_is_the_figure_and_closes_it():
 
 
 # ---- films -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "new folder/b.GIF"])
+def test_a_film_in_a_file_shows_greys_as_they_are(tmp_path, name):
+    greys = [plots.sheet(images().roll(k, 0)) for k in range(3)]
+    plots.save_film(greys, tmp_path / name, seconds=1.0, hold=2.0)
+    with Image.open(tmp_path / name) as film:
+        assert film.n_frames == 3 and film.info["loop"] == 0
+        for k, expected in enumerate(greys):
+            film.seek(k)
+            film.load()
+            assert np.array_equal(np.asarray(film.convert("RGB")), expected)
+            assert film.info["duration"] == [330, 330, 2000][k] or name != "a.gif"
+
+
+def test_a_film_of_colours_is_exact_in_a_webp(tmp_path):
+    colours = [plots.sheet(images(n=9, c=3, h=9, w=9).roll(k, 0)) for k in range(2)]
+    plots.save_film(colours, tmp_path / "a.webp")
+    with Image.open(tmp_path / "a.webp") as film:
+        for k, expected in enumerate(colours):
+            film.seek(k)
+            assert np.array_equal(np.asarray(film.convert("RGB")), expected)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "name", "match"),
+    [
+        ([np.zeros((4, 4, 3), np.uint8)], "a.mp4", "a film is a .gif or a .webp file, got .*a.mp4"),
+        ([], "a.gif", "at least one frame"),
+        ([np.zeros((4, k, 3), np.uint8) for k in (4, 5)], "a.gif", "all of one size"),
+    ],
+)
+def test_what_makes_no_film_is_refused(tmp_path, pictures, name, match):
+    with pytest.raises(ValueError, match=match):
+        plots.save_film(pictures, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
 
 pytest.importorskip("IPython")
 

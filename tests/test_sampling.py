@@ -226,8 +226,8 @@ def test_the_command_line_makes_the_record(verb, words, how, monkeypatch, tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(evaluation, "evaluate", lambda name, how, **options: seen.append(how) or [])
     monkeypatch.setattr(
-        evaluation, "generate",
-        lambda d, shape, y, how, **options: seen.append(how) or torch.zeros(len(y), *shape),
+        evaluation, "sample_batches",
+        lambda d, shape, y, how, **options: seen.append(how) or iter([torch.zeros(len(y), *shape)]),
     )  # fmt: skip
     assert cli.main([verb, "digits", "--device", "cpu", "--n", "2", *words.split()]) == 0
     assert seen == [how]

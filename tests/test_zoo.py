@@ -583,9 +583,50 @@ def test_an_unfinished_run_says_what_to_do(tmp_path, monkeypatch, shipped):
         interrupted(patch, 5)
         with pytest.raises(KeyboardInterrupt):
             runs.train(TINY, folder, device="cpu", save_every=4)
-    for use in (zoo.load, zoo.ship, evaluation.evaluate, zoo.find):
+    for use in (zoo.ship, evaluation.evaluate, zoo.find):
         with pytest.raises(FileNotFoundError, match="not finished: resume it with `ddpmlib train`"):
             use(folder)
+
+
+@pytest.mark.parametrize("recipe", [TINY, GUIDE], ids=["denoiser", "noisy classifier"])
+def test_a_run_that_is_not_finished_is_loaded_with_its_averaged_weights(
+    tmp_path, monkeypatch, recipe
+):
+    folder, recipe = tmp_path / "r", replace(recipe, settings=replace(recipe.settings, steps=9))
+    with monkeypatch.context() as patch:
+        interrupted(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(recipe, folder, device="cpu", save_every=4)
+    with pytest.warns(
+        zoo.UnfinishedRun, match="r is not finished: .* after 4 of 9 updates"
+    ) as seen:
+        model, card = zoo.load(folder, "cpu")
+    assert seen[0].filename == __file__
+    state = weights(folder / zoo.STATE)
+    averaged = {
+        k.removeprefix("ema.module."): v for k, v in state.items() if k.startswith("ema.module.")
+    }
+    assert same(averaged, model.state_dict()) and not model.training
+    assert recipes.from_dict(card.recipe) == recipe and card.name == recipe.name
+    assert card.image_shape == (1, 8, 8) and card.num_classes == 10
+    assert card.training == {"step": 4, "steps": 9}
+    assert card.parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("recipe", None), ("recipe", "[]"), ("recipe", "{}"), ("shape", None), ("shape", "[8, 8]"),
+        ("shape", "[1, 8, -8]"), ("shape", "3"), ("shape", "{"),
+    ],
+)  # fmt: skip
+def test_a_state_that_does_not_say_what_it_trains_is_not_loaded(copied, key, value):
+    (copied / zoo.MODEL).unlink()
+    tensors, header = read_safetensors(copied / zoo.STATE)
+    header = {k: v for k, v in (header | {key: value}).items() if v is not None}
+    files.write_safetensors(copied / zoo.STATE, tensors, header)
+    with pytest.raises(ValueError, match="does not say which model it trains"):
+        zoo.load(copied, "cpu")
 
 
 def test_an_unknown_name_says_what_there_is(finished, shipped):

@@ -1,4 +1,4 @@
-"""The commands ``ddpmlib train | sample | evaluate | statistics | ship | export-web | zoo``."""
+"""The commands ``ddpmlib train``, ``sample``, ``evaluate`` and the others, one module each."""
 
 from ddpmlib.cli.command import main
 from ddpmlib.cli.values import time_limit

@@ -1,4 +1,4 @@
-"""``ddpmlib train | sample | evaluate | statistics | ship | export-web | zoo``: the commands."""
+"""``ddpmlib VERB``: the command line as a whole, and how it ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from ddpmlib.cli import evaluate, export_web, sample, ship, statistics, train, zoo
+from ddpmlib import __version__
+from ddpmlib.cli import evaluate, export_web, film, sample, ship, statistics, train, zoo
 
 EXAMPLES = """examples:
   ddpmlib train digits                    about a minute on one CPU thread, into runs/digits
@@ -19,6 +20,9 @@ EXAMPLES = """examples:
   ddpmlib sample                          100 samples of the newest run into samples.png
   ddpmlib sample mnist --n 20 --label 7 --steps 20 --eta 1 --out sevens.png
   ddpmlib sample mnist --w 2              guided towards the class
+  ddpmlib sample mnist --n 10000 --out samples.npz      the array that tools for FID read
+  ddpmlib train digits --sample-every 50  a grid of samples every 50 steps, and then
+  ddpmlib film digits                     a film of them
   ddpmlib evaluate mnist                  how good its samples are
   ddpmlib evaluate mnist --metric fid nll --n 5000 --steps 10 --spacing quadratic
   ddpmlib zoo                             what can be trained, and what is there trained
@@ -56,7 +60,7 @@ def _run(args: argparse.Namespace) -> None:
         _settle(args)
         if parallel.is_main():
             args.run(args)
-        elif args.run not in (ship.run, zoo.run):
+        elif args.run not in (film.run, ship.run, zoo.run):
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
                 args.run(args)
 
@@ -94,7 +98,8 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    found.add_argument("--version", action="version", version=f"ddpmlib {__version__}")
     verbs = found.add_subparsers(required=True, metavar="VERB")
-    for module in (train, sample, evaluate, statistics, ship, export_web, zoo):
+    for module in (train, sample, film, evaluate, statistics, ship, export_web, zoo):
         module.add(verbs)
     return found

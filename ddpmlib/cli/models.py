@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,19 @@ RUNS = Path("runs")
 
 
 def denoiser_of(args: argparse.Namespace) -> Any:
-    """The denoiser that ``args.model`` names, and its card."""
+    """The denoiser that ``args.model`` names, and its card; says so if its run is not finished."""
     from ddpmlib import zoo
     from ddpmlib.denoiser.denoiser import Denoiser
 
-    model, card = zoo.load(model_of(args), args.device)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", zoo.UnfinishedRun)
+        model, card = zoo.load(model_of(args), args.device)
+    for warning in caught:
+        if warning.category is zoo.UnfinishedRun:
+            print(warning.message)
+        else:
+            where = warning.filename, warning.lineno
+            warnings.warn_explicit(str(warning.message), warning.category, *where)
     if not isinstance(model, Denoiser):
         raise ValueError(f"{card.name} is a classifier: it measures samples but draws none")
     return model, card
@@ -26,6 +35,10 @@ def own_run_or(name: str) -> str | Path:
 
     own = RUNS / name
     finished = (own / zoo.MODEL).is_file()
+    if not finished and (own / zoo.STATE).is_file() and name in zoo.names():
+        print(
+            f"{own} is not finished, and {name} is the shipped checkpoint; name the folder for it"
+        )
     return own if finished or (own.is_dir() and name not in zoo.names()) else name
 
 

@@ -39,6 +39,14 @@ def add(verbs: Any) -> None:
         "--save-every", type=values.positive, default=100, metavar="STEPS", help="default 100"
     )
     parser.add_argument(
+        "--sample-every", type=values.positive, metavar="STEPS",
+        help="draw a grid of the same samples so often, and at the end, into samples/ in the run's "
+        "folder; `ddpmlib film` joins them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="write events for TensorBoard beside the log"
+    )
+    parser.add_argument(
         "--bf16", action=argparse.BooleanOptionalAction, help="default: on a CUDA GPU"
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile the network")
@@ -79,6 +87,8 @@ def run(args: argparse.Namespace) -> None:
         channels_last=args.channels_last,
         accumulate=args.accumulate,
         save_every=args.save_every,
+        sample_every=args.sample_every,
+        tensorboard=args.tensorboard,
         command=args.command,
     )
     loss = f"loss {card.loss[-1][1]:.4f}, " if card.loss else ""

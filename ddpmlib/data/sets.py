@@ -137,6 +137,9 @@ CIFAR10 = (
     "aeroplane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "lorry",
 )  # fmt: skip
 
+CLASSES = {"digits": DIGITS, "mnist": DIGITS, "fashion_mnist": FASHION, "cifar10": CIFAR10}
+"""The names of the classes of each set, known without loading it."""
+
 
 def _digits() -> Dataset:
     from sklearn.datasets import load_digits

@@ -3,7 +3,14 @@
 from ddpmlib.evaluation.accuracy import accuracy_under_noise
 from ddpmlib.evaluation.bits_per_dim import nll
 from ddpmlib.evaluation.checkpoint import METRICS, evaluate, network_of
-from ddpmlib.evaluation.drawing import classes_in_turn, generate
+from ddpmlib.evaluation.drawing import (
+    class_names,
+    classes_in_turn,
+    generate,
+    label_of,
+    sample_batches,
+    samples,
+)
 from ddpmlib.evaluation.entries import is_measured
 from ddpmlib.evaluation.guidance_options import Guidance
 from ddpmlib.evaluation.intervals import bootstrap, share_interval
@@ -31,6 +38,7 @@ __all__ = [
     "accuracy_under_noise",
     "bootstrap",
     "class_agreement",
+    "class_names",
     "classes_in_turn",
     "evaluate",
     "frechet_distance",
@@ -38,11 +46,14 @@ __all__ = [
     "inception_score",
     "is_measured",
     "kid",
+    "label_of",
     "measure_samples",
     "network_of",
     "nll",
     "precision_recall",
     "reference",
+    "sample_batches",
+    "samples",
     "saturation",
     "share_interval",
 ]

@@ -18,6 +18,9 @@ def fit(
 ) -> Iterator[Progress]:
     """Train to the end of the budget, from wherever the trainer stands.
 
+    Who calls it decides what is logged, and where: "How to run it" shows ten lines for Weights &
+    Biases, :mod:`ddpmlib.zoo.log` and :mod:`ddpmlib.zoo.tensorboard` wrap it as generators.
+
     Args:
         trainer: fresh, or after :meth:`~ddpmlib.training.trainer.Trainer.load`.
         checkpoint: file for the state, written every ``save_every`` updates and at the end.

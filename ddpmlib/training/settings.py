@@ -32,7 +32,8 @@ class Settings:
         lr: peak learning rate; linear warm-up, then half a cosine down to zero.
         warmup: updates of warm-up.
         weight_decay: of AdamW.
-        ema: decay of the averaged weights.
+        ema: decay of the averaged weights, reached step by step, see
+            :class:`ddpmlib.training.averaging.Average`.
         clip: largest gradient norm.
         seed: of batches, times, noise and label dropout, 0 ≤ seed < 2³².
 

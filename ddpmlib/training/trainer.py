@@ -116,7 +116,7 @@ class Trainer:
         loss = self._gradients()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimiser.step()
-        self.ema.update(self.model)
+        self.ema.update(self.model, self.step)
         self.step += 1
         return Progress(self.step, loss, lr)
 
@@ -203,6 +203,7 @@ class Trainer:
     def _decided(self) -> dict[str, Any]:
         """What must not change between a start and its resume, as it reads back from JSON."""
         decided = {"settings": asdict(self.settings), "samples": len(self.x)}
+        decided |= {"shape": self.x.shape[1:]}  # of a sample; older states do not say it
         decided |= {"recipe": self.recipe} if self.recipe else {}
         return json.loads(json.dumps(decided))
 

@@ -23,6 +23,7 @@ from ddpmlib.zoo.recipes import (
     DiffusionRecipe,
     NoisyClassifierRecipe,
 )
+from ddpmlib.zoo.unfinished import UnfinishedRun
 
 __all__ = [
     "LOG",
@@ -34,6 +35,7 @@ __all__ = [
     "DiffusionRecipe",
     "NoisyClassifierRecipe",
     "Recipe",
+    "UnfinishedRun",
     "find",
     "load",
     "names",

@@ -20,6 +20,7 @@ from ddpmlib.files import data_folder, from_safetensors, to_safetensors, write_a
 from ddpmlib.training.machine import default_device
 from ddpmlib.zoo.card import Card
 from ddpmlib.zoo.recipes.kinds import from_dict
+from ddpmlib.zoo.unfinished import so_far
 
 STATE, LOG, MODEL = "training.safetensors", "log.jsonl", "model.safetensors"
 LARGEST = 8_000_000  # bytes of a file that ships
@@ -38,6 +39,9 @@ def names() -> list[str]:
 def load(name: str | Path, device: torch.device | str | None = None) -> tuple[Any, Card]:
     """A trained model, ready to use, and its card.
 
+    Of a run that is still trained, or was interrupted, these are the averaged weights as they were
+    last saved, and a warning (:class:`~ddpmlib.zoo.unfinished.UnfinishedRun`) says of which step.
+
     Args:
         name: a shipped checkpoint ("mnist", see :func:`names`), a run's folder, or a weights' file.
         device: where to put it, by default a GPU if there is one.
@@ -51,8 +55,11 @@ def load(name: str | Path, device: torch.device | str | None = None) -> tuple[An
         FileNotFoundError: if there is no such checkpoint, or a part of it is missing.
         ValueError: if the file is damaged: its SHA-256 is not the card's.
     """
-    path = find(name)
-    card, tensors = read(path)
+    state = Path(name) / STATE
+    if _place(name) is None and state.is_file():
+        (card, tensors), path = so_far(state), state
+    else:
+        card, tensors = read(path := find(name))
     try:
         model = from_dict(card.recipe).build()
     except (ValueError, TypeError, ZeroDivisionError) as error:
@@ -136,19 +143,23 @@ def _content(path: Path) -> bytes:
 
 def find(name: str | Path) -> Path:
     """The weights' file behind a shipped name, a run's folder or a path; it may lie in parts."""
-    path = Path(name)
-    candidates = [shipped() / f"{name}.safetensors", path / MODEL, path]
-    for candidate in candidates:
-        if candidate.suffix == ".safetensors" and (candidate.is_file() or _in_parts(candidate)):
-            return candidate
-    if (path / STATE).is_file():
+    if place := _place(name):
+        return place
+    if (Path(name) / STATE).is_file():
         raise FileNotFoundError(
-            f"the run in {path} is not finished: resume it with `ddpmlib train`"
+            f"the run in {name} is not finished: resume it with `ddpmlib train`"
         )
     raise FileNotFoundError(
         f"no checkpoint {str(name)!r}: give a folder of a finished run, a .safetensors file, or "
         f"one of {', '.join(names()) or '(none shipped)'}"
     )
+
+
+def _place(name: str | Path) -> Path | None:
+    """Where weights of this name lie, if they do."""
+    candidates = [shipped() / f"{name}.safetensors", Path(name) / MODEL, Path(name)]
+    files = (path for path in candidates if path.suffix == ".safetensors")
+    return next((path for path in files if path.is_file() or _in_parts(path)), None)
 
 
 def _in_parts(path: Path) -> bool:

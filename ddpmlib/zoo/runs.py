@@ -1,7 +1,8 @@
 """Carry out a recipe in a folder: train with a progress bar and a log, resume, export.
 
 A run is a folder: ``training.safetensors`` (everything, to resume from), ``log.jsonl``, and at the
-end ``model.safetensors`` (averaged weights) with its card ``model.json``. Of several processes (see
+end ``model.safetensors`` (averaged weights) with its card ``model.json``; grids of samples and
+events for TensorBoard where they are asked for. Of several processes (see
 :mod:`ddpmlib.training.parallel`) the first one writes and shows progress.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,14 @@ from ddpmlib.files import PACKAGE, read_safetensors
 from ddpmlib.training import parallel
 from ddpmlib.training.loop import fit
 from ddpmlib.training.machine import hardware
+from ddpmlib.training.settings import Progress
 from ddpmlib.training.time_budget import updates_within
 from ddpmlib.training.trainer import Trainer
+from ddpmlib.zoo import tensorboard as events
 from ddpmlib.zoo.card import Card
 from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, read, start_from, write_model
 from ddpmlib.zoo.log import Log
+from ddpmlib.zoo.previews import Previews
 from ddpmlib.zoo.recipe import Recipe, changed, to_dict
 
 
@@ -43,6 +48,8 @@ def train(
     accumulate: int = 1,
     save_every: int = 100,
     log_every: int = 50,
+    sample_every: int | None = None,
+    tensorboard: bool = False,
     command: str = "",
 ) -> Card:
     """Carry a recipe out in ``folder``: train with a progress bar and a log, then export.
@@ -60,6 +67,9 @@ def train(
         device, bf16, compile, channels_last, accumulate: see
             :class:`ddpmlib.training.trainer.Trainer`.
         save_every, log_every: updates between saves and between lines of the log.
+        sample_every: updates between grids of samples, see :mod:`ddpmlib.zoo.previews`; by default
+            there are none. Their time comes on top of ``minutes``.
+        tensorboard: repeat the log, and the grids, as events, see :mod:`ddpmlib.zoo.tensorboard`.
         command: what the card says to repeat the run; with ``minutes``, the steps are added.
 
     Returns:
@@ -70,7 +80,10 @@ def train(
         ValueError: if there is no such data set, the model is not made for it, or the run there has
             other settings; the folder is then unchanged.
         TrainingDiverged: if the loss is no longer finite.
+        ImportError: if TensorBoard is asked for and not installed.
     """
+    if tensorboard:
+        events.check_installed()
     folder, state = Path(folder), Path(folder) / STATE
     _check_folder(folder, resume or parallel.restarted())
     recipe, dataset = _fitting(recipe, dataset)
@@ -82,6 +95,8 @@ def train(
         device=device, bf16=bf16, compile=compile, channels_last=channels_last,
         accumulate=accumulate,
     )  # fmt: skip
+    shape, k = dataset.image_shape, recipe.num_classes
+    grids = None if sample_every is None else Previews(folder, trainer, shape, k, sample_every)
     if minutes is not None:
         recipe = _timed(recipe, trainer, minutes, state, save_every)
         command += f" --steps {recipe.settings.steps}"
@@ -92,7 +107,12 @@ def train(
         return finished
     how = {"compile": compile, "channels_last": channels_last, "command": command}
     how |= {"init": f"{init} ({sha256})"} if init else {}
-    return _carried_out(recipe, trainer, dataset, folder, how, save_every, log_every)
+    log = Log(folder / LOG, trainer, log_every)
+    updates = log.watch(fit(trainer, checkpoint=state, save_every=save_every))
+    updates = grids.watch(updates) if grids else updates
+    if tensorboard:
+        updates = events.watch(updates, folder, log.rows, trainer.step, grids)
+    return _carried_out(recipe, trainer, dataset, folder, how, log, updates)
 
 
 def _fitting(recipe: Recipe, dataset: Dataset | None) -> tuple[Recipe, Dataset]:
@@ -152,11 +172,10 @@ def _finished(folder: Path) -> Card | None:
 
 def _carried_out(
     recipe: Recipe, trainer: Trainer, dataset: Dataset, folder: Path, how: dict[str, Any],
-    save_every: int, log_every: int,
+    log: Log, updates: Iterator[Progress],
 ) -> Card:  # fmt: skip
     """The rest of the updates, with a log, and then the export."""
-    log = Log(folder / LOG, trainer, log_every)
-    for progress in log.watch(fit(trainer, checkpoint=folder / STATE, save_every=save_every)):
+    for progress in updates:
         del progress
     if parallel.is_main():
         how = _circumstances(trainer) | how | {"seconds": round(log.seconds, 1)}

@@ -544,7 +544,53 @@ assert smooth[-1] < 0.35 * losses[0]
 
 # %% [markdown]
 # *What to see:* a steep fall, then a long flat tail that hides most of the visible progress, because most of the loss is the floor
-# of noise that nobody can guess. Now the film: two digits of every class, the state $x_t$ above, the prediction $\hat x_0$ below.
+# of noise that nobody can guess.
+#
+# **Which weights draw?** Not the last ones, which each batch pushes somewhere else, but a running average of them,
+# $\bar\theta \leftarrow d\,\bar\theta + (1-d)\,\theta$ after every update, from $\bar\theta=\theta$ at the start. A *fixed* $d$ is made
+# for long runs: after $N$ updates the random weights of the start still count $d^N$. `Average` therefore lets $d$ grow, as
+# TensorFlow's moving average does: $d_n=\min\big(d,\,\frac{1+n}{10+n}\big)$ after $n$ earlier updates. Here both average the same 400
+# updates on the ring, with the $d = 0.9995$ of the recipe `mnist`.
+
+# %% tags=["nbval-ignore-output"]
+from ddpmlib.training import Average
+
+_ = torch.manual_seed(0)
+short = Trainer(
+    Denoiser(MLP(dim=2, width=64, depth=2), toy.model.process, EPS),
+    diffusion_loss,
+    points,
+    None,
+    Settings(steps=400, batch_size=256, lr=1e-2, ema=0.9995),
+    device="cpu",
+)
+fixed = Average(short.model, 0.9995)
+for _ in fit(short):
+    fixed.update(short.model, n=10**9)  # so late, d_n is d
+
+x_T = torch.randn(600, 2, generator=torch.Generator().manual_seed(1))
+hits = {}
+for which, d in (
+    ("last weights", short.model.eval()),
+    ("fixed decay", fixed.module.eval()),
+    ("growing decay", short.averaged),
+):
+    x = draw(d, d.process, x_T, generator=torch.Generator().manual_seed(2))
+    close = torch.cdist(x, centres).min(dim=1).values < 3 * 0.2
+    hits[which] = close.float().mean().item()
+    print(f"{which:14} {hits[which]:.0%} of the samples lie on a cluster")
+start = 0.9995**400
+print(f"share of the first weights under the fixed decay: {start:.0%}")
+assert 0.81 < start < 0.83
+assert hits["fixed decay"] < 0.5 < 0.8 < hits["growing decay"]
+assert hits["growing decay"] > hits["last weights"] - 0.02
+
+# %% [markdown]
+# Under the fixed decay four fifths of the average are still the random weights of the start, and fewer than half of its samples lie
+# on a cluster; under the growing one more than 80 % do, as with the last weights.
+# The growing decay forgets the start: what it averages is a tenth of the run old on average, however long the run is.
+#
+# Now the film of the digits: two digits of every class, the state $x_t$ above, the prediction $\hat x_0$ below.
 
 # %%
 denoiser = trainer.averaged

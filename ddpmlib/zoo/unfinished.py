@@ -1,0 +1,64 @@
+"""Runs that are not finished: what they have learned so far, read from their training state."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ddpmlib.files import read_safetensors
+from ddpmlib.seeds import MOST_UPDATES
+from ddpmlib.training import state
+from ddpmlib.zoo.card import Card
+from ddpmlib.zoo.recipes.kinds import from_dict
+
+PREFIX = "ema.module."  # of the averaged weights in a state
+
+
+class UnfinishedRun(UserWarning):
+    """A model was loaded from a run that has updates left."""
+
+
+def so_far(path: Path) -> tuple[Card, dict[str, Tensor]]:
+    """The averaged weights in the training state of a run, and a card for them.
+
+    Warns (:class:`UnfinishedRun`) of which step they are; ``card.training`` says it too, as
+    ``step`` and ``steps``.
+
+    Args:
+        path: the state's file, in the run's folder.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no whole training state of a recipe.
+    """
+    tensors, step = state.read(path, {}, MOST_UPDATES)
+    header = read_safetensors(path)[1]
+    try:
+        recipe, shape = json.loads(header["recipe"]), json.loads(header["shape"])
+        values = {k: v for k, v in recipe.items() if k != "init"}
+        found = from_dict(values)
+        if not (len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
+            raise ValueError(f"shape = {shape}")
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} does not say which model it trains ({error}): resume the run, whose next save "
+            "will, or finish it"
+        ) from error
+    averaged = {k.removeprefix(PREFIX): v for k, v in tensors.items() if k.startswith(PREFIX)}
+    warnings.warn(
+        f"the run in {path.parent} is not finished: these are its averaged weights after "
+        f"{step:,} of {found.settings.steps:,} updates",
+        UnfinishedRun,
+        stacklevel=3,
+    )
+    how: dict[str, Any] = {"step": step, "steps": found.settings.steps}
+    card = Card(
+        name=found.name, recipe=values, sha256="",
+        parameters=sum(v.numel() for v in averaged.values()), dtype="float32",
+        image_shape=tuple(shape), num_classes=found.num_classes, training=how,
+    )  # fmt: skip
+    return card, averaged
