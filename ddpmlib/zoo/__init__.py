@@ -23,6 +23,7 @@ from ddpmlib.zoo.recipes import (
     DiffusionRecipe,
     NoisyClassifierRecipe,
 )
+from ddpmlib.zoo.saved import save
 
 __all__ = [
     "LOG",
@@ -39,6 +40,7 @@ __all__ = [
     "names",
     "read",
     "read_log",
+    "save",
     "ship",
     "shipped",
     "start_from",
