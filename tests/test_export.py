@@ -67,7 +67,7 @@ def test_labels_out_of_range_are_still_refused_outside_of_a_recording():
 
 @pytest.mark.slow
 def test_a_shipped_network_is_the_same_in_onnx(tmp_path):
-    runtime = pytest.importorskip("onnxruntime", reason="onnx, onnxscript and onnxruntime, by hand")
+    runtime = pytest.importorskip("onnxruntime", reason="needs onnx, onnxscript and onnxruntime")
     pytest.importorskip("onnxscript")
     net, path = zoo.load("digits", "cpu")[0].net, tmp_path / "digits.onnx"
     names = ["x", "t", "y"]
