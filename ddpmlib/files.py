@@ -31,10 +31,24 @@ def write_safetensors(path: Path | str, tensors: dict[str, Tensor], header: dict
 
 
 def to_safetensors(tensors: dict[str, Tensor], header: dict[str, str]) -> bytes:
-    """The content of a safetensors file."""
+    """The content of a safetensors file.
+
+    Tensors that share memory, as tied weights do, are each written out in full: reading them back
+    into a model that ties them ties them again.
+    """
     from safetensors.torch import save
 
-    return save(tensors, metadata=header)
+    return save(_apart(tensors), metadata=header)
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same values, none of which share memory: safetensors refuses those that do."""
+    found, seen = {}, set()
+    for name, value in tensors.items():
+        place = (value.device, value.untyped_storage().data_ptr())
+        found[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return found
 
 
 def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:

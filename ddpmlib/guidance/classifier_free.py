@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -64,6 +65,18 @@ class ClassifierFree(Wrapper):
         return Prediction(conditional + w * (conditional - null), var_mix)
 
 
+@dataclass(frozen=True)
+class _Interval:
+    w: float
+    low: int
+    high: int
+
+    def __call__(self, t: Time) -> float | Tensor:
+        if isinstance(t, Tensor):
+            return torch.where((self.low <= t) & (t <= self.high), self.w, 0.0)
+        return self.w if self.low <= t <= self.high else 0.0
+
+
 def interval(w: float, low: int, high: int) -> Callable[[Time], float | Tensor]:
     """The weight w at times low ≤ t ≤ high and 0 at all others (Kynkäänniemi et al. 2024).
 
@@ -75,10 +88,4 @@ def interval(w: float, low: int, high: int) -> Callable[[Time], float | Tensor]:
     """
     if not 0 <= low <= high or not math.isfinite(w):
         raise ValueError(f"need 0 <= low <= high and a finite w, got {low}, {high} and {w}")
-
-    def weight(t: Time) -> float | Tensor:
-        if isinstance(t, Tensor):
-            return torch.where((low <= t) & (t <= high), w, 0.0)
-        return w if low <= t <= high else 0.0
-
-    return weight
+    return _Interval(w, low, high)

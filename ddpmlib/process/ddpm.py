@@ -8,7 +8,7 @@ shape (B,) on the device of the data.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +57,10 @@ class DDPM(Process):
         self._alpha_bars: list[float] = self.alpha_bar.tolist()
         self._log_snr = log_snr(self.alpha_bar)
         self._on_device: dict[tuple[str, torch.device], Tensor] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What travelled to a device stays there: the copy may be opened where there is none.
+        return self.__dict__ | {"_on_device": {}}
 
     def __repr__(self) -> str:
         return f"DDPM(T={self.T}, alpha_bar_T={float(self.alpha_bar[-1]):.3g})"

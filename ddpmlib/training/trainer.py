@@ -41,7 +41,8 @@ class Trainer:
     and from the first process's in several.
 
     Args:
-        model: what is trained; moved to ``device``.
+        model: what is trained; moved to ``device``. Weights that ask for no gradients stay as they
+            are, and tied weights stay tied.
         loss: see :data:`BatchLoss`; gets images scaled to [-1, 1].
         x: all training data (N, ...): uint8 images, scaled on the fly, or float points as they are.
         y: labels (N,) int64, or another condition of N samples, or None.
@@ -56,8 +57,8 @@ class Trainer:
         recipe: what else decides the run, as JSON values; a state of another recipe is refused.
 
     Raises:
-        ValueError: if data and labels differ in number, a batch is larger than the data, or it
-            cannot be cut into equal pieces.
+        ValueError: if data and labels differ in number, a batch is larger than the data or cannot
+            be cut into equal pieces, or all weights are frozen.
     """
 
     def __init__(
@@ -79,6 +80,11 @@ class Trainer:
             raise ValueError(f"need one label per sample, got {labels} labels for {len(x)} samples")
         if x.dtype != torch.uint8 and not x.is_floating_point():
             raise ValueError(f"data are uint8 images or float points, got {x.dtype}")
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ValueError(
+                "all weights are frozen, as those of a loaded checkpoint are: there is nothing to "
+                "train; call model.requires_grad_() first"
+            )
         _check_pieces(settings.batch_size, accumulate)
         self.device = torch.device(device) if device else default_device()
         self.settings, self.recipe, self.accumulate = settings, recipe, accumulate

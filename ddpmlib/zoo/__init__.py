@@ -23,6 +23,7 @@ from ddpmlib.zoo.recipes import (
     DiffusionRecipe,
     NoisyClassifierRecipe,
 )
+from ddpmlib.zoo.saved import save
 from ddpmlib.zoo.unfinished import UnfinishedRun
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "names",
     "read",
     "read_log",
+    "save",
     "ship",
     "shipped",
     "start_from",

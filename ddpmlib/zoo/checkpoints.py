@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ddpmlib.files import data_folder, from_safetensors, to_safetensors, write_atomically
 from ddpmlib.training.machine import default_device
+from ddpmlib.zoo import parts
 from ddpmlib.zoo.card import Card
 from ddpmlib.zoo.recipes.kinds import from_dict
 from ddpmlib.zoo.unfinished import so_far
@@ -36,7 +37,9 @@ def names() -> list[str]:
     return sorted(card.stem for card in shipped().glob("*.json"))
 
 
-def load(name: str | Path, device: torch.device | str | None = None) -> tuple[Any, Card]:
+def load(
+    name: str | Path, device: torch.device | str | None = None, *, build: parts.Build | None = None
+) -> tuple[Any, Card]:
     """A trained model, ready to use, and its card.
 
     Of a run that is still trained, or was interrupted, these are the averaged weights as they were
@@ -45,21 +48,29 @@ def load(name: str | Path, device: torch.device | str | None = None) -> tuple[An
     Args:
         name: a shipped checkpoint ("mnist", see :func:`names`), a run's folder, or a weights' file.
         device: where to put it, by default a GPU if there is one.
+        build: the constructor of a network that is not the library's own, for what
+            :func:`ddpmlib.zoo.saved.save` wrote; called with the arguments that the card records.
 
     Returns:
         a :class:`~ddpmlib.denoiser.denoiser.Denoiser`, :class:`~ddpmlib.models.Classifier` or
-        :class:`~ddpmlib.models.NoisyClassifier`, in evaluation mode and without gradients of its
-        weights, and its :class:`Card`.
+        :class:`~ddpmlib.models.NoisyClassifier`, or whatever network was saved, in evaluation mode
+        and without gradients of its weights, and its :class:`Card`.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint, or a part of it is missing.
-        ValueError: if the file is damaged: its SHA-256 is not the card's.
+        ValueError: if the file is damaged: its SHA-256 is not the card's; or if a constructor is
+            missing, or given where none is needed.
     """
     state = Path(name) / STATE
     if _place(name) is None and state.is_file():
         (card, tensors), path = so_far(state), state
     else:
         card, tensors = read(path := find(name))
+    if card.recipe.get("kind") == parts.KIND:
+        saved = parts.rebuilt(path, card.recipe, tensors, build)
+        return saved.to(device or default_device()).eval().requires_grad_(False), card
+    if build is not None:
+        raise ValueError(f"{path} was made by a recipe, which needs no build: load it without")
     try:
         model = from_dict(card.recipe).build()
     except (ValueError, TypeError, ZeroDivisionError) as error:
@@ -87,6 +98,7 @@ def start_from(model: nn.Module, name: str | Path) -> str:
     """
     path = find(name)
     card, tensors = read(path)
+    tensors.pop(parts.BETA, None)  # a schedule, and no weight
     ours = model.state_dict()
     fits = ours.keys() == tensors.keys()
     for key, value in ours.items() if fits else ():
@@ -197,6 +209,7 @@ def ship(
     source = run / MODEL if (run / MODEL).is_file() else find(run)
     card, tensors = read(source)
     small = {k: _converted(k, v, getattr(torch, dtype)) for k, v in tensors.items()}
+    small |= {k: v for k, v in tensors.items() if k == parts.BETA}  # no weight, but a schedule
     target = (folder or shipped()) / f"{name or card.name}.safetensors"
     write_atomically(target.with_suffix(".jsonl"), (source.parent / LOG).read_bytes())
     # Metrics belong to the exact weights they were measured on, so they do not travel.
