@@ -88,7 +88,7 @@ def test_the_card_of_a_run_becomes_a_row(folder):
     assert set(row) == set(of_the_book[0])
 
 
-def test_an_interrupted_command_goes_on_where_it_stopped(folder, monkeypatch):
+def test_an_interrupted_command_goes_on_where_it_stopped(folder, capsys):
     cells, measured = sampled_cells(("tiny",), ("ddim", "beta"), 5, 10), []
 
     def measure(cell):
@@ -103,6 +103,9 @@ def test_an_interrupted_command_goes_on_where_it_stopped(folder, monkeypatch):
     assert len(results.rows("one")) == 2 and experiment.missing() == cells[2:]
     experiment.measure_missing()
     assert measured == [*cells[:3], *cells[2:]] and experiment.missing() == []
+    capsys.readouterr()
+    experiment.measure_missing()
+    assert capsys.readouterr().out == "one: nothing is missing, 4 cells have their rows\n"
     assert results.rows("one") == [cell | {"frechet": 1.0} for cell in cells]
 
 
@@ -165,6 +168,14 @@ def test_the_command_trains_what_is_not_finished(folder, monkeypatch, capsys):
     (folder / "runs" / "clean").mkdir()
     (folder / "runs" / "clean" / zoo.MODEL).touch()
     assert main(["train", "clean"]) == 0 and len(done) == 2
+
+
+def test_a_training_that_fails_has_said_why(folder, monkeypatch, capsys):
+    def fails(words, check):
+        raise runs.subprocess.CalledProcessError(2, words)
+
+    monkeypatch.setattr(runs.subprocess, "run", fails)
+    assert main(["train", "clean"]) == 2 and capsys.readouterr().err == ""
 
 
 def test_the_command_writes_the_tables_and_figures_of_an_experiment(tmp_path, capsys):

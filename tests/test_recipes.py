@@ -236,7 +236,7 @@ def test_a_denoiser_without_classes_takes_images_with_and_without():
     ("recipe", "images", "sentence"),
     [
         *(
-            (r, {"shape": (3, 8, 8)}, "these has 3 channels, the net 1")
+            (r, {"shape": (3, 8, 8)}, "these has 3 channels, the net 1: set net.channels to 3")
             for r in (TINY, CLASSIFIER, GUIDE)
         ),
         *(
@@ -648,7 +648,11 @@ def test_every_field_of_every_recipe_can_be_set_to_what_it_is(name):
 @pytest.mark.parametrize(
     ("name", "value", "match"),
     [
-        ("shedule", "linear", "kind 'diffusion' has no field 'shedule' to set"),
+        (
+            "shedule",
+            "linear",
+            "kind 'diffusion' has no field 'shedule' to set: there are name, data, schedule, ",
+        ),
         ("kind", "classifier", "no field 'kind'"),
         ("net", {}, "no field 'net'"),
         ("settings", 3, "no field 'settings'"),

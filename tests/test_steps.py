@@ -131,6 +131,15 @@ def test_every_hook_works_with_every_step_and_every_wrapper(name: str, step: str
         assert any(torch.equal(before.x, x) for x in seen)
 
 
+def test_a_step_answers_a_state() -> None:
+    process = DDPM(schedules.cosine(10))
+    exact = oracle.Gaussian(process, torch.zeros(2), torch.eye(2))
+    with pytest.raises(TypeError, match="a step answers a State, got Tensor"):
+        draw(
+            exact, process, torch.zeros(3, 2), step=lambda denoise, process, past, s, g: past[-1].x
+        )
+
+
 @pytest.mark.parametrize("answer", [None, torch.zeros(3), torch.zeros(2, 2)])
 def test_what_a_hook_may_not_answer(answer: Any) -> None:
     with pytest.raises(ValueError, match="a hook answers a tensor of the state's shape"):

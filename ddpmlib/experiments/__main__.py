@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ def main(words: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         args.carry_out(args)
+    except subprocess.CalledProcessError as error:  # it has said why
+        return error.returncode
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -52,8 +52,10 @@ class Experiment:
 
     def measure_missing(self) -> None:
         """Measure what has no row and whose network is trained; each row is written at once."""
-        waiting = 0
-        for cell in self.missing():
+        waiting, missing = 0, self.missing()
+        if not missing:
+            print(f"{self.name}: nothing is missing, {len(self.cells)} cells have their rows")
+        for cell in missing:
             if runs.trained(cell):
                 print(self.name, cell, flush=True)
                 results.add(self.name, self.measure(cell))

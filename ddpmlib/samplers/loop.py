@@ -93,6 +93,8 @@ def walk(
     for s in times[1:]:
         with without_gradients:
             state = step(denoise, process, tuple(past), s, generator)
+            if not isinstance(state, State):
+                raise TypeError(f"a step answers a State, got {type(state).__name__}")
             if hook is not None:
                 state = _hooked(hook, state)
         past.append(state)

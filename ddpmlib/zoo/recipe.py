@@ -100,9 +100,12 @@ def _place(recipe: Recipe, values: dict[str, Any], name: str) -> tuple[dict[str,
     for key in outer:
         cls = types(cls).get(key)
         cls, values = (cls, values[key]) if is_dataclass(cls) else (object, {})
-    kind = types(cls).get(field)
+    kinds = types(cls)
+    kind = kinds.get(field)
     if kind not in WORDS:
-        raise ValueError(f"a recipe of kind {recipe.kind!r} has no field {name!r} to set")
+        there = ", ".join(".".join([*outer, n]) for n, k in kinds.items() if k in WORDS)
+        hint = f": there are {there}" if there else ""
+        raise ValueError(f"a recipe of kind {recipe.kind!r} has no field {name!r} to set{hint}")
     return values, kind
 
 
@@ -140,7 +143,9 @@ def check_channels(channels: int, dataset: Dataset) -> None:
     """Whether a net sees all channels of the images."""
     found = dataset.image_shape[0]
     if found != channels:
-        raise ValueError(f"{dataset.name} has {found} channels, the net {channels}")
+        raise ValueError(
+            f"{dataset.name} has {found} channels, the net {channels}: set net.channels to {found}"
+        )
 
 
 def check_classes(num_classes: int, dataset: Dataset) -> None:
