@@ -26,6 +26,7 @@ from ddpmlib.zoo.card import Card
 from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, read, start_from, write_model
 from ddpmlib.zoo.log import Log
 from ddpmlib.zoo.recipe import Recipe, changed, to_dict
+from ddpmlib.zoo.source import write_source
 
 
 def train(
@@ -50,7 +51,8 @@ def train(
     Args:
         recipe: see :data:`ddpmlib.zoo.recipes.RECIPES`.
         folder: where the run lives; created if needed.
-        dataset: in place of the one that the recipe names; the card then names this one.
+        dataset: in place of the one that the recipe names; the card then names this one, and the
+            folder says where it was read from, see :mod:`ddpmlib.zoo.source`.
         resume: go on from the last saved state, if there is one; also done without a word where
             ``torchrun`` started the processes again.
         minutes: in place of the recipe's steps, as many as fit into this time, see
@@ -80,7 +82,7 @@ def train(
     trainer = Trainer(
         model, recipe.loss(), dataset.x_train, dataset.y_train, recipe.settings,
         device=device, bf16=bf16, compile=compile, channels_last=channels_last,
-        accumulate=accumulate,
+        accumulate=accumulate, data_fingerprint=dataset.fingerprint,
     )  # fmt: skip
     if minutes is not None:
         recipe = _timed(recipe, trainer, minutes, state, save_every)
@@ -155,11 +157,14 @@ def _carried_out(
     save_every: int, log_every: int,
 ) -> Card:  # fmt: skip
     """The rest of the updates, with a log, and then the export."""
+    if dataset.source is not None and parallel.is_main():
+        write_source(folder, dataset.source)
     log = Log(folder / LOG, trainer, log_every)
     for progress in log.watch(fit(trainer, checkpoint=folder / STATE, save_every=save_every)):
         del progress
     if parallel.is_main():
         how = _circumstances(trainer) | how | {"seconds": round(log.seconds, 1)}
+        how |= {"data_fingerprint": dataset.fingerprint, "classes": list(dataset.classes)}
         averaged = trainer.averaged
         card = Card(
             name=recipe.name,
