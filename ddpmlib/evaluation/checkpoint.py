@@ -158,13 +158,15 @@ def _measurable(
     if not alone and extractor != "pixels":
         return extractor, metrics
     lost = [m for m in metrics if m in NEED_CLASSES]
-    hint = f"train one by --kind classifier into {found.path.parent.parent}"
+    hint = "`ddpmlib train --images PATH --kind classifier` trains one"
+    hint = hint if images.num_classes > 1 else "they are of one kind, so there can be none"
     if lost and asked:
-        raise ValueError(f"{', '.join(lost)} needs a classifier of {images.name}: {hint}")
+        raise ValueError(f"{' and '.join(lost)} of {images.name} need a classifier: {hint}")
     if alone:
+        without = f", without {' and '.join(lost)}" if lost else ""
         print(
-            f"no classifier of {images.name}: distances are those of pixels, without "
-            f"{' and '.join(lost) or 'classes'}; {hint}"
+            f"no classifier of {images.name} was found: distances are those of pixels{without} "
+            f"({hint})"
         )
     return "pixels", [m for m in metrics if m not in NEED_CLASSES]
 

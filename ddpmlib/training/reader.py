@@ -38,7 +38,7 @@ class Reader:
         """The samples of update k, on the CPU.
 
         Raises:
-            whatever reading a sample raises.
+            Exception: whatever reading a sample raises.
         """
         if k != self._next:
             self._batches = self._from(k)

@@ -83,9 +83,10 @@ def own_recipe(dataset: Dataset, kind: str = "diffusion", *, flip: bool = False)
     net, shape = _net(dataset, width), _shape_for(dataset.image_shape[1:])
     if kind == "noisy-classifier":
         config = NoisyClassifierConfig(**net | {"dropout": 0.1, "mults": shape.mults})
-        settings = Settings(_steps(n) // 2, _batch(n, 128), lr=2e-3, weight_decay=0.05)
+        settings = Settings(_steps(n) // 2, _batch(n, 64), lr=2e-3, weight_decay=0.05)
         return NoisyClassifierRecipe(net=config, settings=settings, **common)
-    settings = Settings(_steps(n), _batch(n, 64), lr=2e-3 * 32 / width, warmup=200)
+    batch = _batch(n, 32 if n <= 1_000 else 64)
+    settings = Settings(_steps(n), batch, lr=2e-3 * 32 / width, warmup=200)
     return DiffusionRecipe(
         net=UNetConfig(**net), settings=settings, var_mix=None, objective="hybrid", **common
     )
@@ -176,13 +177,13 @@ def _net(dataset: Dataset, width: int) -> dict[str, Any]:
 
 
 def _classifier(dataset: Dataset, common: dict[str, Any]) -> ClassifierRecipe:
-    n, colour = len(dataset.x_train), dataset.image_shape[0] > 1
+    n = len(dataset.x_train)
     net = ClassifierConfig(
         channels=dataset.image_shape[0], num_classes=dataset.num_classes,
-        width=32 if colour else 16, features=64,
+        width=16 if n < 5_000 else 32, features=64,
     )  # fmt: skip
     settings = Settings(
-        _steps(n) // 2, _batch(n, 128), lr=3e-3, weight_decay=0.05, ema=0.995,
+        _steps(n) // 2, _batch(n, 64), lr=3e-3, weight_decay=0.05, ema=0.995,
     )  # fmt: skip
     reach = 2 if min(dataset.image_shape[1:]) >= 16 else 1
     return ClassifierRecipe(net=net, settings=settings, reach=reach, **common)
