@@ -119,6 +119,23 @@ def test_statistics_of_another_classifier_are_refused_and_not_used(classifier, w
     )
 
 
+def test_statistics_of_other_data_of_the_name_are_refused_and_not_used(classifier, written):
+    """Whatever lies in mnist.npz is not MNIST."""
+    known, x = small_set(), images(60)[30:].flip(3)
+    other = data.Dataset("digits", x, known.y_train, known.x_test, known.y_test, known.classes)
+    assert statistics.statistics("digits", classifier, known.fingerprint).train.n == 30
+    with pytest.raises(statistics.OtherData, match="describes other data of this name"):
+        statistics.statistics("digits", classifier, other.fingerprint)
+    found = statistics.train_moments(classifier, other)
+    h = features.extract(classifier, x)[0].double()
+    assert torch.allclose(found.mean, h.mean(0), atol=1e-12)
+    facts = json.loads(written.with_suffix(".json").read_text("utf-8"))
+    assert facts.pop("data_fingerprint") == known.fingerprint
+    written.with_suffix(".json").write_text(json.dumps(facts), "utf-8")  # as older versions wrote
+    with pytest.raises(statistics.OtherData):
+        statistics.statistics("digits", classifier, known.fingerprint)
+
+
 def test_shipped_statistics_spare_the_work(classifier, written, monkeypatch):
     monkeypatch.setattr(features, "moments", lambda *a: pytest.fail("computed again"))
     assert statistics.train_moments(classifier, small_set()).n == 30
@@ -171,7 +188,9 @@ def test_shipped_statistics_belong_to_the_shipped_classifier(path):
     assert json.loads(path.with_suffix(".json").read_text("utf-8"))["classifier"] == card.sha256
     floor = metrics.frechet_distance(found.train, found.test)
     assert 0 < floor < found.train.cov.trace() / 10  # the two sets are alike, and not the same
+    assert len(found.data_fingerprint) == 64
     if path.stem == "digits":
+        assert found.data_fingerprint == data.load("digits").fingerprint
         h, _ = features.extract(classifier, data.load("digits").x_train)
         assert torch.allclose(found.train.mean, h.double().mean(0), atol=1e-4)
         assert metrics.frechet_distance(found.train, h) < 1e-4

@@ -17,6 +17,7 @@ EXAMPLES = """examples:
   ddpmlib train digits --resume           after an interruption
   ddpmlib train digits --minutes 2        as many steps as fit into two minutes
   torchrun --nproc-per-node 2 -m ddpmlib train digits      in two processes
+  ddpmlib train --images photos           your own pictures, a sub-folder for each class or none
   ddpmlib sample                          100 samples of the newest run into samples.png
   ddpmlib sample mnist --n 20 --label 7 --steps 20 --eta 1 --out sevens.png
   ddpmlib sample mnist --w 2              guided towards the class

@@ -25,9 +25,9 @@ def add(verbs: Any) -> None:
         help="samples, test images for nll (default 2000)",
     )  # fmt: skip
     parser.add_argument(
-        "--features", default="classifier", choices=("classifier", "inception"),
-        help="whose features: the shipped classifier of the data set (default), or Inception, for "
-        "colour images",
+        "--features", default="classifier", metavar="NETWORK",
+        help="whose features: classifier, that of the data set (default), inception, for colour "
+        "images, pixels, no network at all, or a classifier's run, folder or file",
     )  # fmt: skip
     parser.add_argument(
         "--draws", type=values.positive, default=200,
@@ -37,6 +37,9 @@ def add(verbs: Any) -> None:
         "--nll-draws", type=values.positive, default=50, metavar="DRAWS",
         help="random steps of the chain per test image (default 50)",
     )  # fmt: skip
+    parser.add_argument(
+        "--images", metavar="PATH", help="where your own images lie, if they have moved"
+    )
     sampling.add_options(parser)
 
 
@@ -44,9 +47,10 @@ def run(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from ddpmlib import evaluation
 
+    named = args.features in evaluation.EXTRACTORS
     entries = evaluation.evaluate(
         model_of(args), sampling.sampling_of(args, own_run_or), metrics=args.metric, n=args.n,
-        extractor=args.features,
+        extractor=args.features if named else str(own_run_or(args.features)), images=args.images,
         draws=args.draws, nll_draws=args.nll_draws, compile=args.compile, device=args.device,
     )  # fmt: skip
     for entry in entries:

@@ -1,11 +1,15 @@
-"""Which checkpoint a command line means."""
+"""Which checkpoint or recipe a command line means."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddpmlib.zoo.recipe import Recipe
 
 RUNS = Path("runs")
 
@@ -54,3 +58,20 @@ def model_of(args: argparse.Namespace) -> str | Path:
             "for example `ddpmlib sample mnist`"
         )
     return finished[-1]
+
+
+def recipe_named(name: str | None) -> Recipe:
+    """The recipe of the catalogue.
+
+    Raises:
+        ValueError: if there is none of this name, or none is given.
+    """
+    from ddpmlib.zoo import recipes
+
+    if name is None:
+        raise ValueError("name a recipe, for example digits, or give your own --images")
+    if name not in recipes.RECIPES:
+        near = difflib.get_close_matches(name, recipes.RECIPES, n=1)
+        hint = f"did you mean {near[0]!r}? There are" if near else "choose one of"
+        raise ValueError(f"unknown recipe {name!r}: {hint} {', '.join(recipes.RECIPES)}")
+    return recipes.RECIPES[name]

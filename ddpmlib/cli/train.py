@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ddpmlib.cli import values
-from ddpmlib.cli.models import RUNS
+from ddpmlib.cli import own_images, values
+from ddpmlib.cli.models import RUNS, recipe_named
 from ddpmlib.cli.verbs import verb
 
 
 def add(verbs: Any) -> None:
     """Its options."""
-    parser = verb(verbs, "train", run, "train a recipe; see `ddpmlib zoo` for the names")
-    parser.add_argument("recipe", help="name of a recipe, for example digits or mnist")
-    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
+    parser = verb(
+        verbs, "train", run, "train a recipe (see `ddpmlib zoo` for the names) or your own images"
+    )
+    parser.add_argument("recipe", nargs="?", help="name of a recipe, for example digits or mnist")
+    own_images.add_options(parser)
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME)")
     parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
     parser.add_argument("--init", help="checkpoint whose weights to start from")
     length = parser.add_mutually_exclusive_group()
@@ -64,20 +66,25 @@ def run(args: argparse.Namespace) -> None:
     from ddpmlib import zoo
     from ddpmlib.zoo import recipes, runs
 
-    if args.recipe not in recipes.RECIPES:
-        near = difflib.get_close_matches(args.recipe, recipes.RECIPES, n=1)
-        hint = f"did you mean {near[0]!r}? There are" if near else "choose one of"
-        raise ValueError(f"unknown recipe {args.recipe!r}: {hint} {', '.join(recipes.RECIPES)}")
-    recipe = recipes.changed(recipes.RECIPES[args.recipe], _pairs(args.changes))
+    dataset = None
+    if args.images is None:
+        own_images.check_unused(args)
+        recipe = recipe_named(args.recipe)
+    else:
+        recipe, dataset = own_images.chosen(args)
+    recipe = recipes.changed(recipe, _pairs(args.changes))
     given = {k: getattr(args, k) for k in ("steps", "batch_size", "lr", "seed")}
     changes = {k: v for k, v in given.items() if v is not None}
     recipe = dataclasses.replace(recipe, settings=dataclasses.replace(recipe.settings, **changes))
+    if dataset is not None:
+        print("\n".join(recipes.described(recipe, dataset)))
     folder = args.out or RUNS / recipe.name
     if args.resume and not (folder / zoo.STATE).exists():
         print(f"no saved state in {folder}: starting from the beginning")
     card = runs.train(
         recipe,
         folder,
+        dataset=dataset,
         resume=args.resume,
         minutes=args.minutes,
         init=args.init,
@@ -89,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         save_every=args.save_every,
         sample_every=args.sample_every,
         tensorboard=args.tensorboard,
-        command=args.command,
+        command=own_images.without_path(args),
     )
     loss = f"loss {card.loss[-1][1]:.4f}, " if card.loss else ""
     print(f"{folder}: {card.parameters:,} weights, {loss}{card.training['seconds']:.0f} s")

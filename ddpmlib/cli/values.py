@@ -30,6 +30,17 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width: a whole number of pixels for both, or HxW, each 4..1024."""
+    words = text.lower().replace("×", "x").split("x")
+    sides = [int(word) for word in words if word.isdecimal() and len(word) < 5]
+    if len(sides) != len(words) or len(sides) > 2 or not all(4 <= side <= 1024 for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"must be a number of pixels 4..1024, or height x width as in 40x56, got {text!r}"
+        )
+    return sides[0], sides[-1]
+
+
 def time_limit(text: str) -> float:
     """Minutes of a command line: positive and finite."""
     try:

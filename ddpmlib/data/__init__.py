@@ -1,10 +1,14 @@
 """Data sets as uint8 tensors, batches of them, and toy points in the plane."""
 
 from ddpmlib.data.archives import DataNotAvailable, archive_path, directory, unpack
+from ddpmlib.data.arrays import from_arrays, from_npz
 from ddpmlib.data.augment import Augment, random_flip, random_shift
 from ddpmlib.data.batches import Batches
+from ddpmlib.data.map_style import MapStyle, from_map_style
+from ddpmlib.data.own import from_folder, from_path
+from ddpmlib.data.samples import Samples, fingerprint
 from ddpmlib.data.scale import to_float, to_uint8
-from ddpmlib.data.sets import DATASETS, Dataset, load
+from ddpmlib.data.sets import DATASETS, Dataset, Source, load
 from ddpmlib.data.toys import checkerboard, moons, ring, ring_means, spiral
 
 __all__ = [
@@ -13,9 +17,18 @@ __all__ = [
     "Batches",
     "DataNotAvailable",
     "Dataset",
+    "MapStyle",
+    "Samples",
+    "Source",
     "archive_path",
     "checkerboard",
     "directory",
+    "fingerprint",
+    "from_arrays",
+    "from_folder",
+    "from_map_style",
+    "from_npz",
+    "from_path",
     "load",
     "moons",
     "random_flip",

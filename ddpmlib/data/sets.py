@@ -7,7 +7,7 @@ torchvision, checked by checksum, and kept as one ``NAME.npz`` in the data direc
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,24 @@ import torch
 from torch import Tensor
 
 from ddpmlib.data.archives import cached
+from ddpmlib.data.samples import fingerprint
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a user's own images lie and how they were read: enough to read them again.
+
+    Attributes:
+        path: of a folder or an .npz file, absolute.
+        size: height and width that each image was brought to.
+        grey: one channel, or as many as there are.
+        skip_broken: whether files that could not be read were left out.
+    """
+
+    path: str
+    size: tuple[int, ...]
+    grey: bool
+    skip_broken: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +50,7 @@ class Dataset:
         x_train, x_test: uint8 (N, C, H, W); there may be no images to test with.
         y_train, y_test: labels 0..K−1, int64 (N,); None for images without classes.
         classes: the names of the K classes, in the order of their labels; empty without classes.
+        source: where images of a user's own were read from; None for all others.
 
     Raises:
         ValueError: if that is not so, in one sentence that says where.
@@ -43,6 +62,7 @@ class Dataset:
     x_test: Tensor
     y_test: Tensor | None
     classes: tuple[str, ...] = ()
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         check_plain_name("data set", self.name)
@@ -71,6 +91,11 @@ class Dataset:
         if y is None:
             raise ValueError(f"{self.name} has no classes, and this needs the class of each image")
         return y
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Which data these are: SHA-256 of the training part and the names of the classes."""
+        return fingerprint(self.x_train, self.y_train, self.classes)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -2,7 +2,7 @@
 
 from ddpmlib.evaluation.accuracy import accuracy_under_noise
 from ddpmlib.evaluation.bits_per_dim import nll
-from ddpmlib.evaluation.checkpoint import METRICS, evaluate, network_of
+from ddpmlib.evaluation.checkpoint import METRICS, evaluate
 from ddpmlib.evaluation.drawing import (
     class_names,
     classes_in_turn,
@@ -13,6 +13,7 @@ from ddpmlib.evaluation.drawing import (
 )
 from ddpmlib.evaluation.entries import is_measured
 from ddpmlib.evaluation.guidance_options import Guidance
+from ddpmlib.evaluation.images import EXTRACTORS, images_of, network_of
 from ddpmlib.evaluation.intervals import bootstrap, share_interval
 from ddpmlib.evaluation.metrics import (
     Moments,
@@ -27,6 +28,7 @@ from ddpmlib.evaluation.sample_quality import OF_SAMPLES, Reference, measure_sam
 from ddpmlib.evaluation.sampling import SPACINGS, STEPS, Sampling
 
 __all__ = [
+    "EXTRACTORS",
     "METRICS",
     "OF_SAMPLES",
     "SPACINGS",
@@ -43,6 +45,7 @@ __all__ = [
     "evaluate",
     "frechet_distance",
     "generate",
+    "images_of",
     "inception_score",
     "is_measured",
     "kid",

@@ -13,18 +13,22 @@ import torch
 
 from ddpmlib import data
 from ddpmlib.denoiser.denoiser import Denoiser
-from ddpmlib.evaluation import features
 from ddpmlib.evaluation.accuracy import accuracy, accuracy_under_noise
 from ddpmlib.evaluation.bits_per_dim import nll
 from ddpmlib.evaluation.drawing import classes_in_turn, generate
 from ddpmlib.evaluation.entries import with_entry
-from ddpmlib.evaluation.features import FeatureExtractor
-from ddpmlib.evaluation.sample_quality import OF_SAMPLES, measure_samples
+from ddpmlib.evaluation.images import EXTRACTORS, has_classifier, images_of, network_of
+from ddpmlib.evaluation.sample_quality import (
+    FEWEST_TEST_IMAGES,
+    NEED_CLASSES,
+    OF_SAMPLES,
+    measure_samples,
+)
 from ddpmlib.evaluation.sampling import Sampling
 from ddpmlib.models.classifier import Classifier
 from ddpmlib.models.noisy_classifier import NoisyClassifier
 from ddpmlib.training import parallel
-from ddpmlib.training.machine import default_device, hardware
+from ddpmlib.training.machine import hardware
 from ddpmlib.zoo.card import Card
 from ddpmlib.zoo.checkpoints import find, load
 
@@ -39,6 +43,7 @@ def evaluate(
     metrics: Sequence[str] | None = None,
     n: int = 2000,
     extractor: str = "classifier",
+    images: data.Dataset | Path | str | None = None,
     draws: int = 200,
     nll_draws: int = 50,
     batch_size: int = 500,
@@ -60,8 +65,12 @@ def evaluate(
             bf16, and of a noisy classifier's accuracy the seed.
         metrics: some of :data:`METRICS`, by default all but "nll".
         n: samples, or test images for "nll".
-        extractor: whose features: "classifier" is the one of the data set, see :func:`network_of`,
-            "inception" is for colour images.
+        extractor: whose features: "classifier" is the one of the data set, "inception" is for
+            colour images, "pixels" needs no network, and a checkpoint names a classifier; see
+            :func:`ddpmlib.evaluation.images.network_of`. For images of a user's own that have no
+            classifier, pixels are taken, and what needs classes is left out, which is printed.
+        images: the data that the checkpoint was trained on, or where they lie, if they are a
+            user's own and have moved; see :func:`ddpmlib.evaluation.images.images_of`.
         draws: redrawn sets for the bootstrap intervals.
         nll_draws: random steps of the chain per test image.
         batch_size, compile: see :func:`generate`.
@@ -72,11 +81,13 @@ def evaluate(
     Raises:
         FileNotFoundError: if the checkpoint or the extractor is missing.
         ValueError: for an unknown metric or extractor, fewer than 2 samples, more steps than the
-            process has, or guidance that does not fit the checkpoint.
+            process has, other images than those of the training, or guidance that does not fit the
+            checkpoint.
     """
     sampling = sampling or Sampling()
     _check_choices(metrics, extractor, n, draws)
-    found = _opened(name, device)
+    found = _opened(name, device, images)
+    _check_test_images(found, metrics)
     jobs: list[Job] = []
     if not isinstance(found.model, Denoiser):
         if metrics is not None:
@@ -85,6 +96,7 @@ def evaluate(
             )
         jobs.append(partial(_accuracy, found, sampling.seed))
     elif chosen := [m for m in OF_SAMPLES if metrics is None or m in metrics]:
+        extractor, chosen = _measurable(found, extractor, chosen, metrics is not None)
         jobs.append(
             partial(_samples, found, sampling, chosen, n, extractor, draws, batch_size, compile)
         )
@@ -97,7 +109,8 @@ def _check_choices(metrics: Sequence[str] | None, extractor: str, n: int, draws:
     if n < 2:
         raise ValueError(f"measuring samples needs at least 2 of them, got n = {n}")
     choices: list[tuple[str, str, Sequence[str]]] = [("metrics", m, METRICS) for m in metrics or ()]
-    choices += [("the feature extractor", extractor, ("classifier", "inception"))]
+    if extractor not in EXTRACTORS:
+        find(extractor)  # which says what there is
     for what, value, known in choices:
         if value not in known:
             raise ValueError(f"{what} must be among {', '.join(known)}, got {value!r}")
@@ -117,10 +130,45 @@ class _Checkpoint:
     device: torch.device | str | None
 
 
-def _opened(name: str | Path, device: torch.device | str | None) -> _Checkpoint:
+def _opened(
+    name: str | Path, device: torch.device | str | None, images: data.Dataset | Path | str | None
+) -> _Checkpoint:
     path = find(name)
     model, card = load(path, device)
-    return _Checkpoint(path, model, card, data.load(card.recipe["data"]), device)
+    return _Checkpoint(path, model, card, images_of(card, path.parent, images), device)
+
+
+def _check_test_images(found: _Checkpoint, metrics: Sequence[str] | None) -> None:
+    """Whether there are enough to hold something against them."""
+    images, of_samples = found.images, metrics is None or set(metrics) - {"nll"}
+    needed = FEWEST_TEST_IMAGES if of_samples and isinstance(found.model, Denoiser) else 2
+    if len(images.x_test) < needed:
+        raise ValueError(
+            f"{images.name} has {len(images.x_test)} test images, and measuring needs at least "
+            f"{needed}: gather more"
+        )
+
+
+def _measurable(
+    found: _Checkpoint, extractor: str, metrics: list[str], asked: bool
+) -> tuple[str, list[str]]:
+    """Whose features, and which metrics they can give; without a classifier those of pixels."""
+    images = found.images
+    alone = extractor == "classifier" and not has_classifier(images, found.path.parent)
+    if not alone and extractor != "pixels":
+        return extractor, metrics
+    lost = [m for m in metrics if m in NEED_CLASSES]
+    hint = "`ddpmlib train --images PATH --kind classifier` trains one"
+    hint = hint if images.num_classes > 1 else "they are of one kind, so there can be none"
+    if lost and asked:
+        raise ValueError(f"{' and '.join(lost)} of {images.name} need a classifier: {hint}")
+    if alone:
+        without = f", without {' and '.join(lost)}" if lost else ""
+        print(
+            f"no classifier of {images.name} was found: distances are those of pixels{without} "
+            f"({hint})"
+        )
+    return "pixels", [m for m in metrics if m not in NEED_CLASSES]
 
 
 def _accuracy(found: _Checkpoint, seed: int) -> dict[str, Any]:
@@ -150,7 +198,8 @@ def _samples(
         model, card.image_shape, y, sampling,
         n=n, card=card, batch_size=batch_size, compile=compile,
     )  # fmt: skip
-    kind = f"{images.name}-classifier" if extractor == "classifier" else extractor
+    named = extractor in EXTRACTORS and extractor != "classifier"
+    kind = extractor if named else f"{images.name}-classifier"
     entry = {"metric": "samples", "n": n} | sampling.record()
     entry |= measure_samples(network, x0, y, images, metrics, draws)
     return entry | {"features": kind, "extractor": sha256[:12]}
@@ -177,28 +226,3 @@ def _measured(job: Job, found: _Checkpoint) -> dict[str, Any]:
     if parallel.is_main():
         found.card.write(found.path.with_suffix(".json"))
     return entry
-
-
-# ---- by whom -----------------------------------------------------------------------------------
-
-
-def network_of(
-    extractor: str,
-    images: data.Dataset,
-    device: torch.device | str | None = None,
-    folder: Path | None = None,
-) -> tuple[FeatureExtractor, str]:
-    """The network whose features a data set is measured by, and the SHA-256 of its file of weights.
-
-    Args:
-        extractor: "classifier" or "inception".
-        folder: of checkpoints; a classifier there comes before the shipped one.
-    """
-    if extractor == "classifier":
-        name = f"{images.name}-classifier"
-        own = folder is not None and (folder / f"{name}.json").is_file()
-        classifier, card = load(folder / f"{name}.safetensors" if folder and own else name, device)
-        return classifier, card.sha256
-    if images.image_shape[0] != 3:
-        raise ValueError(f"{images.name} is grey, and Inception is for colour images only")
-    return features.inception().to(device or default_device()), features.INCEPTION_SHA256

@@ -1,4 +1,4 @@
-"""Where features come from: our own classifiers, one per data set, and Inception for colour images.
+"""Where features come from: classifiers of a data set, Inception for colour images, or the pixels.
 
 What a training set looks like in these features is computed once and shipped: ``ddpmlib statistics
 mnist`` writes ``data/statistics/mnist.safetensors`` with a JSON file beside it. Statistics belong
@@ -59,7 +59,27 @@ class Inception(nn.Module):
         return h @ self.extractor.fc.weight.T
 
 
-FeatureExtractor = Classifier | Inception
+class Pixels(nn.Module):
+    """The pixels themselves, for images that no classifier knows: reduced by area to 4 × 4.
+
+    Distances between them tell of colours and of where light and dark lie, and nothing of what the
+    images show: such numbers are compared with each other alone.
+    """
+
+    SIDE = 4
+    SHA256 = hashlib.sha256(b"area means of 4 by 4 pixels").hexdigest()
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> (B, C · 16), or fewer of images with shorter sides."""
+        height, width = (min(self.SIDE, side) for side in x.shape[2:])
+        return nn.functional.adaptive_avg_pool2d(x, (height, width)).flatten(1)
+
+    def head(self, h: Tensor) -> Tensor:
+        """No classes, so no logits: (B, 0)."""
+        return h[:, :0]
+
+
+FeatureExtractor = Classifier | Inception | Pixels
 
 
 def inception(path: Path | str | None = None) -> Inception:
@@ -157,6 +177,6 @@ def moments(classifier: FeatureExtractor, x: Tensor, batch_size: int = 500) -> M
 
 
 def _features(classifier: FeatureExtractor, x: Tensor) -> Tensor:
-    device = next(classifier.parameters()).device
+    device = next((p.device for p in classifier.parameters()), x.device)
     x = data.to_float(x) if x.dtype == torch.uint8 else x.clamp(-1, 1)
     return classifier.features(x.to(device))

@@ -14,8 +14,11 @@ from ddpmlib.evaluation import features, intervals, statistics
 from ddpmlib.evaluation import metrics as measures
 from ddpmlib.evaluation.features import FeatureExtractor
 from ddpmlib.evaluation.metrics import Moments
+from ddpmlib.models.classifier import Classifier
 
 OF_SAMPLES = ("agreement", "fid", "is", "kid", "pr", "saturation")
+NEED_CLASSES = ("agreement", "is")  # which pixels alone cannot give
+FEWEST_TEST_IMAGES = 8
 
 
 # ---- measuring ---------------------------------------------------------------------------------
@@ -131,7 +134,7 @@ def measure_samples(
     """
     fake, logits = features.extract(classifier, x0)
     real = real or reference(classifier, images, len(x0), y)
-    if isinstance(classifier, features.Inception):
+    if not isinstance(classifier, Classifier):  # it knows other classes, or none
         y = None
     seen = _Seen(x0, fake, logits, y, real, draws)
     found: dict[str, Any] = {}

@@ -19,6 +19,10 @@ class OtherWeights(ValueError):
     """Statistics that were made with other weights than those at hand."""
 
 
+class OtherData(ValueError):
+    """Statistics of other data of this name than those at hand."""
+
+
 # ---- statistics that ship ----------------------------------------------------------------------
 
 
@@ -29,11 +33,13 @@ class Statistics:
     Attributes:
         data: name of the data set.
         weights: :func:`fingerprint` of the network.
+        data_fingerprint: which data, see :attr:`ddpmlib.data.sets.Dataset.fingerprint`.
         train, test: moments of the whole training and test set, float64.
     """
 
     data: str
     weights: str
+    data_fingerprint: str
     train: Moments
     test: Moments
 
@@ -56,7 +62,7 @@ def statistics_path(name: str, classifier: FeatureExtractor) -> Path:
 def compute_statistics(classifier: FeatureExtractor, images: data.Dataset) -> Statistics:
     """The statistics of a data set, from all of its images."""
     train, test = moments(classifier, images.x_train), moments(classifier, images.x_test)
-    return Statistics(images.name, fingerprint(classifier), train, test)
+    return Statistics(images.name, fingerprint(classifier), images.fingerprint, train, test)
 
 
 def write_statistics(found: Statistics, path: Path, sha256: str) -> None:
@@ -76,6 +82,7 @@ def write_statistics(found: Statistics, path: Path, sha256: str) -> None:
         "features": len(found.train.mean),
         "train": found.train.n,
         "test": found.test.n,
+        "data_fingerprint": found.data_fingerprint,
         "classifier": sha256,
         "weights": found.weights,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -83,12 +90,20 @@ def write_statistics(found: Statistics, path: Path, sha256: str) -> None:
     write_atomically(path.with_suffix(".json"), (json.dumps(facts, indent=1) + "\n").encode())
 
 
-def statistics(name: str, classifier: FeatureExtractor) -> Statistics:
+def statistics(
+    name: str, classifier: FeatureExtractor, data_fingerprint: str | None = None
+) -> Statistics:
     """The shipped statistics of a data set in the features of ``classifier``.
+
+    Args:
+        name: of the data set.
+        classifier: whose features.
+        data_fingerprint: of the data that are to be described; None if the name is enough.
 
     Raises:
         FileNotFoundError: if none are shipped.
         OtherWeights: if they were made with other weights.
+        OtherData: if they describe other data, or do not say which.
         ValueError: if a file is damaged.
     """
     path = statistics_path(name, classifier)
@@ -98,23 +113,26 @@ def statistics(name: str, classifier: FeatureExtractor) -> Statistics:
     try:
         facts = json.loads(path.with_suffix(".json").read_text("utf-8"))
         counts, weights, sha256 = (facts["train"], facts["test"]), facts["weights"], facts["sha256"]
+        theirs = str(facts.get("data_fingerprint", ""))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path.with_suffix('.json')} describes no statistics: {hint}") from error
     if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
         raise ValueError(f"{path} is damaged, its SHA-256 is not that of its JSON file: {hint}")
     if weights != fingerprint(classifier):
         raise OtherWeights(f"{path} was made with another classifier than the one given: {hint}")
+    if data_fingerprint not in (None, theirs):
+        raise OtherData(f"{path} describes other data of this name than those at hand: {hint}")
     tensors, _ = read_safetensors(path)
     train, test = (
         Moments.known(n, tensors[f"{part}.mean"], tensors[f"{part}.cov"])
         for n, part in zip(counts, ("train", "test"), strict=True)
     )
-    return Statistics(name, weights, train, test)
+    return Statistics(name, weights, theirs, train, test)
 
 
 def train_moments(classifier: FeatureExtractor, images: data.Dataset) -> Moments:
     """The moments of a training set: the shipped ones if they fit, else from all its images."""
     try:
-        return statistics(images.name, classifier).train
-    except (FileNotFoundError, OtherWeights):
+        return statistics(images.name, classifier, images.fingerprint).train
+    except (FileNotFoundError, OtherWeights, OtherData):
         return moments(classifier, images.x_train)

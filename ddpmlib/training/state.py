@@ -134,6 +134,11 @@ def _check_same(path: Path | str, theirs: dict[str, Any], ours: dict[str, Any]) 
         found = theirs.get(name)
         if isinstance(found, dict) and isinstance(value, dict):
             _check_same(path, found, value)
+        elif found != value and name == "data_fingerprint":
+            raise ValueError(
+                f"{path} was trained on other data (SHA-256 {found!s:.12}... there, "
+                f"{value!s:.12}... here): resume with the same images, or start in another folder"
+            )
         elif found != value:
             raise ValueError(
                 f"{path} was trained with {name} = {found}, not {value}: resume with the same "

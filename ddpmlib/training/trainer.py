@@ -21,12 +21,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ddpmlib import seeds
-from ddpmlib.condition import Condition, count, moved, taken
+from ddpmlib.condition import Condition, moved, taken
 from ddpmlib.data.batches import Batches
+from ddpmlib.data.samples import Samples, fingerprint
 from ddpmlib.data.scale import to_float
 from ddpmlib.training import parallel, state
 from ddpmlib.training.averaging import Average
+from ddpmlib.training.inputs import checked_condition, checked_samples, sample_shape
 from ddpmlib.training.machine import compile_network, default_device
+from ddpmlib.training.reader import Reader
 from ddpmlib.training.settings import BatchLoss, Progress, Settings
 
 
@@ -44,8 +47,11 @@ class Trainer:
         model: what is trained; moved to ``device``. Weights that ask for no gradients stay as they
             are, and tied weights stay tied.
         loss: see :data:`BatchLoss`; gets images scaled to [-1, 1].
-        x: all training data (N, ...): uint8 images, scaled on the fly, or float points as they are.
-        y: labels (N,) int64, or another condition of N samples, or None.
+        x: all training data (N, ...), tensor or NumPy array: uint8 images, scaled on the fly, or
+            floats as they are, images in [-1, 1]. They stay on the device. Or
+            :class:`~ddpmlib.data.samples.Samples`, which are read batch by batch, for the same
+            weights to the bit.
+        y: labels (N,), whole numbers, or another condition of N samples, or None.
         settings: optimiser and budget.
         device: where to train; by default a GPU if there is one.
         bf16: forward pass in bfloat16 by autocast; by default on a CUDA GPU only.
@@ -54,18 +60,23 @@ class Trainer:
         channels_last: lay weights and images out that way; off by default.
         accumulate: pieces into which each process cuts its share of a batch, one after the other:
             less memory for the same update.
+        workers: processes that read ahead where ``x`` does not lie in memory.
+        data_fingerprint: which data these are, by default what
+            :func:`~ddpmlib.data.samples.fingerprint` says; a state of other data is refused.
         recipe: what else decides the run, as JSON values; a state of another recipe is refused.
 
     Raises:
-        ValueError: if data and labels differ in number, a batch is larger than the data or cannot
-            be cut into equal pieces, or all weights are frozen.
+        TypeError: if data or labels are neither arrays nor tensors.
+        ValueError: if data and labels differ in number, float images leave [-1, 1], a label is no
+            class of the model, a batch is larger than the data or cannot be cut into equal pieces,
+            or all weights are frozen.
     """
 
     def __init__(
         self,
         model: nn.Module,
         loss: BatchLoss,
-        x: Tensor,
+        x: Tensor | Samples,
         y: Condition | None,
         settings: Settings,
         *,
@@ -74,12 +85,12 @@ class Trainer:
         compile: bool = False,
         channels_last: bool = False,
         accumulate: int = 1,
+        workers: int = 0,
+        data_fingerprint: str | None = None,
         recipe: dict[str, Any] | None = None,
     ) -> None:
-        if y is not None and (labels := count(y)) != len(x):
-            raise ValueError(f"need one label per sample, got {labels} labels for {len(x)} samples")
-        if x.dtype != torch.uint8 and not x.is_floating_point():
-            raise ValueError(f"data are uint8 images or float points, got {x.dtype}")
+        x = checked_samples(x)
+        y = checked_condition(y, len(x), model)
         if not any(p.requires_grad for p in model.parameters()):
             raise ValueError(
                 "all weights are frozen, as those of a loaded checkpoint are: there is nothing to "
@@ -88,8 +99,11 @@ class Trainer:
         _check_pieces(settings.batch_size, accumulate)
         self.device = torch.device(device) if device else default_device()
         self.settings, self.recipe, self.accumulate = settings, recipe, accumulate
+        self.data_fingerprint, self.shape = data_fingerprint, sample_shape(x)
         self.batches = Batches(len(x), settings.batch_size, settings.seed, self.device)
-        self.x, self.y = x.to(self.device), None if y is None else moved(y, self.device)
+        self.x = x.to(self.device) if isinstance(x, Tensor) else x
+        self.y = None if y is None else moved(y, self.device)
+        self._reader = None if isinstance(x, Tensor) else self._reading(x, workers)
         self.layout = torch.channels_last if channels_last else torch.preserve_format
         self.model = model.to(self.device).to(memory_format=self.layout)
         self.ema = Average(self.model, settings.ema)
@@ -128,16 +142,32 @@ class Trainer:
 
     def _gradients(self) -> Tensor:
         """Leave the gradients of the whole batch in the weights; return its loss."""
-        index, total = self.batches[self.step], torch.zeros((), device=self.device)
-        pieces = index.tensor_split(parallel.size() * self.accumulate)
-        first = parallel.rank() * self.accumulate
-        for number in range(first, first + self.accumulate):
-            last = number == first + self.accumulate - 1
-            with self._averaging(last), self._random_numbers_of(number):
-                loss = self._loss_of(pieces[number]) / self.accumulate
+        total = torch.zeros((), device=self.device)
+        x, y = self._share()
+        pieces = torch.arange(len(x), device=self.device).tensor_split(self.accumulate)
+        for number, piece in enumerate(pieces):
+            last, of_all = number == len(pieces) - 1, parallel.rank() * self.accumulate + number
+            with self._averaging(last), self._random_numbers_of(of_all):
+                own = None if y is None else taken(y, piece)
+                loss = self._loss_of(x[piece], own) / self.accumulate
                 loss.backward()
             total += loss.detach()
         return parallel.mean(total)
+
+    def _share(self) -> tuple[Tensor, Condition | None]:
+        """This process's part of the next batch, and its condition, on the device."""
+        index = _own_part(self.batches[self.step])
+        y = None if self.y is None else taken(self.y, index)
+        if self._reader is None:
+            assert isinstance(self.x, Tensor)
+            return self.x[index], y
+        return self._reader.batch(self.step).to(self.device, non_blocking=True), y
+
+    def _reading(self, samples: Samples, workers: int) -> Reader:
+        """A reader with batches of its own: it is ahead of the updates by some of them."""
+        batches = Batches(len(samples), self.settings.batch_size, self.settings.seed)
+        pinned = self.device.type == "cuda"
+        return Reader(samples, lambda k: _own_part(batches[k]), workers, pinned)
 
     def _averaging(self, last: bool) -> AbstractContextManager[Any]:
         """Gradients travel between processes once an update, with the last piece."""
@@ -155,8 +185,7 @@ class Trainer:
             self.generator.manual_seed(seeds.of_update(run, "loss", self.step, piece))
             yield
 
-    def _loss_of(self, index: Tensor) -> Tensor:
-        x, y = self.x[index], None if self.y is None else taken(self.y, index)
+    def _loss_of(self, x: Tensor, y: Condition | None) -> Tensor:
         x = to_float(x) if x.dtype == torch.uint8 else x
         x = x.to(memory_format=self.layout) if x.ndim == 4 else x
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
@@ -208,8 +237,10 @@ class Trainer:
 
     def _decided(self) -> dict[str, Any]:
         """What must not change between a start and its resume, as it reads back from JSON."""
+        self.data_fingerprint = self.data_fingerprint or fingerprint(self.x, self.y)
         decided = {"settings": asdict(self.settings), "samples": len(self.x)}
-        decided |= {"shape": self.x.shape[1:]}  # of a sample; older states do not say it
+        decided |= {"shape": self.shape}  # of a sample; older states do not say it
+        decided |= {"data_fingerprint": self.data_fingerprint}
         decided |= {"recipe": self.recipe} if self.recipe else {}
         return json.loads(json.dumps(decided))
 
@@ -223,6 +254,11 @@ class _Objective(nn.Module):
 
     def forward(self, x: Tensor, y: Condition | None, generator: torch.Generator) -> Tensor:
         return self.loss(self.model, x, y, generator)
+
+
+def _own_part(batch: Tensor) -> Tensor:
+    """What this process takes of a batch: equal parts, in the order of the processes."""
+    return batch.tensor_split(parallel.size())[parallel.rank()]
 
 
 def _check_pieces(batch_size: int, accumulate: int) -> None:

@@ -29,7 +29,8 @@ class Card:
         dtype: of the weights in the file; models are loaded as float32.
         image_shape: (C, H, W).
         num_classes: labels are 0..num_classes−1; 0 for a denoiser that knows no classes.
-        training: command, commit, hardware, torch version, seconds, images seen.
+        training: command, commit, hardware, torch version, seconds, images seen; the data's
+            ``data_fingerprint`` and the names of its ``classes``, which older cards lack.
         loss: pairs (step, mean loss since the last pair).
         metrics: measurements, each with its sample size.
         parts: number of files that the weights lie in, see :func:`weights_files`.

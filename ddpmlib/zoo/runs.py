@@ -31,6 +31,7 @@ from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, read, start_from, write_m
 from ddpmlib.zoo.log import Log
 from ddpmlib.zoo.previews import Previews
 from ddpmlib.zoo.recipe import Recipe, changed, to_dict
+from ddpmlib.zoo.source import write_source
 
 
 def train(
@@ -57,7 +58,8 @@ def train(
     Args:
         recipe: see :data:`ddpmlib.zoo.recipes.RECIPES`.
         folder: where the run lives; created if needed.
-        dataset: in place of the one that the recipe names; the card then names this one.
+        dataset: in place of the one that the recipe names; the card then names this one, and the
+            folder says where it was read from, see :mod:`ddpmlib.zoo.source`.
         resume: go on from the last saved state, if there is one; also done without a word where
             ``torchrun`` started the processes again.
         minutes: in place of the recipe's steps, as many as fit into this time, see
@@ -93,7 +95,7 @@ def train(
     trainer = Trainer(
         model, recipe.loss(), dataset.x_train, dataset.y_train, recipe.settings,
         device=device, bf16=bf16, compile=compile, channels_last=channels_last,
-        accumulate=accumulate,
+        accumulate=accumulate, data_fingerprint=dataset.fingerprint,
     )  # fmt: skip
     shape, k = dataset.image_shape, recipe.num_classes
     grids = None if sample_every is None else Previews(folder, trainer, shape, k, sample_every)
@@ -175,10 +177,13 @@ def _carried_out(
     log: Log, updates: Iterator[Progress],
 ) -> Card:  # fmt: skip
     """The rest of the updates, with a log, and then the export."""
+    if dataset.source is not None and parallel.is_main():
+        write_source(folder, dataset.source)
     for progress in updates:
         del progress
     if parallel.is_main():
         how = _circumstances(trainer) | how | {"seconds": round(log.seconds, 1)}
+        how |= {"data_fingerprint": dataset.fingerprint, "classes": list(dataset.classes)}
         averaged = trainer.averaged
         card = Card(
             name=recipe.name,

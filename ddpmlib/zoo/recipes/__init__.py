@@ -6,10 +6,12 @@ from ddpmlib.zoo.recipes.classifier import ClassifierRecipe
 from ddpmlib.zoo.recipes.diffusion import OBJECTIVES, SCHEDULES, TIMES, DiffusionRecipe
 from ddpmlib.zoo.recipes.kinds import KINDS, from_dict
 from ddpmlib.zoo.recipes.noisy_classifier import NoisyClassifierRecipe
+from ddpmlib.zoo.recipes.own import OWN_KINDS, described, divisor_for, like, own_name, own_recipe
 
 __all__ = [
     "KINDS",
     "OBJECTIVES",
+    "OWN_KINDS",
     "RECIPES",
     "SCHEDULES",
     "TIMES",
@@ -18,6 +20,11 @@ __all__ = [
     "NoisyClassifierRecipe",
     "Recipe",
     "changed",
+    "described",
+    "divisor_for",
     "from_dict",
+    "like",
+    "own_name",
+    "own_recipe",
     "to_dict",
 ]

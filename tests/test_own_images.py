@@ -1,0 +1,324 @@
+"""From a folder of pictures to samples and numbers, by the command line: `train --images`."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddpmlib import data, evaluation, zoo
+from ddpmlib.cli import main
+from ddpmlib.evaluation import features, images
+from ddpmlib.models import NoisyClassifierConfig
+from ddpmlib.zoo import recipes, runs, source
+from tests.pictures import picture, write_folder
+
+Image = pytest.importorskip("PIL.Image")
+SMALL = ["--size", "16", "--steps", "3", "--batch-size", "8", "--device", "cpu"]
+DRAWN = ["--steps", "2", "--device", "cpu"]
+
+
+@pytest.fixture
+def cwd(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder of 2 × 45 pictures, a run on them and one of a classifier, to be looked at alone."""
+    root = tmp_path_factory.mktemp("finished")
+    write_folder(root / "two kinds", 45)
+    words = ["train", "--images", str(root / "two kinds"), *SMALL]
+    assert main([*words, "--out", str(root / "runs" / "two-kinds")]) == 0
+    words += ["--kind", "classifier", "--out", str(root / "runs" / "two-kinds-classifier")]
+    assert main(words) == 0
+    return root
+
+
+def card_of(run):
+    return zoo.Card.read(Path(run) / "model.json")
+
+
+def failed(capsys, words):
+    capsys.readouterr()
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1 and err.startswith("ddpmlib: ")
+    return out, err
+
+
+# ---- train -------------------------------------------------------------------------------------
+
+
+def test_a_folder_becomes_a_run_and_says_so(cwd, capsys):
+    write_folder(cwd / "two kinds", 12)
+    assert main(["train", "--images", "two kinds", *SMALL]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"two-kinds: \d+ images to train on and \d+ to test with, 16×16 pixels, RGB, 2 classes",
+        out[0],
+    )
+    assert re.fullmatch(
+        r"two-kinds: diffusion, U-Net 32-64, [\d,]+ weights; 3 updates of 8 images, 1 passes over "
+        "the data",
+        out[1],
+    )
+    assert out[2].startswith("runs/two-kinds: ")
+    card = card_of("runs/two-kinds")
+    assert card.name == card.recipe["data"] == "two-kinds"
+    assert card.training["classes"] == ["bar", "disc"] and card.num_classes == 2
+    known = data.from_folder("two kinds", size=(16, 16))
+    assert card.training["data_fingerprint"] == known.fingerprint
+    where = json.loads(Path("runs/two-kinds/data.json").read_text("utf-8"))
+    assert where == {
+        "path": str(cwd / "two kinds"), "size": [16, 16], "grey": False, "skip_broken": False,
+    }  # fmt: skip
+    assert main(["sample", "--n", "4", *DRAWN]) == 0  # the newest run; its images are not needed
+    (cwd / "two kinds").rename(cwd / "elsewhere")
+    assert main(["sample", "two-kinds", "--n", "4", *DRAWN]) == 0
+    assert zoo.load("runs/two-kinds", "cpu")[1] == card
+
+
+def test_a_card_does_not_say_in_which_folder_the_images_lie(cwd):
+    write_folder(cwd / "secret place" / "kinds", 6)
+    path = str(cwd / "secret place" / "kinds")
+    for words in (["--images", path], [f"--images={path}", "--out", "b"]):
+        assert main(["train", *words, *SMALL]) == 0
+    for run in ("runs/kinds", "b"):
+        assert "secret" not in Path(run, "model.json").read_text("utf-8")
+        assert re.match(
+            "ddpmlib train --images[ =]kinds --size 16", card_of(run).training["command"]
+        )
+
+
+def test_sides_that_the_net_cannot_halve_become_the_nearest(cwd, capsys):
+    write_folder(cwd / "a", 5, size=(41, 54))
+    words = ["train", "--images", "a", "--steps", "1", "--batch-size", "2", "--device", "cpu"]
+    assert main(words) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == (
+        "the net halves sides to 8 parts: images become 40×56 pixels instead of 41×54"
+    )
+    assert card_of("runs/a").image_shape == (3, 40, 56)
+
+
+def test_an_archive_a_kind_a_name_and_settings(cwd):
+    x = np.stack([picture(i, i % 2, (16, 16), colour=False)[..., 0] for i in range(40)])
+    np.savez(cwd / "a.npz", images=x, labels=np.arange(40) % 2)
+    words = ["train", "--images", "a.npz", "--name", "marks", "--kind", "noisy-classifier"]
+    words += ["--steps", "2", "--lr", "0.004", "--set", "T=30", "reach=1", "--flip"]
+    assert main([*words, "--batch-size", "4", "--device", "cpu"]) == 0
+    card = card_of("runs/marks-noisy-classifier")
+    assert card.name == "marks-noisy-classifier" and card.recipe["data"] == "marks"
+    recipe = recipes.from_dict(card.recipe)
+    assert recipe.T == 30 and recipe.reach == 1 and recipe.flip
+    assert recipe.settings.lr == 0.004 and recipe.net.channels == 1
+    assert isinstance(recipe.net, NoisyClassifierConfig) and recipe.net.num_classes == 2
+
+
+def test_a_recipe_lends_its_net_and_settings(cwd):
+    write_folder(cwd / "a", 6)
+    words = ["train", "--images", "a", "--recipe", "digits", "--steps", "1", "--size", "10"]
+    assert main([*words, "--device", "cpu"]) == 0
+    card, digits = card_of("runs/a"), recipes.RECIPES["digits"]
+    assert card.image_shape == (3, 10, 10) and card.num_classes == 2
+    assert card.recipe["net"]["width"] == digits.net.width
+    assert card.recipe["settings"]["lr"] == digits.settings.lr
+    assert card.recipe["settings"]["batch_size"] == 8  # of 10 images
+    assert recipes.RECIPES["digits"] == digits
+
+
+def test_resuming_on_other_images_is_refused(cwd, capsys):
+    write_folder(cwd / "a", 12)
+    words = ["train", "--images", "a", *SMALL]
+    assert main(words) == 0
+    assert main([*words, "--resume"]) == 0
+    before = {p: p.read_bytes() for p in Path("runs/a").iterdir()}
+    Image.fromarray(picture(99, 1)).save(cwd / "a" / data.folders.listed("a").train[0])
+    _, err = failed(capsys, [*words, "--resume"])
+    assert "was trained on other data" in err and "resume with the same images" in err
+    assert {p: p.read_bytes() for p in Path("runs/a").iterdir()} == before
+
+
+@pytest.mark.parametrize("kind", ["classifier", "noisy-classifier"])
+def test_a_classifier_needs_classes(cwd, capsys, kind):
+    write_folder(cwd / "a", 6, kinds=())
+    _, err = failed(capsys, ["train", "--images", "a", "--kind", kind, *SMALL])
+    assert "a has 0 classes, and a classifier needs at least 2: put the pictures" in err
+    assert not Path("runs").exists()
+
+
+def test_broken_files_stop_before_anything_is_written(cwd, capsys):
+    write_folder(cwd / "a", 6)
+    (cwd / "a" / "bar" / "000.png").write_bytes(b"no")
+    _, err = failed(capsys, ["train", "--images", "a", *SMALL])
+    assert "1 file cannot be read (bar/000.png: no picture in a known format)" in err
+    assert not Path("runs").exists()
+    assert main(["train", "--images", "a", "--skip-broken", *SMALL]) == 0
+    assert "left out: 1 file cannot be read" in capsys.readouterr().out
+
+
+# ---- recipes -----------------------------------------------------------------------------------
+
+
+def dataset(n=40, shape=(3, 40, 56), classes=("a", "b")):
+    x = torch.zeros(n, *shape, dtype=torch.uint8)
+    y = torch.arange(n) % len(classes) if classes else None
+    return data.Dataset("mine", x, y, x[:9], None if y is None else y[:9], classes)
+
+
+@pytest.mark.parametrize("kind", recipes.OWN_KINDS)
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 8), (3, 16, 10), (1, 28, 28), (3, 40, 56), (3, 96, 64), (5, 256, 32)]
+)
+def test_the_chosen_recipe_fits_the_images_and_builds(kind, shape):
+    images = dataset(shape=shape)
+    recipe = recipes.own_recipe(images, kind)
+    recipe.check(images)
+    assert recipe.kind == kind and not recipe.flip
+    assert recipe.settings.batch_size <= len(images.x_train)
+    assert recipes.from_dict(json.loads(json.dumps(recipes.to_dict(recipe)))) == recipe
+    model = recipe.build()
+    x, generator = data.to_float(images.x_train[:2]), torch.Generator().manual_seed(0)
+    assert bool(recipe.loss()(model, x, images.y_train[:2], generator).isfinite())
+    lines = recipes.described(recipe, images)
+    assert len(lines) == 2 and all(
+        line.startswith(("mine: ", f"{recipe.name}: ")) for line in lines
+    )
+
+
+def test_every_side_has_a_nearest_that_the_chosen_net_can_halve():
+    for side in range(4, 300):
+        size = data.folders.nearest((side, 40), recipes.divisor_for((side, 40)))
+        assert all(s % recipes.divisor_for(size) == 0 for s in size)
+        assert abs(size[0] - side) <= recipes.divisor_for((side, 40)) / 2
+
+
+def test_more_images_get_more_updates_and_a_wider_net():
+    few, many = (recipes.own_recipe(dataset(n, (1, 8, 8))) for n in (300, 30_000))
+    assert few.settings.steps < many.settings.steps and few.net.width < many.net.width
+    assert few.net.dropout > many.net.dropout == 0
+    assert (few.settings.batch_size, many.settings.batch_size) == (32, 64)
+    assert recipes.own_recipe(dataset(5, (1, 8, 8))).settings.batch_size == 4
+
+
+def test_images_without_classes_have_a_net_without():
+    recipe = recipes.own_recipe(dataset(classes=()), flip=True)
+    assert recipe.num_classes == 0 and recipe.flip
+    with pytest.raises(ValueError, match="of kind diffusion, classifier, .*, got 'gan'"):
+        recipes.own_recipe(dataset(), "gan")
+
+
+# ---- evaluate ----------------------------------------------------------------------------------
+
+
+def entry_of(run, extractor="classifier", **options):
+    how = evaluation.Sampling(steps=2)
+    return evaluation.evaluate(
+        run, how, n=20, extractor=extractor, draws=20, device="cpu", **options
+    )[0]
+
+
+@pytest.mark.filterwarnings("ignore:.* samples leave the covariance of")
+def test_a_classifier_of_the_same_images_is_found_beside_the_run(finished):
+    entry = entry_of(finished / "runs" / "two-kinds")
+    own = card_of(finished / "runs" / "two-kinds-classifier")
+    assert entry["extractor"] == own.sha256[:12] and entry["features"] == "two-kinds-classifier"
+    assert {"class_agreement", "frechet", "inception_score", "kid", "precision"} <= entry.keys()
+    assert entry == card_of(finished / "runs" / "two-kinds").metrics[-1]
+    accuracy = evaluation.evaluate(finished / "runs" / "two-kinds-classifier", device="cpu")
+    assert accuracy[0]["metric"] == "test accuracy" and 0 <= accuracy[0]["value"] <= 1
+
+
+def copied(run, target):
+    target.mkdir(parents=True)
+    for path in run.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+@pytest.mark.filterwarnings("ignore:.* samples leave the covariance of")
+def test_without_a_classifier_pixels_are_measured_and_it_is_said(finished, tmp_path, capsys):
+    run = copied(finished / "runs" / "two-kinds", tmp_path / "alone")
+    entry = entry_of(run)
+    said = capsys.readouterr().out
+    assert "no classifier of two-kinds was found: distances are those of pixels, without" in said
+    assert "--kind classifier" in said and said.count("\n") == 1
+    assert entry["features"] == "pixels"
+    assert {"frechet", "frechet_floor", "kid", "precision", "saturation"} <= entry.keys()
+    assert not {"class_agreement", "inception_score"} & entry.keys()
+    with pytest.raises(ValueError, match="agreement of two-kinds need a classifier: .* trains one"):
+        entry_of(run, metrics=["agreement"])
+    own = finished / "runs" / "two-kinds-classifier"
+    assert entry_of(run, str(own))["extractor"] == card_of(own).sha256[:12]
+
+
+def test_a_classifier_of_other_images_is_refused(finished, tmp_path):
+    run = copied(finished / "runs" / "two-kinds", tmp_path / "two-kinds")
+    other = copied(finished / "runs" / "two-kinds-classifier", tmp_path / "two-kinds-classifier")
+    card = json.loads((other / "model.json").read_text("utf-8"))
+    card["training"]["data_fingerprint"] = "0" * 64
+    (other / "model.json").write_text(json.dumps(card), "utf-8")
+    with pytest.raises(ValueError, match="was trained on other images than two-kinds holds now"):
+        entry_of(run)
+    with pytest.raises(ValueError, match="two-kinds is no classifier of clean images"):
+        entry_of(run, str(run))
+
+
+def test_moved_images_are_given_and_changed_ones_are_refused(finished, tmp_path, capsys):
+    run = copied(finished / "runs" / "two-kinds", tmp_path / "alone")
+    moved = write_folder(tmp_path / "moved", 45)
+    where = json.loads((run / "data.json").read_text("utf-8"))
+    (run / "data.json").write_text(json.dumps(where | {"path": str(tmp_path / "gone")}), "utf-8")
+    words = ["evaluate", str(run), "--metric", "saturation", "--n", "10", *DRAWN]
+    assert "there is no folder" in failed(capsys, words)[1]
+    assert main([*words, "--images", str(moved)]) == 0
+    for path in moved.rglob("04*.png"):
+        path.unlink()
+    _, err = failed(capsys, [*words, "--images", str(moved)])
+    assert "was trained on other images than these (" in err and "give those by --images" in err
+    (run / "data.json").unlink()
+    assert "does not say where its images lie: give --images" in failed(capsys, words)[1]
+
+
+def test_images_at_hand_are_taken(finished):
+    known = source.read_source(finished / "runs" / "two-kinds")
+    at_hand = data.from_path(known.path, "two-kinds", size=(16, 16))
+    entry = entry_of(finished / "runs" / "two-kinds", metrics=["saturation"], images=at_hand)
+    assert 0 <= entry["saturation"] <= 1
+
+
+def test_a_few_test_images_are_too_few(tmp_path):
+    x = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
+    few = data.Dataset("few", x[:15], None, x[15:], None)
+    recipe = recipes.changed(recipes.own_recipe(few), {"settings.steps": 1})
+    runs.train(recipe, tmp_path / "r", dataset=few, device="cpu")
+    with pytest.raises(ValueError, match="few has 5 test images, and measuring needs at least 8"):
+        entry_of(tmp_path / "r", images=few)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"path": 3}', '{"path": "a", "size": [0, 1]}'])
+def test_a_damaged_note_is_one_sentence(tmp_path, content):
+    (tmp_path / "data.json").write_text(content, "utf-8")
+    with pytest.raises(ValueError, match="data.json is damaged .*: give --images"):
+        source.read_source(tmp_path)
+
+
+def test_pixels_are_area_means_without_classes():
+    x = torch.rand(4, 3, 40, 56)
+    h = features.Pixels().features(x)
+    assert h.shape == (4, 48)
+    assert torch.allclose(h[:, 0], x[:, 0, :10, :14].mean((1, 2)))
+    assert features.Pixels().head(h).shape == (4, 0)
+    assert features.Pixels().features(x[..., :4, :2]).shape == (4, 24)
+    found, logits = features.extract(features.Pixels(), x)
+    assert torch.equal(found, h) and logits.shape == (4, 0)
+
+
+def test_the_named_sets_need_no_note(tmp_path):
+    card = zoo.Card.read(zoo.shipped() / "digits.json")
+    assert images.images_of(card, tmp_path).name == "digits"
+    assert not list(tmp_path.iterdir())
