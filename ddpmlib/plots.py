@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ddpmlib.data.scale import to_uint8
+from ddpmlib.files import write_atomically
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -100,9 +101,17 @@ def grid(images: Tensor, ncol: int = 10, ax: Axes | None = None, title: str = ""
 
 
 def save_grid(images: Tensor, path: Path | str, ncol: int = 10, least_width: int = 600) -> None:
-    """Write a grid of images as a PNG at least ``least_width`` pixels wide (whole-pixel zoom)."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    _zoomed(sheet(images, ncol), least_width).save(path)
+    """Write a grid of images as a PNG at least ``least_width`` pixels wide (whole-pixel zoom).
+
+    An older picture of that name is replaced in one go.
+
+    Raises:
+        ValueError: for images that :func:`sheet` refuses.
+        OSError: naming ``path``, if it cannot be written.
+    """
+    buffer = io.BytesIO()
+    _zoomed(sheet(images, ncol), least_width).save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
 
 
 def scatter(points: Tensor, ax: Axes | None = None, reach: float = 2.5, **options: Any) -> Axes:

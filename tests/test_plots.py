@@ -3,6 +3,7 @@
 import base64
 import io
 import itertools
+import os
 import re
 
 import numpy as np
@@ -90,6 +91,19 @@ def test_save_grid_zooms_by_whole_pixels(tmp_path):
     assert saved.shape == (33, 27, 3)  # 9 pixels wide, three times
     assert np.array_equal(saved[1::3, 1::3], sheet)
     assert np.array_equal(saved, sheet.repeat(3, 0).repeat(3, 1))
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_older_one(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "grid.png"
+    plots.save_grid(images(), path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="cannot write .*grid.png: No space left"):
+        plots.save_grid(images()[:2], path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 # ---- figures -----------------------------------------------------------------------------------
