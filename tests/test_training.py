@@ -166,6 +166,21 @@ def test_resume_is_bit_exact(tmp_path, k):
     assert same(straight, resumed)
 
 
+def test_moments_are_laid_out_as_their_weights_after_a_resume(tmp_path):
+    """A fused kernel goes through the memory of both side by side, whatever their strides say."""
+    straight = unet_trainer(channels_last=True)
+    for _ in range(3):
+        straight.update()
+    straight.save(tmp_path / "s.safetensors")
+    resumed = unet_trainer(channels_last=True)
+    resumed.load(tmp_path / "s.safetensors")
+    for trainer in (straight, resumed):
+        trainer.update()
+        for weight, moments in trainer.optimiser.state.items():
+            assert moments["exp_avg"].stride() == weight.stride()
+    assert same(everything(straight), everything(resumed))
+
+
 @pytest.mark.slow
 def test_saving_does_not_disturb_the_run(tmp_path):
     _, straight = run(unet_trainer())

@@ -15,7 +15,8 @@ from ddpmlib.cli import evaluate, export_web, sample, ship, statistics, train, z
 
 EXAMPLES = """examples:
   ddpmlib train digits                    about a minute on one CPU thread, into runs/digits
-  ddpmlib train digits --resume           after an interruption
+  ddpmlib train digits --resume           after an interruption, with the options that it had
+  ddpmlib train digits --resume --steps 9000              longer than it was meant to be
   ddpmlib train digits --minutes 2        as many steps as fit into two minutes
   torchrun --nproc-per-node 2 -m ddpmlib train digits      in two processes
   ddpmlib sample                          100 samples of the newest run into samples.png

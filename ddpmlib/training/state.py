@@ -70,9 +70,12 @@ def restore(
     """The way back from :func:`collect`, by copying."""
     for part, module in modules.items():
         module.load_state_dict(_of(tensors, part))
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _of(tensors, "optimiser").items():
         i, name = key.split(".", 1)
+        if value.ndim:  # fused kernels take moments to lie in memory as their weights do
+            value = torch.empty_like(weights[int(i)], dtype=value.dtype).copy_(value)
         state.setdefault(int(i), {})[name] = value
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})

@@ -109,9 +109,9 @@ def train(
             recipe = _timed(recipe, trainer, minutes, before, state, how["save_every"])
             command += f" --steps {recipe.settings.steps}"
         _take_up(trainer, recipe, start[0], before, state)
-        if before and trainer.step == recipe.settings.steps and (card := _finished(folder, recipe)):
-            return card
         now = _stretch(trainer, how, command)
+        if trainer.step == now.steps and (card := _finished(folder, recipe)):
+            return card
         stretches = continued(before.stretches if before else (), now)
         return _carried_out(recipe, trainer, dataset, folder, stretches, start[1])
 
