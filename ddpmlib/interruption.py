@@ -127,7 +127,7 @@ def _handled(handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]
         return {}
     # Who starts a command in the background has Ctrl-C ignored, and means it.
     found = {s: signal.getsignal(s) for s in SIGNALS}
-    before = {s: h for s, h in found.items() if h not in (None, signal.SIG_IGN)}
+    before: dict[int, Any] = {s: h for s, h in found.items() if h not in (None, signal.SIG_IGN)}
     for s in before:
         signal.signal(s, handler)
     return before

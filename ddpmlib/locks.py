@@ -20,11 +20,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 HELD_BY_SYSTEM = fcntl is not None
 PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")  # what new_part makes

@@ -151,7 +151,7 @@ def test_a_limit_of_time_is_positive(tmp_path, seconds):
 def test_resume_is_bit_exact(tmp_path, k):
     losses, straight = run(unet_trainer())
     kinds = {name.split(".")[0] for name in straight}
-    assert kinds == {"model", "ema", "optimiser", "step"}  # nothing is left uncompared
+    assert kinds == {"model", "ema", "optimiser", "recent", "step"}  # nothing is left uncompared
     first = unet_trainer()
     for _ in range(k):
         first.update()

@@ -119,7 +119,7 @@ def digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
     kinds = [(k, str(v.dtype), list(v.shape)) for k, v in sorted(tensors.items())]
     found.update(json.dumps([words, kinds]).encode())
     for _, value in sorted(tensors.items()):
-        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

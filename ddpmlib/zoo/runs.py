@@ -91,7 +91,7 @@ def train(
     _check_folder(folder, resume or parallel.restarted())
     recipe, dataset = _fitting(recipe, dataset)
     stamp, before = _stamp(state), recorded(state)
-    given = {"bf16": bf16, "compile": compile, "channels_last": channels_last}
+    given: dict[str, Any] = {"bf16": bf16, "compile": compile, "channels_last": channels_last}
     given |= {"accumulate": accumulate, "save_every": save_every, "log_every": log_every}
     how = options(before, given)
     torch.manual_seed(recipe.settings.seed)
