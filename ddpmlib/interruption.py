@@ -26,7 +26,7 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         signum: which.
-        kept: what was kept, in words: "update 12 is saved in ...".
+        kept: what was kept, in words: "update 12 is saved".
     """
 
     def __init__(self, signum: int, kept: str = "") -> None:
