@@ -2,6 +2,9 @@
 
 import sys
 
-from ddpmlib.cli.command import main
+from ddpmlib import interruption
+
+with interruption.ending_at_once():
+    from ddpmlib.cli.command import main
 
 sys.exit(main())

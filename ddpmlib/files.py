@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from torch import Tensor
+
+from ddpmlib import locks
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -90,33 +93,72 @@ def write_atomically(path: Path | str, content: bytes) -> None:
     Raises:
         OSError: naming ``path``, for a full disk or a folder that takes no files.
     """
+    with _naming(path), replacing(path) as file:
+        file.write(content)
+
+
+def append(path: Path | str, content: bytes) -> None:
+    """Write at the end of a file; when this returns, the content is on the disk.
+
+    A kill may leave a part of it. Whoever reads such a file leaves a half line at its end out.
+
+    Raises:
+        OSError: naming ``path``, for a full disk or a folder that takes no files.
+    """
+    with _naming(path), open(path, "ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def check_writable(folder: Path) -> None:
+    """Whether a folder takes files, asked before a long work.
+
+    Raises:
+        OSError: naming the folder, if it takes none.
+    """
     try:
-        with replacing(path) as file:
-            file.write(content)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = error.strerror or error
+        raise OSError(error.errno, f"cannot write into {folder}: {why}") from error
+
+
+@contextmanager
+def _naming(path: Path | str) -> Iterator[None]:
+    """What the system says of a failed write, with the name of the file that was to be written."""
+    try:
+        yield
     except OSError as error:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
 
 
 @contextmanager
-def replacing(path: Path | str, writer: str = "") -> Iterator[BinaryIO]:
+def replacing(path: Path | str) -> Iterator[BinaryIO]:
     """A file to write to, which gets the name ``path`` once the block has ended, and only then.
 
-    For what is written piece by piece; :func:`write_atomically` writes what lies ready.
+    For what is written piece by piece; :func:`write_atomically` writes what lies ready. Any number
+    of processes and threads may do so at once: each has a half file of its own, the last one to end
+    wins, and nobody ever reads half of one. What a killed writer left in the folder goes with the
+    next process that writes there, see :mod:`ddpmlib.locks`.
 
     Args:
         path: may exist, and is then replaced in one go; its folder is made if needed.
-        writer: of several who may write the same path at once, which one this is. Without it there
-            is one name for the half file, so that the next write tidies up after a killed one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{writer}.part" if writer else f".{path.name}.part")
+    locks.tidy(Path(os.path.abspath(path.parent)))
+    part, descriptor = locks.new_part(path)
     try:
-        with open(part, "wb") as file:
+        with open(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+            if locks.HELD_BY_SYSTEM:  # while it is held, so that nobody tidies it up
+                os.replace(part, path)
+        if not locks.HELD_BY_SYSTEM:  # Windows renames no open file
+            os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
             part.unlink()

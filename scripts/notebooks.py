@@ -360,7 +360,7 @@ def _write(path: Path, text: str) -> None:
     """No reader ever sees half a file, and two runs may note their costs at once."""
     from ddpmlib.files import replacing
 
-    with replacing(path, writer=str(os.getpid())) as file:
+    with replacing(path) as file:
         file.write(text.encode())
 
 

@@ -1,6 +1,7 @@
 """`ddpmlib` from the command line: what a user does, and what a user does wrong."""
 
 import errno
+import json
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 import ddpmlib
-from ddpmlib import data, evaluation, files, plots, zoo
+from ddpmlib import data, evaluation, files, plots, training, zoo
 from ddpmlib.cli import command, main, models
 from ddpmlib.evaluation import features, metrics, statistics
 from ddpmlib.zoo import checkpoints, recipes
@@ -160,9 +161,127 @@ def test_resume_goes_on_and_a_finished_run_is_left_alone(runs, capsys):
     assert main(words) == 0
     assert (runs / "digits/model.json").read_bytes() == before
     (runs / "digits/model.json").unlink()
-    assert main(words) == 0  # exported again, though no log is left to tell the loss
-    assert "loss" not in capsys.readouterr().out.splitlines()[-1]
-    assert zoo.load(runs / "digits", "cpu")[1].loss == []
+    assert main(words) == 0  # exported again, and the last line of the log is in the state
+    assert re.search(r"loss 0\.\d+", capsys.readouterr().out.splitlines()[-1])
+    assert zoo.load(runs / "digits", "cpu")[1].loss == json.loads(before)["loss"]
+
+
+def begun(words, monkeypatch, at=2, signum=signal.SIGTERM):
+    """Train, and be asked to end in the middle of an update."""
+    real, calls = training.Trainer.update, []
+
+    def update(trainer):
+        calls.append(trainer.step)
+        if len(calls) == at:
+            os.kill(os.getpid(), signum)
+        return real(trainer)
+
+    # Whoever runs the tests in the background has SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(training.Trainer, "update", update)
+            return main(words)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+QUICK = ["--batch-size", "5", "--lr", "0.01", "--seed", "7", "--set", "net.width=4"]
+HOW = ["--accumulate", "5", "--bf16", "--channels-last", "--save-every", "7", "--device", "cpu"]
+
+
+@pytest.mark.parametrize("again", ["digits-classifier --resume", "--resume --out runs/r"])
+def test_resume_alone_goes_on_with_the_recorded_options(cwd, monkeypatch, capsys, again):
+    words = ["train", "digits-classifier", "--steps", "5", *QUICK, *HOW]
+    assert main([*words, "--out", "straight"]) == 0
+    out = [] if "--out" not in again else ["--out", "runs/r"]
+    assert begun([*words, *out], monkeypatch, at=3) == 143
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "ddpmlib: ended by SIGTERM; update 3 is saved, and `--resume` goes on"
+    )
+    assert main(["train", *again.split()]) == 0
+    folder = Path(out[1] if out else "runs/digits-classifier")
+    found, straight = (zoo.Card.read(f / "model.json") for f in (folder, Path("straight")))
+    assert found.recipe == straight.recipe and found.loss == straight.loss
+    assert found.training | {"seconds": 0} == straight.training | {"seconds": 0}
+    assert found.training["command"] == "ddpmlib " + " ".join(words)
+    weights = [(f / "model.safetensors").read_bytes() for f in (folder, Path("straight"))]
+    assert weights[0] == weights[1]
+
+
+def test_a_run_of_some_minutes_goes_on_by_resume_alone(cwd, monkeypatch, capsys):
+    monkeypatch.setattr(training_runs, "updates_within", lambda *_: 6)
+    words = ["train", "digits-classifier", "--minutes", "3", *QUICK]
+    assert begun(words, monkeypatch, signum=signal.SIGINT) == 130
+    monkeypatch.setattr(training_runs, "updates_within", lambda *_: 1 / 0)
+    assert main(["train", "digits-classifier", "--resume"]) == 0
+    card = zoo.Card.read(Path("runs/digits-classifier/model.json"))
+    assert card.recipe["settings"]["steps"] == 6
+    rest = " ".join(QUICK)
+    assert card.training["command"] == f"ddpmlib train digits-classifier {rest} --steps 6"
+
+
+def test_a_finished_run_is_extended_and_its_card_says_both(cwd, capsys):
+    words = ["train", "digits-classifier", *QUICK]
+    assert main([*words, "--steps", "3"]) == 0
+    first = (Path("runs/digits-classifier/model.safetensors")).read_bytes()
+    capsys.readouterr()
+    more = ["train", "digits-classifier", "--resume", "--steps", "8"]
+    assert main(more) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    settings = zoo.Card.read(Path("runs/digits-classifier/model.json")).recipe["settings"]
+    then, now = (training.Settings(**settings | {"steps": n}).lr_at(3) for n in (3, 8))
+    assert said == (
+        "digits-classifier: 8 updates instead of 3; the schedule of the learning rate is stretched "
+        f"to the new end, so after 3 updates it is {now:.3g}, and not {then:.3g}"
+    )
+    card = zoo.Card.read(Path("runs/digits-classifier/model.json"))
+    assert [(s["since"], s["steps"]) for s in card.training["stretches"]] == [(0, 3), (3, 8)]
+    started = " ".join([*words, "--steps", "3"])
+    both = f"ddpmlib {started} && ddpmlib train digits-classifier --steps 8 --resume"
+    assert card.training["command"] == both
+    assert card.training["images_seen"] == 8 * 5
+    log = zoo.read_log("runs/digits-classifier/log.jsonl")
+    assert log["step"] == [3, 8] and log["lr"][1] == training.Settings(**settings).lr_at(7)
+    assert Path("runs/digits-classifier/model.safetensors").read_bytes() != first
+    before = Path("runs/digits-classifier/model.json").read_bytes()
+    assert main(["train", "digits-classifier", "--resume"]) == 0  # finished, with 8 and not with 3
+    assert Path("runs/digits-classifier/model.json").read_bytes() == before
+
+
+def test_other_switches_that_change_no_mathematics_are_recorded(cwd, monkeypatch):
+    words = ["train", "digits-classifier", "--steps", "5", *QUICK]
+    assert begun(words, monkeypatch) == 143
+    again = ["train", "digits-classifier", "--resume", "--accumulate", "5", "--channels-last"]
+    assert main(again) == 0
+    first, second = zoo.Card.read(Path("runs/digits-classifier/model.json")).training["stretches"]
+    assert (first["since"], first["accumulate"], first["channels_last"]) == (0, 1, False)
+    assert (second["since"], second["accumulate"], second["channels_last"]) == (2, 5, True)
+    assert second["command"] == "ddpmlib train digits-classifier --accumulate 5 --channels-last"
+
+
+def test_a_second_run_in_the_same_folder_is_told_who_is_there(cwd, capsys, monkeypatch):
+    words = ["train", "digits-classifier", "--steps", "4", *QUICK]
+    real, calls = training.Trainer.update, []
+
+    def update(trainer):
+        calls.append(1)
+        if len(calls) == 2:
+            assert main([*words, "--resume"]) == 2
+        return real(trainer)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Trainer, "update", update)
+        assert main(words) == 0
+    err = capsys.readouterr().err
+    sentence = next(line for line in err.splitlines() if line.startswith("ddpmlib: "))
+    assert re.fullmatch(
+        rf"ddpmlib: runs/digits-classifier is being trained by process {os.getpid()} on \S+ since "
+        r"[\d: -]+: wait for it, or give another folder by --out",
+        sentence,
+    )
+    assert zoo.load("runs/digits-classifier", "cpu")[1].recipe["settings"]["steps"] == 4
+    assert not Path("runs/digits-classifier/.lock").exists()
 
 
 @pytest.mark.parametrize("name", ["digits", "runs/digits", "runs/digits/model.safetensors"])
@@ -406,7 +525,6 @@ def test_threads_are_set(cwd, shipped):
         ("train digits --device tpu", "no device 'tpu' here: try cpu"),
         ("train digits --threads 99999999", "--threads: must be at most 1024, got '99999999'"),
         ("train digits --threads none", "--threads: must be a whole number 1..2"),
-        ("train", "name a recipe, for example digits, or give your own --images"),
         ("train digits --size 8", "--size is for your own images: give --images too"),
         ("train digits --grey", "--grey is for your own images"),
         ("train digits --images pictures", "--images replaces the recipe 'digits': give --recipe"),
@@ -419,6 +537,9 @@ def test_threads_are_set(cwd, shipped):
         ("train --images pictures --recipe digits --kind classifier", "is of kind diffusion, not"),
         ("train --images pictures --name digits", "digits is a data set of this library"),
         ("train --images pictures --name a/b", "plain file name, got 'a/b'"),
+        ("train", "train what. Name a recipe, for example `ddpmlib train digits`, or a run"),
+        ("train --resume", "train what. Name a recipe"),
+        ("train --resume --out nowhere", "there is no run in nowhere to go on with"),
         ("", "required: VERB"),
         ("tarin digits", "invalid choice: 'tarin'"),
         ("sample", r"no finished run in runs/: run `ddpmlib train digits` first"),
@@ -450,9 +571,6 @@ def test_in_an_empty_folder(cwd, shipped, capsys, words, match):
     ("words", "match"),
     [
         ("train digits", "runs/digits already holds a run: go on with it by --resume"),
-        ("train digits --resume", r"trained with steps = 3, not \d+: resume with the same"),
-        ("train digits --resume --steps 3 --seed 1", "trained with seed = 0, not 1"),
-        ("train digits-classifier --out runs/digits --resume --steps 3", "another|trained with"),
         ("sample digits --label 10", "a class of digits is one of 0, 1, .*, 9; got '10'"),
         ("sample digits --label=-1", "a class of digits is one of 0, 1, .*; got '-1'"),
         ("sample digits --label one", "a class of digits is one of 0, 1, .*; got 'one'"),
@@ -460,6 +578,12 @@ def test_in_an_empty_folder(cwd, shipped, capsys, words, match):
         ("sample digits --out runs/digits", "runs/digits already holds something"),
         ("film digits", "no grids in runs/digits/samples: train with --sample-every"),
         ("train digits-classifier --out new --sample-every 1", "a classifier draws no samples"),
+        ("train digits --resume --steps 2", "runs/digits has 3 updates behind it: --steps must be"),
+        ("train digits --resume --seed 1", "trained with seed = 0, not 1: resume with the same"),
+        ("train digits --resume --set T=9", "trained with T = 1000, not 9: resume with the same"),
+        ("train --resume --out runs/digits --lr 1", "trained with lr = 0.005, not 1.0"),
+        ("train --resume --out runs/digits --init digits-classifier", "no checkpoint 'digits-cl"),
+        ("train mnist --out runs/digits --resume", "holds a run of digits, not of mnist: give an"),
         ("sample digits --steps 1001", r"steps must lie in 1..T = 1..1000, got 1001"),
         ("sample digits --eta 2 --steps 2", r"eta .* got 2"),
         ("sample digits --eta nan --steps 2", r"eta .* got nan"),
@@ -517,7 +641,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_can_go_on(cwd, capsys, monkeypa
 
     def full(descriptor):
         writes.append(descriptor)
-        if len(writes) > 2:  # the log and one state fit
+        if len(writes) > 3:  # the first state, the log and another state fit
             raise OSError(errno.ENOSPC, "No space left on device")
         fsync(descriptor)
 
@@ -534,7 +658,7 @@ def test_out_below_a_file_or_onto_a_folder(runs, capsys):
     Path("file").write_text("mine", "utf-8")
     words = ["train", "digits", "--steps", "2", "--device", "cpu", "--out"]
     assert "file is a file" in said(capsys, [*words, "file"])
-    assert "cannot write file/run/log.jsonl" in said(capsys, [*words, "file/run"])
+    assert "cannot write into file/run: Not a directory" in said(capsys, [*words, "file/run"])
     assert Path("file").read_text("utf-8") == "mine"
     sample = ["sample", "--n", "1", "--steps", "1", "--device", "cpu", "--out"]
     assert "file already holds something" in said(capsys, [*sample, "file"])
@@ -549,7 +673,7 @@ def test_a_folder_that_takes_no_files(runs, cwd, capsys):
         sentence = said(capsys, ["sample", "--n", "1", "--steps", "1", "--device", "cpu"])
         assert "samples.png" in sentence
         words = ["train", "digits", "--steps", "2", "--device", "cpu", "--out", "new"]
-        assert "cannot write new/log.jsonl" in said(capsys, words)
+        assert "cannot write into new: Permission denied" in said(capsys, words)
     finally:
         cwd.chmod(0o700)
 
@@ -657,8 +781,9 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(cwd):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
-    assert "interrupted; `--resume` goes on" in err and "Traceback" not in err
     step = int(files.read_safetensors(state)[1]["step"])
+    assert f"interrupted; update {step} is saved, and `--resume` goes on" in err
+    assert "Traceback" not in err
     assert 1 <= step < 40 and not Path("runs/digits/model.safetensors").exists()
     words[words.index("--save-every") + 1] = "40"
     assert main([*words, "--resume"]) == 0

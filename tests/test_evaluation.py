@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddpmlib import data, evaluation, likelihood, samplers, zoo
+from ddpmlib import data, evaluation, files, likelihood, samplers, zoo
 from ddpmlib.denoiser import EPS, X0, Denoiser, FixedVariance
 from ddpmlib.evaluation import (
     Sampling,
@@ -144,6 +144,51 @@ def test_a_classifier_beside_the_checkpoint_comes_before_the_shipped_one(tiny, f
     assert entry["extractor"] != shipped
     (entry,) = evaluation.evaluate("tiny", TWO, draws=20, **FEW)
     assert entry["extractor"] == shipped
+
+
+def test_a_result_is_told_before_it_is_written(tiny, shipped, monkeypatch):
+    told = []
+    before = (shipped / "tiny.json").read_bytes()
+
+    def full(*words):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zoo.card, "write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        measured(metrics=["agreement"], report=told.append)
+    (entry,) = told
+    assert 0 <= entry["class_agreement"] <= 1 and entry["seconds"] >= 0 and entry["hardware"]
+    assert (shipped / "tiny.json").read_bytes() == before
+
+
+def test_what_others_note_meanwhile_is_kept(tiny, shipped):
+    """The card is read again before it is written: it was read last before the measurement."""
+
+    def another(entry):
+        entries.note(shipped / "tiny.safetensors", sha256, {"metric": "nll", "n": 3})
+
+    sha256 = zoo.Card.read(shipped / "tiny.json").sha256
+    (mine,) = measured(metrics=["agreement"], report=another)
+    assert tiny() == [{"metric": "nll", "n": 3}, mine]
+
+
+def test_a_result_of_weights_that_have_been_replaced_meanwhile_is_refused(tiny, shipped, finished):
+    def replace_weights(entry):
+        zoo.ship(finished, "tiny", "float32")
+
+    with pytest.raises(ValueError, match="tiny.safetensors holds other weights than when it was"):
+        measured(metrics=["agreement"], report=replace_weights)
+    assert tiny() == [] and zoo.load("tiny", "cpu")[1].dtype == "float32"
+
+
+def test_a_folder_that_takes_no_files_is_noticed_before_measuring(tiny, shipped, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(checkpoint, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
+    with pytest.raises(PermissionError, match="cannot write into .*shipped here: Permission den"):
+        measured(metrics=["agreement"])
 
 
 def test_an_entry_of_another_extractor_is_replaced_as_a_whole():

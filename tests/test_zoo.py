@@ -5,13 +5,14 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, replace
+from functools import partial, partialmethod
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ddpmlib import data, evaluation, files, training, zoo
+from ddpmlib import data, evaluation, files, locks, training, zoo
 from ddpmlib.denoiser import Denoiser
 from ddpmlib.files import read_safetensors
 from ddpmlib.guidance import ClassifierGuidance
@@ -95,6 +96,10 @@ def interrupted(monkeypatch, at, error=KeyboardInterrupt):
 
 def weights(path):
     return read_safetensors(path)[0]
+
+
+def files_of(path):
+    return zoo.weights_files(path, zoo.Card.read(path.with_suffix(".json")))
 
 
 def same(a, b):
@@ -209,6 +214,161 @@ def test_the_log_goes_on_where_the_saved_state_stands(tmp_path, monkeypatch):
     assert [step for step, _ in card.loss] == log["step"]
 
 
+def rows_of(folder):
+    lines = (folder / zoo.LOG).read_text("utf-8").splitlines()
+    return [{k: row[k] for k in ("step", "loss", "lr")} for row in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("at", range(1, 11))
+@pytest.mark.parametrize("save_every", [2, 3])
+def test_the_lines_after_a_resume_are_those_of_a_run_without_one(
+    finished, tmp_path, monkeypatch, at, save_every
+):
+    """Lines are due at 3, 6, 9, 10: the mean over an interrupted stretch is exact."""
+    folder = tmp_path / "r"
+    with monkeypatch.context() as patch:
+        interrupted(patch, at)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(TINY, folder, device="cpu", save_every=save_every, log_every=3)
+    runs.train(TINY, folder, resume=True, device="cpu")
+    assert rows_of(folder) == rows_of(finished)
+    assert zoo.Card.read(folder / "model.json").loss == zoo.Card.read(finished / "model.json").loss
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3, 4])
+def test_a_kill_between_a_state_and_its_line_loses_no_line(finished, tmp_path, monkeypatch, lost):
+    folder, calls = tmp_path / "r", []
+
+    def dying(path, content):
+        calls.append(content)
+        if len(calls) == lost:
+            (folder / zoo.LOG).write_bytes(path.read_bytes() + content[:20])
+            raise KeyboardInterrupt
+        files.append(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo.log, "append", dying)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(TINY, folder, device="cpu", save_every=3, log_every=3)
+    step = int(read_safetensors(folder / zoo.STATE)[1]["step"])
+    assert step == (3, 6, 9, 10)[lost - 1] and len(rows_lines(folder)) == lost - 1
+    card = runs.train(TINY, folder, resume=True, device="cpu")
+    assert rows_of(folder) == rows_of(finished)
+    assert card.loss == zoo.Card.read(finished / "model.json").loss
+    speeds = zoo.read_log(folder / zoo.LOG)["images_per_s"]
+    assert len(speeds) == 4 and min(speeds) >= 0
+
+
+def rows_lines(folder):
+    return [line for line in (folder / zoo.LOG).read_text("utf-8").splitlines() if line[-1] == "}"]
+
+
+def test_a_run_is_extended_from_python_and_the_rate_follows_the_new_schedule(copied):
+    longer = replace(TINY, settings=replace(TINY.settings, steps=16))
+    card = runs.train(longer, copied, resume=True, device="cpu", command="make it longer")
+    assert card.recipe["settings"]["steps"] == 16
+    assert card.training["command"] == "make tiny && make it longer --resume"
+    log = rows_of(copied)
+    assert [row["step"] for row in log] == [3, 6, 9, 10, 12, 15, 16]  # every third, as before
+    assert [row["lr"] for row in log[4:]] == [longer.settings.lr_at(n - 1) for n in (12, 15, 16)]
+    assert [step for step, _ in card.loss] == [row["step"] for row in log]
+
+
+def test_the_mean_loss_of_an_extended_run_counts_no_update_twice(copied, monkeypatch):
+    """The last state still holds the losses of its own line, which the log has already."""
+    losses = []
+
+    def fit(trainer, **options):
+        for progress in training.fit(trainer, **options):
+            losses.append(float(progress.loss))
+            yield progress
+
+    monkeypatch.setattr(runs, "fit", fit)
+    longer = replace(TINY, settings=replace(TINY.settings, steps=12))
+    runs.train(longer, copied, resume=True, device="cpu")
+    assert rows_of(copied)[-1]["loss"] == pytest.approx(sum(losses) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("at", [11, 13])
+def test_a_run_that_is_extended_and_interrupted_goes_on_to_its_new_end(copied, monkeypatch, at):
+    longer = replace(TINY, settings=replace(TINY.settings, steps=14))
+    with monkeypatch.context() as patch:
+        interrupted(patch, at)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(longer, copied, resume=True, device="cpu")
+    # The model there is that of ten updates, and no reason to stop.
+    assert zoo.Card.read(copied / "model.json").recipe["settings"]["steps"] == 10
+    card = runs.train(longer, copied, resume=True, device="cpu")
+    assert card.recipe["settings"]["steps"] == 14 and len(card.training["stretches"]) == 2
+
+
+def test_an_unfinished_run_can_be_made_shorter_too_but_not_than_it_is(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        interrupted(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(TINY, tmp_path, device="cpu", save_every=5, log_every=3)
+    of = {n: replace(TINY, settings=replace(TINY.settings, steps=n)) for n in (4, 5)}
+    with pytest.raises(ValueError, match="has 5 updates behind it: --steps must be at least that"):
+        runs.train(of[4], tmp_path, resume=True, device="cpu")
+    card = runs.train(of[5], tmp_path, resume=True, device="cpu")
+    assert card.loss[-1][0] == 5 and card.recipe["settings"]["steps"] == 5
+    assert runs.train(of[5], tmp_path, resume=True, device="cpu") == card
+
+
+def test_a_run_that_an_older_version_began_goes_on(finished, tmp_path, monkeypatch):
+    """Its state has no digest, does not say how it is carried out, and knows no recent losses."""
+    folder = tmp_path / "r"
+    with monkeypatch.context() as patch:
+        interrupted(patch, 6)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(TINY, folder, device="cpu", save_every=3, log_every=3)
+    tensors, header = read_safetensors(folder / zoo.STATE)
+    kept = {k: v for k, v in header.items() if k not in ("sha256", "stretches")}
+    tensors = {k: v for k, v in tensors.items() if not k.startswith("recent.")}
+    save_file(tensors, folder / zoo.STATE, metadata=kept | {"format": "ddpmlib-training-3"})
+    card = runs.train(TINY, folder, resume=True, device="cpu", log_every=3, command="go on")
+    assert rows_of(folder) == rows_of(finished) and card.training["command"] == "go on"
+    assert same(weights(finished / zoo.MODEL), weights(folder / zoo.MODEL))
+
+
+def test_a_state_that_does_not_say_of_which_run_is_refused(copied):
+    tensors, header = read_safetensors(copied / zoo.STATE)
+    for change in ({"recipe": "3"}, {"recipe": "{}"}, {"stretches": "[3]"}, {"stretches": "7"}):
+        words = {k: v for k, v in (header | change).items() if k != "sha256"}
+        words["sha256"] = training.state.digest(tensors, words)
+        save_file(tensors, copied / zoo.STATE, metadata=words)
+        with pytest.raises(ValueError, match="training.safetensors does not say which run it is o"):
+            runs.train(TINY, copied, resume=True, device="cpu")
+
+
+def test_a_folder_that_somebody_trains_in_is_left_alone(copied, tmp_path):
+    before = {p.name: p.read_bytes() for p in copied.iterdir()}
+    sentence = f"copy is being trained by process {os.getpid()} on"
+    lock = locks.locked(copied / runs.LOCK, "x", "wait")
+    with lock, pytest.raises(locks.Held, match=sentence):
+        runs.train(TINY, copied, resume=True, device="cpu")
+    assert {p.name: p.read_bytes() for p in copied.iterdir()} == before
+    (copied / runs.LOCK).write_text('{"pid": 1, "host": "gone", "since": "long ago"}', "utf-8")
+    runs.train(TINY, copied, resume=True, device="cpu")  # nobody holds it
+    assert {p.name: p.read_bytes() for p in copied.iterdir()} == before
+
+
+def test_a_folder_in_which_another_run_has_been_meanwhile_is_left_alone(tmp_path, monkeypatch):
+    """Between the look at the folder and its lock another run began and was killed."""
+    real = runs.Trainer
+
+    def late(*words, **options):
+        if not (tmp_path / "r").exists():
+            (tmp_path / "r").mkdir()
+            (tmp_path / "r" / zoo.STATE).write_bytes(b"its state")
+        return real(*words, **options)
+
+    monkeypatch.setattr(runs, "Trainer", late)
+    with pytest.raises(ValueError, match="has changed since this run was prepared: try again"):
+        runs.train(TINY, tmp_path / "r", device="cpu")
+    assert (tmp_path / "r" / zoo.STATE).read_bytes() == b"its state"
+
+
 def test_training_further_starts_from_the_weights_of_a_checkpoint(finished, tmp_path):
     model = TINY.build()
     sha256 = zoo.start_from(model, finished)
@@ -243,14 +403,25 @@ def test_the_start_of_another_network_is_refused(finished):
         assert same(model.state_dict(), before)
 
 
+def write_other_start(folder):
+    folder.mkdir()
+    torch.manual_seed(9)
+    card = zoo.Card("other", recipes.to_dict(TINY), "", 1, "float32", (1, 8, 8), 10, {})
+    zoo.write_model(TINY.build().state_dict(), card, folder / zoo.MODEL)
+    return folder
+
+
 def test_a_run_resumes_from_the_start_it_had(finished, tmp_path, monkeypatch):
     interrupted(monkeypatch, 5)
     with pytest.raises(KeyboardInterrupt):
         runs.train(TINY, tmp_path, device="cpu", init=finished, save_every=1)
     monkeypatch.undo()
+    other = write_other_start(tmp_path / "other")
     with pytest.raises(ValueError, match="was trained with init"):
-        runs.train(TINY, tmp_path, device="cpu", resume=True)
-    runs.train(TINY, tmp_path, device="cpu", resume=True, init=finished)
+        runs.train(TINY, tmp_path, device="cpu", resume=True, init=other)
+    card = runs.train(TINY, tmp_path, device="cpu", resume=True)  # from the one that it had
+    sha256 = zoo.read(finished / zoo.MODEL)[0].sha256
+    assert card.training["init"] == f"{finished} ({sha256})"
 
 
 @pytest.mark.parametrize(
@@ -308,8 +479,9 @@ def test_resume_with_another_recipe_leaves_the_run_as_it_was(copied):
         (replace(TINY, predicts="eps"), "predicts = v, not eps"),
         (replace(TINY, schedule="linear"), "schedule = cosine, not linear"),
         (replace(TINY, label_dropout=0.2), "label_dropout = 0.1, not 0.2"),
-        (replace(TINY, settings=replace(TINY.settings, steps=12)), "steps = 10, not 12"),
-        (CLASSIFIER, "steps = 10, not 40"),
+        (replace(TINY, settings=replace(TINY.settings, lr=1.0)), "lr = 0.001, not 1.0"),
+        (replace(TINY, settings=replace(TINY.settings, steps=9)), "has 10 updates behind it"),
+        (CLASSIFIER, "batch_size = 8, not 32"),
     ):
         with pytest.raises(ValueError, match=match):
             runs.train(other, copied, resume=True, device="cpu")
@@ -472,13 +644,7 @@ def test_what_is_no_json_object_is_no_card(tmp_path, content):
 def test_ship_and_load_by_name_folder_and_file(finished, shipped):
     path = zoo.ship(finished)
     assert path == shipped / "tiny.safetensors"
-    assert {p.name for p in shipped.iterdir()} == {
-        "tiny.safetensors",
-        "tiny.json",
-        "tiny.jsonl",
-    }
     assert zoo.names() == ["tiny"]
-    assert (shipped / "tiny.jsonl").read_bytes() == (finished / zoo.LOG).read_bytes()
     for name in ("tiny", path, str(path), finished, str(finished), finished / zoo.MODEL):
         model, card = zoo.load(name, "cpu")
         assert isinstance(model, Denoiser) and card.name == "tiny"
@@ -492,15 +658,15 @@ def test_ship_and_load_by_name_folder_and_file(finished, shipped):
 
 
 def test_shipping_as_float16_costs_little_and_as_float32_nothing(finished, shipped):
-    half = weights(zoo.ship(finished, "half"))
-    full = weights(zoo.ship(finished, "full", "float32"))
+    paths = zoo.ship(finished, "half"), zoo.ship(finished, "full", "float32")
+    half, full = (zoo.read(path)[1] for path in paths)
     exact = weights(finished / zoo.MODEL)
     assert same(exact, full)
     for name, value in exact.items():
         assert half[name].dtype == torch.float16
         error = (half[name].float() - value).abs()
         assert bool((error <= value.abs() * 2**-11 + 2**-24).all())
-    sizes = [(shipped / f"{name}.safetensors").stat().st_size for name in ("half", "full")]
+    sizes = [files_of(path)[0].stat().st_size for path in paths]
     assert sizes[0] < 0.6 * sizes[1]
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     a, b = (zoo.load(n, "cpu")[0](x, 500, torch.arange(4)).x0 for n in ("half", "full"))
@@ -510,7 +676,7 @@ def test_shipping_as_float16_costs_little_and_as_float32_nothing(finished, shipp
 def test_shipped_models_load_on_the_bits_of_their_file(finished, shipped):
     zoo.ship(finished)
     model, _ = zoo.load("tiny", "cpu")
-    half = weights(shipped / "tiny.safetensors")
+    half = weights(files_of(shipped / "tiny.safetensors")[0])
     assert same({k: v.float() for k, v in half.items()}, dict(model.state_dict()))
 
 
@@ -526,10 +692,11 @@ def test_measurements_do_not_travel_to_other_bits(copied, shipped):
 @pytest.mark.parametrize("where", [0, 9, 0.5, -1])
 def test_one_flipped_bit_is_noticed(copied, shipped, where):
     path = zoo.ship(copied)
-    content = bytearray(path.read_bytes())
+    (file,) = files_of(path)
+    content = bytearray(file.read_bytes())
     i = int(len(content) * where) if 0 < where < 1 else where
     content[i] ^= 1
-    path.write_bytes(content)
+    file.write_bytes(content)
     with pytest.raises(ValueError, match="is damaged: its SHA-256 is .* the card says") as caught:
         zoo.load("tiny", "cpu")
     assert str(path) in str(caught.value)
@@ -551,7 +718,7 @@ def test_a_run_called_like_a_shipped_checkpoint_is_the_one_that_is_shipped(
     monkeypatch.chdir(copied.parent)
     copied.rename("tiny")
     zoo.ship("tiny", dtype="float32")
-    assert same(weights(shipped / "tiny.safetensors"), weights(Path("tiny") / zoo.MODEL))
+    assert same(zoo.read(shipped / "tiny.safetensors")[1], weights(Path("tiny") / zoo.MODEL))
 
 
 @pytest.mark.parametrize("name", ["../out", "a/b", ".hidden", ""])
@@ -574,7 +741,7 @@ def test_ship_refuses_other_types_and_what_does_not_fit_them(copied, shipped):
     replace(zoo.Card.read(copied / "model.json"), sha256=digest).write(copied / "model.json")
     with pytest.raises(ValueError, match="does not fit into torch.float16: ship with dtype"):
         zoo.ship(copied)
-    assert zoo.ship(copied, dtype="float32").exists()
+    zoo.load(zoo.ship(copied, dtype="float32"), "cpu")
 
 
 def test_an_unfinished_run_says_what_to_do(tmp_path, monkeypatch, shipped):
@@ -658,7 +825,8 @@ def test_shipped_is_inside_an_installed_package_else_in_the_clone(tmp_path, monk
 @pytest.fixture
 def in_parts(copied, shipped, monkeypatch):
     """The tiny run, shipped in five parts; returns the path that stands for them."""
-    whole = (zoo.ship(copied, "whole")).stat().st_size
+    (one,) = files_of(zoo.ship(copied, "whole"))
+    whole = one.stat().st_size
     monkeypatch.setattr(checkpoints, "LARGEST", -(-whole // 5))
     return zoo.ship(copied)
 
@@ -689,10 +857,57 @@ def test_more_than_nine_parts_are_joined_in_order(copied, shipped, monkeypatch):
     zoo.load("tiny", "cpu")
 
 
-def test_small_weights_stay_one_file_without_a_trace_of_parts(copied, shipped):
+def test_small_weights_ship_in_one_file_that_says_whose_they_are(copied, shipped):
     path = zoo.ship(copied)
-    assert path.is_file() and parts_of(path) == []
-    assert zoo.Card.read(path.with_suffix(".json")).parts == 1
+    card = zoo.Card.read(path.with_suffix(".json"))
+    digest = card.sha256[:12]
+    names = {"tiny.json", f"tiny.{digest}.jsonl", f"tiny.safetensors.{digest}.part1of1"}
+    assert card.parts == 1 and {p.name for p in shipped.iterdir()} == names
+    assert zoo.log_file(path, card).read_bytes() == (copied / zoo.LOG).read_bytes()
+    parts_of(path)[0].unlink()
+    with pytest.raises(FileNotFoundError, match="tiny.safetensors.*part1of1 is missing: fetch it"):
+        zoo.load("tiny", "cpu")
+
+
+def older(finished, folder):
+    """A checkpoint as older versions shipped it: weights and log have plain names."""
+    folder.mkdir(exist_ok=True)
+    card, tensors = zoo.read(finished / zoo.MODEL)
+    tensors = {k: v.half() for k, v in tensors.items()}
+    card = replace(card, name="tiny", dtype="float16")
+    zoo.write_model(tensors, card, folder / "tiny.safetensors")
+    (folder / "tiny.jsonl").write_bytes((finished / zoo.LOG).read_bytes())
+    return folder / "tiny.safetensors"
+
+
+def test_what_older_versions_shipped_still_loads_until_it_is_shipped_again(
+    finished, copied, shipped
+):
+    path = older(finished, shipped)
+    card = zoo.load("tiny", "cpu")[1]
+    assert card.dtype == "float16" and zoo.log_file(path, card) == shipped / "tiny.jsonl"
+    zoo.ship(copied, dtype="float32")
+    assert not path.exists() and not (shipped / "tiny.jsonl").exists()
+    assert len(list(shipped.iterdir())) == 3 and zoo.load("tiny", "cpu")[1].dtype == "float32"
+
+
+def test_a_reader_who_comes_while_it_is_shipped_gets_the_new_weights(
+    in_parts, copied, shipped, monkeypatch
+):
+    """Between its look at the card and at the weights a newer checkpoint takes the place."""
+    real, calls = checkpoints.weights_files, []
+
+    def late(path, card):
+        calls.append(card)
+        found = real(path, card)
+        if len(calls) == 1:
+            zoo.ship(copied, "tiny", "float32")
+        return found
+
+    monkeypatch.setattr(checkpoints, "weights_files", late)
+    card, tensors = zoo.read(in_parts)
+    assert card.dtype == "float32" and len(calls) > 1
+    assert same(tensors, weights(copied / zoo.MODEL))
 
 
 def test_a_checkpoint_in_parts_is_trained_further_measured_and_shipped_again(
@@ -735,8 +950,11 @@ def test_a_newer_checkpoint_takes_the_older_ones_files_away(
 ):
     """Other weights in fewer parts, in more, or in one file; and back again."""
     before = parts_of(in_parts)
-    (shipped / ".tiny.safetensors.0123456789ab.part1of2.part").write_bytes(b"of a killed write")
-    neighbour = (shipped / "whole.safetensors").read_bytes()
+    stray = shipped / ".tiny.safetensors.0123456789ab.part1of2.01234567.part"
+    stray.write_bytes(b"of a killed write")
+    locks.tidy.cache_clear()  # as in another process
+    (whole,) = files_of(shipped / "whole.safetensors")
+    neighbour = whole.read_bytes()
     monkeypatch.setattr(checkpoints, "LARGEST", largest)
     zoo.ship(copied, "tiny", "float32")
     card = zoo.Card.read(shipped / "tiny.json")
@@ -744,37 +962,67 @@ def test_a_newer_checkpoint_takes_the_older_ones_files_away(
     assert sorted(p for p in shipped.iterdir() if "tiny.safetensors" in p.name) == sorted(files)
     assert not set(before) & set(files)
     assert same(zoo.load("tiny", "cpu")[0].state_dict(), weights(finished / zoo.MODEL))
-    assert (shipped / "whole.safetensors").read_bytes() == neighbour
+    assert whole.read_bytes() == neighbour
     monkeypatch.setattr(checkpoints, "LARGEST", 5_000)
     zoo.ship(copied)
     assert parts_of(in_parts) and not in_parts.exists()
 
 
-@pytest.mark.parametrize("killed_at", range(8))
-def test_a_ship_killed_at_any_write_leaves_the_old_or_the_new(
-    in_parts, copied, shipped, monkeypatch, killed_at
+def everything_of(path):
+    """What a reader gets: weights, card and log."""
+    card, tensors = zoo.read(path)
+    return card, tensors, zoo.log_file(path, card).read_bytes()
+
+
+@pytest.mark.parametrize("before", ["parts", "plain"])
+@pytest.mark.parametrize("killed_at", range(12))
+def test_a_ship_killed_at_any_moment_leaves_the_old_or_the_new(
+    finished, copied, shipped, monkeypatch, killed_at, before
 ):
-    old, _ = zoo.load("tiny", "cpu")
-    writes, real = [], files.write_atomically
+    """The card comes last; until then all that a reader gets is the old, to the last line."""
+    if before == "plain":
+        path = older(finished, shipped)
+    else:
+        monkeypatch.setattr(checkpoints, "LARGEST", 4_000)
+        path = zoo.ship(copied)
+    monkeypatch.setattr(checkpoints, "LARGEST", 9_000)
+    (copied / zoo.LOG).write_bytes((copied / zoo.LOG).read_bytes().replace(b"3", b"4"))
+    old, done = everything_of(path), []
 
-    def dying(path, content):
-        if len(writes) == killed_at:
+    def dying(real, *words):
+        if len(done) == killed_at:
             raise KeyboardInterrupt
-        writes.append(path)
-        real(path, content)
+        done.append(str(words[0]))
+        return real(*words)
 
-    monkeypatch.setattr(checkpoints, "LARGEST", 2 * checkpoints.LARGEST)
     with monkeypatch.context() as patch:
         for module in (checkpoints, zoo.card):
-            patch.setattr(module, "write_atomically", dying)
+            patch.setattr(module, "write_atomically", partial(dying, files.write_atomically))
+        patch.setattr(Path, "unlink", partialmethod(dying_unlink, dying, Path.unlink))
+        killed = False
         try:
             zoo.ship(copied, "tiny", "float32")
         except KeyboardInterrupt:
-            assert same(zoo.load("tiny", "cpu")[0].state_dict(), old.state_dict())
-        else:
-            assert killed_at == len(writes)  # log, five parts, card
+            killed = True
+    has_new_card = any(name.endswith(".json") for name in done)
+    new = everything_of(path)
+    assert killed or has_new_card
+    if not has_new_card:
+        assert new[0] == old[0] and same(new[1], old[1]) and new[2] == old[2]
+    else:
+        assert new[0].dtype == "float32" and new[0].sha256 != old[0].sha256
+        assert same(new[1], weights(copied / zoo.MODEL))
+        assert new[2] == (copied / zoo.LOG).read_bytes() != old[2]
     zoo.ship(copied, "tiny", "float32")
-    assert parts_of(in_parts) == zoo.weights_files(in_parts, zoo.Card.read(shipped / "tiny.json"))
+    card = zoo.Card.read(shipped / "tiny.json")
+    kept = {*zoo.weights_files(path, card), zoo.log_file(path, card), shipped / "tiny.json"}
+    assert set(shipped.iterdir()) == kept
+
+
+def dying_unlink(path, dying, real, **options):
+    if ".tiny" in str(path):  # half files and locks, of which the system takes care
+        return real(path, **options)
+    return dying(real, path)
 
 
 @pytest.mark.parametrize("parts", [0, -3, "5", 10**9])
@@ -980,9 +1228,10 @@ def test_every_shipped_card_is_of_the_newest_format_and_keeps_its_digits(path, t
 
 
 def test_every_shipped_file_belongs_to_a_checkpoint():
-    known = {path.with_suffix(suffix) for path in CARDS for suffix in (".json", ".jsonl")}
+    known = set(CARDS)
     for path in CHECKPOINTS:
-        known |= set(zoo.weights_files(path, zoo.Card.read(path.with_suffix(".json"))))
+        card = zoo.Card.read(path.with_suffix(".json"))
+        known |= {*zoo.weights_files(path, card), zoo.log_file(path, card)}
     assert set((ROOT / "data" / "checkpoints").iterdir()) == known
 
 
@@ -1012,7 +1261,7 @@ def test_every_shipped_checkpoint_loads_and_its_card_is_truthful(path):
 @pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
 def test_every_shipped_checkpoint_has_its_log_and_measurements(path):
     card = zoo.Card.read(path.with_suffix(".json"))
-    log = zoo.read_log(path.with_suffix(".jsonl"))
+    log = zoo.read_log(zoo.log_file(path, card))
     assert log["step"] == sorted(set(log["step"])) and log["step"][-1] == card.loss[-1][0]
     assert card.metrics, "measure it: ddpmlib evaluate NAME"
     assert all(m["n"] >= 2 and m["hardware"] for m in card.metrics)

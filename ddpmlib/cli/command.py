@@ -6,15 +6,17 @@ import argparse
 import contextlib
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 
-from ddpmlib import __version__
+from ddpmlib import __version__, interruption
 from ddpmlib.cli import evaluate, export_web, film, sample, ship, statistics, train, zoo
 
 EXAMPLES = """examples:
   ddpmlib train digits                    about a minute on one CPU thread, into runs/digits
-  ddpmlib train digits --resume           after an interruption
+  ddpmlib train digits --resume           after an interruption, with the options that it had
+  ddpmlib train digits --resume --steps 9000              longer than it was meant to be
   ddpmlib train digits --minutes 2        as many steps as fit into two minutes
   torchrun --nproc-per-node 2 -m ddpmlib train digits      in two processes
   ddpmlib train --images photos           your own pictures, a sub-folder for each class or none
@@ -33,29 +35,42 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    Bad input ends with one sentence on stderr and status 2, an interruption with 130. Started by
-    ``torchrun``, the processes share the work, and the first one speaks.
+    Bad input ends with one sentence on stderr and status 2, Ctrl-C with 130, SIGTERM with 143.
+    Started by ``torchrun``, the processes share the work, and the first one speaks.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    args = parser().parse_args(words)
+    with interruption.ending_at_once():
+        args = parser().parse_args(words)
     args.command = shlex.join(["ddpmlib", *_repeatable(words)])
     try:
-        _run(args)
+        with interruption.heeded():
+            _run(args)
     except (ValueError, OSError, RuntimeError, FloatingPointError, ImportError) as error:
         # PyTorch adds pages to some messages: the first line says what is wrong.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         process = f" (process {os.environ['RANK']})" if "RANK" in os.environ else ""
         print(f"ddpmlib{process}: {lines[0]}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        hint = "; `--resume` goes on from the last saved state" if args.run is train.run else ""
-        print(f"\nddpmlib: interrupted{hint}", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as stop:
+        signum = getattr(stop, "signum", signal.SIGINT)
+        print(interruption.sentence(signum, _hint(args, stop)), file=sys.stderr)
+        return 128 + signum
     return 0
 
 
+def _hint(args: argparse.Namespace, stop: KeyboardInterrupt) -> str:
+    """What was kept of a run that is interrupted."""
+    if args.run is not train.run:
+        return ""
+    kept = getattr(stop, "kept", "")
+    return (
+        f"; {kept}, and `--resume` goes on" if kept else "; `--resume` goes on from the last state"
+    )
+
+
 def _run(args: argparse.Namespace) -> None:
-    from ddpmlib.training import parallel
+    with interruption.ending_at_once():  # these take seconds
+        from ddpmlib.training import parallel
 
     with parallel.joined(args.device) as args.device:
         _settle(args)

@@ -48,11 +48,14 @@ def run(args: argparse.Namespace) -> None:
     from ddpmlib import evaluation
 
     named = args.features in evaluation.EXTRACTORS
-    entries = evaluation.evaluate(
+    evaluation.evaluate(
         model_of(args), sampling.sampling_of(args, own_run_or), metrics=args.metric, n=args.n,
         extractor=args.features if named else str(own_run_or(args.features)), images=args.images,
         draws=args.draws, nll_draws=args.nll_draws, compile=args.compile, device=args.device,
+        report=_show,
     )  # fmt: skip
-    for entry in entries:
-        for key, value in entry.items():
-            print(f"{key:24} {value}")
+
+
+def _show(entry: dict[str, Any]) -> None:
+    for key, value in entry.items():
+        print(f"{key:24} {value}", flush=True)

@@ -60,16 +60,14 @@ def model_of(args: argparse.Namespace) -> str | Path:
     return finished[-1]
 
 
-def recipe_named(name: str | None) -> Recipe:
+def recipe_named(name: str) -> Recipe:
     """The recipe of the catalogue.
 
     Raises:
-        ValueError: if there is none of this name, or none is given.
+        ValueError: if there is none of this name.
     """
     from ddpmlib.zoo import recipes
 
-    if name is None:
-        raise ValueError("name a recipe, for example digits, or give your own --images")
     if name not in recipes.RECIPES:
         near = difflib.get_close_matches(name, recipes.RECIPES, n=1)
         hint = f"did you mean {near[0]!r}? There are" if near else "choose one of"

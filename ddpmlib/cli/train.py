@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ddpmlib.cli import own_images, values
 from ddpmlib.cli.models import RUNS, recipe_named
 from ddpmlib.cli.verbs import verb
+
+if TYPE_CHECKING:
+    from ddpmlib.data import Dataset
+    from ddpmlib.zoo import Recipe
 
 
 def add(verbs: Any) -> None:
@@ -19,10 +22,17 @@ def add(verbs: Any) -> None:
     parser = verb(
         verbs, "train", run, "train a recipe (see `ddpmlib zoo` for the names) or your own images"
     )
-    parser.add_argument("recipe", nargs="?", help="name of a recipe, for example digits or mnist")
+    parser.add_argument(
+        "recipe", nargs="?",
+        help="name of a recipe, for example digits or mnist; may be left out with --resume --out",
+    )  # fmt: skip
     own_images.add_options(parser)
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/NAME)")
-    parser.add_argument("--resume", action="store_true", help="go on from the last saved state")
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="go on from the last saved state, with the options that the run had; with other "
+        "--steps the learning rate is stretched to the new end",
+    )  # fmt: skip
     parser.add_argument("--init", help="checkpoint whose weights to start from")
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--steps", type=int, help="instead of the recipe's steps")
@@ -37,9 +47,7 @@ def add(verbs: Any) -> None:
         "--set", nargs="+", default=[], metavar="FIELD=VALUE", dest="changes",
         help="other fields of the recipe, for example schedule=linear T=500 net.width=16",
     )  # fmt: skip
-    parser.add_argument(
-        "--save-every", type=values.positive, default=100, metavar="STEPS", help="default 100"
-    )
+    parser.add_argument("--save-every", type=values.positive, metavar="STEPS", help="default 100")
     parser.add_argument(
         "--sample-every", type=values.positive, metavar="STEPS",
         help="draw a grid of the same samples so often, and at the end, into samples/ in the run's "
@@ -51,36 +59,24 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--bf16", action=argparse.BooleanOptionalAction, help="default: on a CUDA GPU"
     )
-    parser.add_argument("--compile", action="store_true", help="torch.compile the network")
     parser.add_argument(
-        "--channels-last", action="store_true", help="memory layout of weights and images"
+        "--compile", action=argparse.BooleanOptionalAction, help="torch.compile the network"
     )
     parser.add_argument(
-        "--accumulate", type=values.positive, default=1, metavar="PIECES",
+        "--channels-last", action=argparse.BooleanOptionalAction,
+        help="memory layout of weights and images",
+    )  # fmt: skip
+    parser.add_argument(
+        "--accumulate", type=values.positive, metavar="PIECES",
         help="cut each process's share of a batch into pieces, for less memory (default 1)",
     )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> None:
     """Do what the command line says."""
-    from ddpmlib import zoo
-    from ddpmlib.zoo import recipes, runs
+    from ddpmlib.zoo import runs
 
-    dataset = None
-    if args.images is None:
-        own_images.check_unused(args)
-        recipe = recipe_named(args.recipe)
-    else:
-        recipe, dataset = own_images.chosen(args)
-    recipe = recipes.changed(recipe, _pairs(args.changes))
-    given = {k: getattr(args, k) for k in ("steps", "batch_size", "lr", "seed")}
-    changes = {k: v for k, v in given.items() if v is not None}
-    recipe = dataclasses.replace(recipe, settings=dataclasses.replace(recipe.settings, **changes))
-    if dataset is not None:
-        print("\n".join(recipes.described(recipe, dataset)))
-    folder = args.out or RUNS / recipe.name
-    if args.resume and not (folder / zoo.STATE).exists():
-        print(f"no saved state in {folder}: starting from the beginning")
+    recipe, folder, dataset = _asked(args)
     card = runs.train(
         recipe,
         folder,
@@ -100,6 +96,64 @@ def run(args: argparse.Namespace) -> None:
     )
     loss = f"loss {card.loss[-1][1]:.4f}, " if card.loss else ""
     print(f"{folder}: {card.parameters:,} weights, {loss}{card.training['seconds']:.0f} s")
+
+
+def _asked(args: argparse.Namespace) -> tuple[Recipe, Path, Dataset | None]:
+    """The recipe with its changes, the folder, and own images; a run goes on with its recipe."""
+    from ddpmlib.zoo import STATE, recipes
+    from ddpmlib.zoo.stretches import recorded
+
+    named, dataset = _named(args)
+    folder = args.out or RUNS / (named.name if named else "")
+    before = recorded(folder / STATE) if args.resume else None
+    if before is not None:
+        if named and named.name != before.recipe.name:
+            raise ValueError(
+                f"{folder} holds a run of {before.recipe.name}, not of {named.name}: give another "
+                "folder by --out, or leave the recipe out"
+            )
+        again = dataset or _read_again(folder, before.recipe)
+        return recipes.changed(before.recipe, _changes(args)), folder, again
+    if named is None:
+        raise FileNotFoundError(f"there is no run in {folder} to go on with: name a recipe")
+    if dataset is not None:
+        print("\n".join(recipes.described(named, dataset)))
+    if args.resume:
+        print(f"no saved state in {folder}: starting from the beginning")
+    return named, folder, dataset
+
+
+def _named(args: argparse.Namespace) -> tuple[Recipe | None, Dataset | None]:
+    """The recipe that a command line asks for, and own images; a resumed run needs neither."""
+    from ddpmlib.zoo import recipes
+
+    if args.images is not None:
+        recipe, dataset = own_images.chosen(args)
+        return recipes.changed(recipe, _changes(args)), dataset
+    own_images.check_unused(args)
+    if args.recipe is not None:
+        return recipes.changed(recipe_named(args.recipe), _changes(args)), None
+    if args.resume and args.out:
+        return None, None
+    raise ValueError(
+        "train what? Name a recipe, for example `ddpmlib train digits`, give your own --images, or "
+        "go on with a run by --resume --out FOLDER"
+    )
+
+
+def _read_again(folder: Path, recipe: Recipe) -> Dataset | None:
+    """The own images of a run that goes on; None for a data set of the library."""
+    from ddpmlib import data
+    from ddpmlib.data import own
+    from ddpmlib.zoo.source import read_source
+
+    return None if recipe.data in data.DATASETS else own.again(read_source(folder), recipe.data)
+
+
+def _changes(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of the recipe that the command line names, and their values."""
+    given = {k: getattr(args, k) for k in ("steps", "batch_size", "lr", "seed")}
+    return _pairs(args.changes) | {f"settings.{k}": v for k, v in given.items() if v is not None}
 
 
 def _pairs(words: Sequence[str]) -> dict[str, Any]:

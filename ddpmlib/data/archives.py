@@ -118,7 +118,7 @@ def _tiles(sheet: Path, side: int) -> np.ndarray:
 def _write_archive(archive: Path, arrays: tuple[np.ndarray, ...]) -> None:
     """A killed download leaves no half archive, and several processes may all have begun one."""
     x_train, y_train, x_test, y_test = arrays
-    with replacing(archive, writer=str(os.getpid())) as file:
+    with replacing(archive) as file:
         np.savez(file, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
 
 

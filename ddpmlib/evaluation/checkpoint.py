@@ -16,7 +16,7 @@ from ddpmlib.denoiser.denoiser import Denoiser
 from ddpmlib.evaluation.accuracy import accuracy, accuracy_under_noise
 from ddpmlib.evaluation.bits_per_dim import nll
 from ddpmlib.evaluation.drawing import classes_in_turn, generate
-from ddpmlib.evaluation.entries import with_entry
+from ddpmlib.evaluation.entries import note
 from ddpmlib.evaluation.images import EXTRACTORS, has_classifier, images_of, network_of
 from ddpmlib.evaluation.sample_quality import (
     FEWEST_TEST_IMAGES,
@@ -25,6 +25,7 @@ from ddpmlib.evaluation.sample_quality import (
     measure_samples,
 )
 from ddpmlib.evaluation.sampling import Sampling
+from ddpmlib.files import check_writable
 from ddpmlib.models.classifier import Classifier
 from ddpmlib.models.noisy_classifier import NoisyClassifier
 from ddpmlib.training import parallel
@@ -34,6 +35,7 @@ from ddpmlib.zoo.checkpoints import find, load
 
 METRICS = (*OF_SAMPLES, "nll")
 Job = Callable[[], dict[str, Any]]
+Report = Callable[[dict[str, Any]], None]
 
 
 def evaluate(
@@ -49,6 +51,7 @@ def evaluate(
     batch_size: int = 500,
     compile: bool = False,
     device: torch.device | str | None = None,
+    report: Report | None = None,
 ) -> list[dict[str, Any]]:
     """Measure a checkpoint and write the results into its card.
 
@@ -57,7 +60,7 @@ def evaluate(
     :func:`measure_samples`; and one entry "nll" with the variational bound on ``n`` test images,
     see :func:`nll`. An entry of the same setting is replaced, metric by metric. Several processes
     (see :mod:`ddpmlib.training.parallel`) share the drawing and the features, and the first one
-    writes.
+    writes. Any number of evaluations of one checkpoint may run at the same time.
 
     Args:
         name: as for :func:`ddpmlib.zoo.checkpoints.load`.
@@ -74,19 +77,22 @@ def evaluate(
         draws: redrawn sets for the bootstrap intervals.
         nll_draws: random steps of the chain per test image.
         batch_size, compile: see :func:`generate`.
+        report: is handed each result as soon as it is there, before it is written.
 
     Returns:
         the entries written.
 
     Raises:
         FileNotFoundError: if the checkpoint or the extractor is missing.
+        OSError: if the folder of the card takes no files, which is asked first.
         ValueError: for an unknown metric or extractor, fewer than 2 samples, more steps than the
             process has, other images than those of the training, or guidance that does not fit the
-            checkpoint.
+            checkpoint; and if other weights have taken the place of those that were measured.
     """
     sampling = sampling or Sampling()
     _check_choices(metrics, extractor, n, draws)
     found = _opened(name, device, images)
+    check_writable(found.path.parent)
     _check_test_images(found, metrics)
     jobs: list[Job] = []
     if not isinstance(found.model, Denoiser):
@@ -102,7 +108,7 @@ def evaluate(
         )
     if "nll" in (metrics or ()):
         jobs.append(partial(_bound, found, sampling, n, nll_draws, batch_size))
-    return [_measured(job, found) for job in jobs]
+    return [_measured(job, found, report) for job in jobs]
 
 
 def _check_choices(metrics: Sequence[str] | None, extractor: str, n: int, draws: int) -> None:
@@ -216,13 +222,14 @@ def _bound(
     )  # fmt: skip
 
 
-def _measured(job: Job, found: _Checkpoint) -> dict[str, Any]:
-    """Do the work, and write its result into the card at once."""
+def _measured(job: Job, found: _Checkpoint, report: Report | None) -> dict[str, Any]:
+    """Do the work, tell of it, and write its result into the card at once."""
     started = time.perf_counter()
     entry = job()
     entry["seconds"] = round(time.perf_counter() - started, 1)
     entry["hardware"] = hardware(next(found.model.parameters()).device)
-    found.card.metrics[:], entry = with_entry(found.card.metrics, entry)
+    if report is not None:
+        report(entry)
     if parallel.is_main():
-        found.card.write(found.path.with_suffix(".json"))
+        entry = note(found.path, found.card.sha256, entry)
     return entry

@@ -1,16 +1,46 @@
-"""The measurements on a card: which of them are of the same thing."""
+"""The measurements on a card: which of them are of the same thing, and how one is added."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ddpmlib.evaluation.sampling import Sampling
+from ddpmlib.zoo.card import Card
+from ddpmlib.zoo.checkpoints import writing
 
 # What makes two entries of a card the same measurement; older entries lack some keys.
 CELL: dict[str, Any] = dict.fromkeys(("metric", "n", "steps", "eta", "seed", "draws", "features"))
 CELL |= {"spacing": "uniform", "step": "ancestral", "bf16": False, "guidance": None}
 CELL |= {"streams": None}  # older samples had their noise from one stream, batch after batch
+
+
+def note(path: Path, sha256: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Add an entry to a card, beside all that others have noted there meanwhile.
+
+    Args:
+        path: of the weights.
+        sha256: of the weights that were measured.
+        entry: what was measured; see :func:`with_entry`.
+
+    Returns:
+        the entry as it stands there.
+
+    Raises:
+        ValueError: if the card speaks of other weights by now; it then stays as it is.
+        OSError: if the card cannot be written, or somebody writes it for a minute.
+    """
+    with writing(path) as place:
+        card = Card.read(place)
+        if card.sha256 != sha256:
+            raise ValueError(
+                f"{path} holds other weights than when it was measured: the result is not noted; "
+                "measure it again"
+            )
+        card.metrics[:], entry = with_entry(card.metrics, entry)
+        card.write(place)
+    return entry
 
 
 def with_entry(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpmlib.files import data_folder, write_atomically
+from ddpmlib.locks import locked
 
 Row = dict[str, Any]
 
@@ -44,11 +45,12 @@ def rows(name: str, *, missing_ok: bool = False, **where: Any) -> list[Row]:
 
 
 def add(name: str, row: Row) -> None:
-    """Append a row to an experiment's file, which is replaced in one go."""
+    """Append a row to the file, which is replaced in one go; several may do so at once."""
     path = folder() / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n ".join(json.dumps(r) for r in [*rows(name, missing_ok=True), row])
-    write_atomically(path, f"[{lines}]\n".encode())
+    lock = path.with_name(f".{path.name}.lock")
+    with locked(lock, f"{path} is being written", "try again", wait=60):
+        lines = ",\n ".join(json.dumps(r) for r in [*rows(name, missing_ok=True), row])
+        write_atomically(path, f"[{lines}]\n".encode())
 
 
 def pivot(found: Iterable[Row], index: str, column: str, value: str) -> dict[Any, dict[Any, Any]]:

@@ -1,27 +1,52 @@
 """The state of a run in one file: written in one go, and refused if it belongs to another run.
 
 A state is plain data: tensors with dotted names (``model.…``, ``ema.…``, ``loss.…``,
-``optimiser.…``), how many updates were done, and what was decided before the first one. Format 3
-says the same as format 2, which still loads; but the random numbers of an update are derived from
-(seed, update, piece) in another way since. So a run that an older version began goes on, with new
-numbers from there on, and not to the bits that the older version would have reached.
+``recent.…``, ``optimiser.…``), how many updates were done, and what was decided before the first
+one. A SHA-256 of all of it is part of the header, so that damage is noticed wherever it is.
+
+Formats 2 and 3 still load. They have no such digest, and do not know the losses since the last line
+of the log, whose mean then begins anew. Since format 3 the random numbers of an update are derived
+from (seed, update, piece) in another way than before: a run that a version of format 2 began goes
+on with new numbers, and not to the bits that it would have reached there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ddpmlib.files import read_safetensors, write_safetensors
 from ddpmlib.training.settings import TrainingDiverged
 
-NAME, VERSION, OLDEST = "ddpmlib-training", 3, 2
+NAME, VERSION, OLDEST = "ddpmlib-training", 4, 2
+DIGEST = RECENT = 4  # the first format with a digest, and with the losses since a line of the log
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps for each weight
+
+
+@dataclass(frozen=True)
+class State:
+    """What a file holds.
+
+    Attributes:
+        tensors: see :func:`collect`.
+        step: updates done.
+        updates: number of a weight → how often it was moved, where that is not ``step``: a weight
+            that a batch does not reach has no gradient, and so no update.
+        said: the rest of the header, from JSON: what was decided, and what else the run noted.
+    """
+
+    tensors: dict[str, Tensor]
+    step: int
+    updates: dict[int, int]
+    said: dict[str, Any]
 
 
 # ---- what a run holds, as tensors with names, and back -------------------------------------------
@@ -45,9 +70,12 @@ def restore(
     """The way back from :func:`collect`, by copying."""
     for part, module in modules.items():
         module.load_state_dict(_of(tensors, part))
+    weights = [weight for group in optimiser.param_groups for weight in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in _of(tensors, "optimiser").items():
         i, name = key.split(".", 1)
+        if value.ndim:  # fused kernels take moments to lie in memory as their weights do
+            value = torch.empty_like(weights[int(i)], dtype=value.dtype).copy_(value)
         state.setdefault(int(i), {})[name] = value
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
@@ -61,22 +89,38 @@ def _of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
 
 
 def write(
-    path: Path | str, tensors: Mapping[str, Tensor], step: int, decided: Mapping[str, Any]
+    path: Path | str,
+    tensors: Mapping[str, Tensor],
+    step: int,
+    said: Mapping[str, Any],
+    updates: Mapping[int, int] | None = None,
 ) -> None:
     """Write a state (safetensors), replacing an older file in one go.
 
     Args:
-        path: the file.
-        tensors: see :func:`collect`.
-        step: updates done.
-        decided: what must not change between a start and its resume, as JSON values.
+        path, tensors, step: see :class:`State`.
+        said: what must not change between a start and its resume, and what else is noted, as JSON
+            values.
+        updates: see :class:`State`; by default each weight was moved in each update.
 
     Raises:
         OSError: if the file cannot be written; the older one then stays as it was.
     """
     header = {"format": f"{NAME}-{VERSION}", "step": str(step)}
-    header |= {key: json.dumps(value) for key, value in decided.items()}
-    write_safetensors(path, dict(tensors), header)
+    header |= {key: json.dumps(value) for key, value in said.items()}
+    header |= {"updates": json.dumps(updates)} if updates else {}
+    write_safetensors(path, dict(tensors), header | {"sha256": digest(tensors, header)})
+
+
+def digest(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    """SHA-256 of names, types, shapes and bits of the tensors, and of the header but its digest."""
+    found = hashlib.sha256()
+    words = sorted((k, v) for k, v in header.items() if k != "sha256")
+    kinds = [(k, str(v.dtype), list(v.shape)) for k, v in sorted(tensors.items())]
+    found.update(json.dumps([words, kinds]).encode())
+    for _, value in sorted(tensors.items()):
+        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
@@ -93,32 +137,54 @@ def check_finite(tensors: Mapping[str, Tensor], step: int) -> None:
             )
 
 
-def read(path: Path | str, decided: Mapping[str, Any], steps: int) -> tuple[dict[str, Tensor], int]:
-    """The tensors of a state of the same run, and how many updates it has behind it.
-
-    Args:
-        path: the file.
-        decided: as in :func:`write`; beyond "settings", what either side does not say is not asked.
-        steps: updates in all.
+def read(path: Path | str) -> State:
+    """What a file holds, if it is whole.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not such a file, of a newer format, damaged, or of another run.
+        ValueError: if it is not a training state, of a newer format, or damaged.
     """
     tensors, header = read_safetensors(path)
-    _check_format(path, header.get("format", ""))
+    version = _version(path, header.get("format", ""))
+    if version >= DIGEST and header.get("sha256") != digest(tensors, header):
+        raise ValueError(
+            f"{path} is damaged: its SHA-256 is not the one that it was saved with; train again in "
+            "another folder"
+        )
+    words = {key: word for key, word in header.items() if key not in ("format", "sha256")}
     try:
-        step = int(header["step"])
-        theirs = {key: json.loads(header[key]) for key in decided if key in header}
-        if not 0 <= step <= steps:
-            raise ValueError(f"step {step} is not in 0..{steps}")
-    except (KeyError, ValueError) as error:
+        step = int(words.pop("step"))
+        said = {key: json.loads(word) for key, word in words.items()}
+        updates = {int(i): n for i, n in said.pop("updates", {}).items()}
+        if step < 0:
+            raise ValueError(f"step {step} is negative")
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} has a damaged header ({error})") from error
-    _check_same(path, theirs, {k: v for k, v in decided.items() if k in theirs or k == "settings"})
-    return tensors, step
+    if version < RECENT:
+        tensors |= {"recent.total": torch.zeros(()), "recent.count": torch.tensor(0)}
+    return State(tensors, step, updates, said)
 
 
-def _check_format(path: Path | str, found: str) -> None:
+def check_same(path: Path | str, found: State, decided: Mapping[str, Any], steps: int) -> None:
+    """Whether a state is of the same run.
+
+    Args:
+        path: what a message calls it.
+        found: in the file.
+        decided: what must be as there; beyond "settings", what either side does not say is not
+            asked.
+        steps: updates in all.
+
+    Raises:
+        ValueError: naming the first difference.
+    """
+    asked = {k: v for k, v in decided.items() if k in found.said or k == "settings"}
+    _check_same(path, found.said, asked)
+    if found.step > steps:
+        raise ValueError(f"{path} has a damaged header (step {found.step} is not in 0..{steps})")
+
+
+def _version(path: Path | str, found: str) -> int:
     name, _, version = found.rpartition("-")
     if name != NAME or not version.isdecimal() or int(version) < OLDEST:
         raise ValueError(f"{path} is not a training state of this library ({NAME}-{VERSION})")
@@ -127,6 +193,7 @@ def _check_format(path: Path | str, found: str) -> None:
             f"{path} is of format {version}, and this version of ddpmlib reads up to {VERSION}: "
             "update it, or start in another folder"
         )
+    return int(version)
 
 
 def _check_same(path: Path | str, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -151,32 +218,36 @@ def _check_same(path: Path | str, theirs: dict[str, Any], ours: dict[str, Any]) 
 
 def check_fits(
     path: Path | str,
-    tensors: Mapping[str, Tensor],
-    step: int,
+    found: State,
     modules: Mapping[str, nn.Module],
     shapes: Sequence[tuple[int, ...]],
+    frozen: Collection[int] = (),
 ) -> None:
     """Whether the tensors of a file are those of these modules, all of them and no others.
 
     Args:
         path: what a message calls them.
-        tensors: of the file.
-        step: updates done; after the first one the optimiser has moments.
+        found: in the file; after the first update each weight has moments, from as many updates.
         modules: as in :func:`collect`.
         shapes: of the weights that the optimiser moves, in its order.
+        frozen: numbers of those that are not trained, which need no moments.
 
     Raises:
         ValueError: if one is missing, too many, or of another shape or type.
     """
-    parts = tuple(f"{part}." for part in modules)
-    there = {name for name in tensors if name.startswith(parts)}
+    there = {name for name in found.tensors if not name.startswith("optimiser.")}
     for part, module in modules.items():
         for name, value in module.state_dict().items():
             there.discard(f"{part}.{name}")
-            _check_tensor(path, f"{part}.{name}", value, tensors.get(f"{part}.{name}"))
+            _check_tensor(path, f"{part}.{name}", value, found.tensors.get(f"{part}.{name}"))
     if there:
         raise ValueError(f"{path} belongs to another network: here is no {min(there)}")
-    _check_moments(path, _of(tensors, "optimiser"), step, shapes)
+    moments = _of(found.tensors, "optimiser")
+    _check_shapes(path, moments, shapes)
+    updates = {i: found.updates.get(i, found.step) for i in range(len(shapes))}
+    for i in frozen:
+        updates[i] = int(moments.get(f"{i}.step", 0))
+    _check_moments(path, moments, {i: n for i, n in updates.items() if n})
 
 
 def _check_tensor(path: Path | str, name: str, ours: Tensor, theirs: Tensor | None) -> None:
@@ -188,8 +259,8 @@ def _check_tensor(path: Path | str, name: str, ours: Tensor, theirs: Tensor | No
         )
 
 
-def _check_moments(
-    path: Path | str, moments: dict[str, Tensor], step: int, shapes: Sequence[tuple[int, ...]]
+def _check_shapes(
+    path: Path | str, moments: Mapping[str, Tensor], shapes: Sequence[tuple[int, ...]]
 ) -> None:
     for key, value in moments.items():
         index, _, name = key.partition(".")
@@ -198,6 +269,17 @@ def _check_moments(
             raise ValueError(
                 f"{path} belongs to another network: optimiser.{key} fits no weight here"
             )
-    whole = {f"{key.partition('.')[0]}.{name}" for key in moments for name in MOMENTS}
-    if moments.keys() != whole or (step > 0 and not moments):
+
+
+def _check_moments(
+    path: Path | str, moments: Mapping[str, Tensor], updates: Mapping[int, int]
+) -> None:
+    """Whether there are all moments of these weights and no others, from so many updates each."""
+    if moments.keys() != {f"{i}.{name}" for i in updates for name in MOMENTS}:
         raise ValueError(f"{path} is damaged: the optimiser's moments are not all there")
+    for i, n in updates.items():
+        moved = float(moments[f"{i}.step"])
+        if moved != n:
+            raise ValueError(
+                f"{path} is damaged: weight {i} was moved {moved:g} times and should have been {n}"
+            )

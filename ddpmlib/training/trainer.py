@@ -65,6 +65,12 @@ class Trainer:
             :func:`~ddpmlib.data.samples.fingerprint` says; a state of other data is refused.
         recipe: what else decides the run, as JSON values; a state of another recipe is refused.
 
+    Attributes:
+        step: updates done.
+        recent: the losses since somebody last took their mean, a :class:`RecentLoss`.
+        notes: what its states say of the run beyond that, as JSON values; neither compared nor
+            read back.
+
     Raises:
         TypeError: if data or labels are neither arrays nor tensors.
         ValueError: if data and labels differ in number, float images leave [-1, 1], a label is no
@@ -113,6 +119,8 @@ class Trainer:
         )
         self.generator = torch.Generator(self.device)
         self.bf16 = self.device.type == "cuda" if bf16 is None else bf16
+        self.recent = RecentLoss().to(self.device)
+        self.notes: dict[str, Any] = {}
         self._memory = loss.to(self.device) if isinstance(loss, nn.Module) else nn.Module()
         objective = _Objective(self.model, loss)
         several = parallel.size() > 1
@@ -137,6 +145,7 @@ class Trainer:
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimiser.step()
         self.ema.update(self.model, self.step)
+        self.recent.add(loss)
         self.step += 1
         return Progress(self.step, loss, lr)
 
@@ -205,7 +214,12 @@ class Trainer:
         tensors = self.state_dict()
         state.check_finite(tensors, self.step)
         if parallel.is_main():
-            state.write(path, tensors, self.step, self._decided())
+            counts = {
+                i: int(tensors.get(f"optimiser.{i}.step", 0))
+                for i, _ in enumerate(self.model.parameters())
+            }
+            others = {i: n for i, n in counts.items() if n != self.step}
+            state.write(path, tensors, self.step, self.notes | self._decided(), others)
 
     def load(self, path: Path | str) -> None:
         """Continue from a file written by :meth:`save` for the same model, data and settings.
@@ -218,11 +232,14 @@ class Trainer:
             ValueError: if it is not such a file, or belongs to other settings, another recipe or
                 another model. The trainer is then unchanged, as after any error.
         """
-        tensors, step = state.read(path, self._decided(), self.settings.steps)
-        shapes = [tuple(p.shape) for p in self.model.parameters()]
-        state.check_fits(path, tensors, step, self._modules(), shapes)
-        self.load_state_dict(tensors)
-        self.step = step
+        found = state.read(path)
+        state.check_same(path, found, self._decided(), self.settings.steps)
+        weights = list(self.model.parameters())
+        frozen = [i for i, weight in enumerate(weights) if not weight.requires_grad]
+        shapes = [tuple(weight.shape) for weight in weights]
+        state.check_fits(path, found, self._modules(), shapes, frozen)
+        self.load_state_dict(found.tensors)
+        self.step = found.step
 
     def state_dict(self) -> dict[str, Tensor]:
         """All that changes while training but the number of updates, as tensors on the CPU."""
@@ -233,7 +250,8 @@ class Trainer:
         state.restore(tensors, self._modules(), self.optimiser)
 
     def _modules(self) -> dict[str, nn.Module]:
-        return {"model": self.model, "ema": self.ema, "loss": self._memory}
+        own = {"model": self.model, "ema": self.ema, "loss": self._memory}
+        return own | {"recent": self.recent}
 
     def _decided(self) -> dict[str, Any]:
         """What must not change between a start and its resume, as it reads back from JSON."""
@@ -243,6 +261,34 @@ class Trainer:
         decided |= {"data_fingerprint": self.data_fingerprint}
         decided |= {"recipe": self.recipe} if self.recipe else {}
         return json.loads(json.dumps(decided))
+
+
+class RecentLoss(nn.Module):
+    """The mean loss of the last updates, on the device; a part of the state, so that it is exact.
+
+    Attributes:
+        total, count: sum of the losses, float32, and number of updates, int64; both scalars.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(()))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def add(self, loss: Tensor) -> None:
+        """One more update."""
+        self.total += loss.float()
+        self.count += 1
+
+    def taken(self) -> float | None:
+        """The mean of the losses since it was last taken, if there were any; starts anew."""
+        total, count = float(self.total), int(self.count)
+        self.total.zero_()
+        self.count.zero_()
+        return total / count if count else None
 
 
 class _Objective(nn.Module):

@@ -2,13 +2,17 @@
 
 A checkpoint is a file of weights, a card (JSON) with its SHA-256 beside it, and the log of the run
 that made it. The shipped ones lie in ``data/checkpoints``; weights that are too large for one file
-there lie in parts, which are joined when they are read. Nothing is ever unpickled.
+there lie in parts, which are joined when they are read. Files that ship have the beginning of that
+SHA-256 in their names, but for those of older versions: so new ones never replace old ones, and the
+card, which is written last and in one go, decides which are meant. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ddpmlib.files import data_folder, from_safetensors, to_safetensors, write_atomically
+from ddpmlib.locks import locked
 from ddpmlib.training.machine import default_device
 from ddpmlib.zoo import parts
 from ddpmlib.zoo.card import Card
@@ -25,6 +30,7 @@ from ddpmlib.zoo.unfinished import so_far
 
 STATE, LOG, MODEL = "training.safetensors", "log.jsonl", "model.safetensors"
 LARGEST = 8_000_000  # bytes of a file that ships
+PATIENCE = 60.0  # seconds for another process to write a card, which takes it a moment
 
 
 def shipped() -> Path:
@@ -121,7 +127,12 @@ def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
         ValueError: if the SHA-256 of the weights is not the card's.
     """
     card = Card.read(path.with_suffix(".json"))
-    content = b"".join(map(_content, weights_files(path, card)))
+    try:
+        content = b"".join(map(_content, weights_files(path, card)))
+    except FileNotFoundError:
+        if Card.read(path.with_suffix(".json")).sha256 == card.sha256:
+            raise
+        return read(path)  # a newer checkpoint of this name has just taken their place
     found = hashlib.sha256(content).hexdigest()
     if found != card.sha256:
         what = f"{path} is damaged"
@@ -135,16 +146,42 @@ def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
 
 
 def weights_files(path: Path, card: Card) -> list[Path]:
-    """The files that hold the weights: ``path`` itself, or its parts in order.
+    """The files that hold the weights: parts in order, be it one alone, or ``path`` itself.
 
     A part's name tells whose it is: ``mnist.safetensors.0123456789ab.part1of2`` belongs to the
-    weights whose SHA-256 begins like that. So new parts never replace old ones, and the card, which
-    is replaced in one go, decides which are meant.
+    weights whose SHA-256 begins like that. ``path`` itself are the weights of a run, and those that
+    an older version shipped in one file.
     """
-    if card.parts == 1:
-        return [path]
+    parts = _parts(path, card)
+    return [path] if len(parts) == 1 and path.is_file() and not parts[0].is_file() else parts
+
+
+def _parts(path: Path, card: Card) -> list[Path]:
     stem, n = f"{path.name}.{card.sha256[:12]}", card.parts
     return [path.with_name(f"{stem}.part{i}of{n}") for i in range(1, n + 1)]
+
+
+def log_file(path: Path, card: Card) -> Path:
+    """The log of the run that made a shipped checkpoint, named like its weights, see there."""
+    own = _log_of(path, card.sha256)
+    return own if own.is_file() else path.with_suffix(".jsonl")
+
+
+def _log_of(path: Path, sha256: str) -> Path:
+    return path.with_name(f"{path.stem}.{sha256[:12]}.jsonl")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """The card beside weights, which nobody else writes meanwhile.
+
+    Raises:
+        Held: if somebody does for longer than :data:`PATIENCE`.
+    """
+    card = path.with_suffix(".json")
+    lock = card.with_name(f".{card.name}.lock")
+    with locked(lock, f"{card} is being written", "try again", PATIENCE):
+        yield card
 
 
 def _content(path: Path) -> bytes:
@@ -171,12 +208,12 @@ def _place(name: str | Path) -> Path | None:
     """Where weights of this name lie, if they do."""
     candidates = [shipped() / f"{name}.safetensors", Path(name) / MODEL, Path(name)]
     files = (path for path in candidates if path.suffix == ".safetensors")
-    return next((path for path in files if path.is_file() or _in_parts(path)), None)
+    return next((path for path in files if path.is_file() or _has_card(path)), None)
 
 
-def _in_parts(path: Path) -> bool:
-    card = path.with_suffix(".json")
-    return card.is_file() and Card.read(card).parts > 1
+def _has_card(path: Path) -> bool:
+    """Whether a card speaks of these weights, which may lie in parts; a run's never do."""
+    return path.name != MODEL and path.with_suffix(".json").is_file()
 
 
 def ship(
@@ -211,10 +248,10 @@ def ship(
     small = {k: _converted(k, v, getattr(torch, dtype)) for k, v in tensors.items()}
     small |= {k: v for k, v in tensors.items() if k == parts.BETA}  # no weight, but a schedule
     target = (folder or shipped()) / f"{name or card.name}.safetensors"
-    write_atomically(target.with_suffix(".jsonl"), (source.parent / LOG).read_bytes())
+    log = (source.parent / LOG).read_bytes()
     # Metrics belong to the exact weights they were measured on, so they do not travel.
     card = replace(card, name=target.stem, dtype=dtype, metrics=[])
-    write_model(small, card, target, LARGEST)
+    write_model(small, card, target, log)
     return target
 
 
@@ -228,7 +265,7 @@ def _converted(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def write_model(
-    tensors: dict[str, Tensor], card: Card, path: Path, largest: int | None = None
+    tensors: dict[str, Tensor], card: Card, path: Path, log: bytes | None = None
 ) -> Card:
     """Write weights to ``path`` and the card, with their SHA-256, beside them; returns the card.
 
@@ -236,24 +273,32 @@ def write_model(
         tensors: the weights.
         card: what is known of them.
         path: a .safetensors file.
-        largest: bytes; a larger file is cut into equal parts, and those of an older checkpoint of
+        log: of the run, if the checkpoint ships: weights and log then get names of their own, in
+            equal parts of at most :data:`LARGEST` bytes, and the files of an older checkpoint of
             this name go once the new one is whole.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     content = to_safetensors(tensors, {"name": card.name})
-    parts = -(-len(content) // largest) if largest else 1
+    parts = 1 if log is None else -(-len(content) // LARGEST)
     card = replace(card, sha256=hashlib.sha256(content).hexdigest(), parts=parts)
-    files, size = weights_files(path, card), -(-len(content) // parts)
-    for i, file in enumerate(files):
-        write_atomically(file, content[i * size : (i + 1) * size])
-    card.write(path.with_suffix(".json"))
-    for old in _weights_of_name(path):
-        if old not in files:
-            old.unlink()
+    files, size = _parts(path, card) if log is not None else [path], -(-len(content) // parts)
+    with writing(path) as place:
+        for i, file in enumerate(files):
+            write_atomically(file, content[i * size : (i + 1) * size])
+        if log is not None:
+            write_atomically(_log_of(path, card.sha256), log)
+        card.write(place)
+        if log is not None:
+            _remove_older(path, {*files, _log_of(path, card.sha256)})
     return card
 
 
-def _weights_of_name(path: Path) -> list[Path]:
-    """All files of a checkpoint's name, older parts and what a killed write left among them."""
-    pattern = re.compile(rf"\.?{re.escape(path.name)}(\.[0-9a-f]{{12}}\.part\d+of\d+)?(\.part)?")
-    return [p for p in path.parent.iterdir() if pattern.fullmatch(p.name)]
+def _remove_older(path: Path, kept: set[Path]) -> None:
+    """Remove the other files of a checkpoint's name: weights, parts and logs of older ones."""
+    name, stem = re.escape(path.name), re.escape(path.stem)
+    pattern = re.compile(
+        rf"{name}(\.[0-9a-f]{{12}}\.part\d+of\d+)?|{stem}(\.[0-9a-f]{{12}})?\.jsonl"
+    )
+    for old in path.parent.iterdir():
+        if pattern.fullmatch(old.name) and old not in kept:
+            old.unlink()

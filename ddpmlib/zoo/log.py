@@ -8,13 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpmlib.files import write_atomically
+from ddpmlib.files import append, write_atomically
 from ddpmlib.training import parallel
 from ddpmlib.training.trainer import Trainer
 
 
 class Log:
-    """Progress bar and JSON lines; after a resume both go on where the saved state stood."""
+    """Progress bar and JSON lines; after a resume both go on where the saved state stood.
+
+    A line is on the disk before a state of a later update is saved, and what the next line will say
+    of the loss is a part of the state (:attr:`ddpmlib.training.trainer.Trainer.recent`). So a run
+    that is killed at any moment and goes on has the lines of one that never was: the same steps,
+    losses and learning rates.
+    """
 
     def __init__(self, path: Path, trainer: Trainer, every: int) -> None:
         self.path, self.trainer, self.every = path, trainer, every
@@ -23,23 +29,36 @@ class Log:
         if parallel.is_main():
             write_atomically(path, content.encode())
         self.seconds = self.rows[-1]["seconds"] if self.rows else 0.0
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Write the line of the last update, if a kill came between its state and its line."""
+        step, recent = self.trainer.step, self.trainer.recent
+        if self.rows and self.rows[-1]["step"] == step:
+            recent.taken()
+        elif step and self._is_due(step) and (loss := recent.taken()) is not None:
+            speed = self.rows[-1]["images_per_s"] if self.rows else 0.0
+            self._write(step, loss, self.trainer.settings.lr_at(step - 1), speed)
+
+    def _is_due(self, step: int) -> bool:
+        return step % self.every == 0 or step == self.trainer.settings.steps
 
     def watch(self, updates: Iterator[Any]) -> Iterator[Any]:
         from tqdm import tqdm
 
         settings, begun = self.trainer.settings, self.trainer.step
-        total, count, started, before = 0.0, 0, time.perf_counter(), self.seconds
+        count, started, before = 0, time.perf_counter(), self.seconds
         last, quiet = started, None if parallel.is_main() else True
         with tqdm(total=settings.steps, initial=begun, unit="step", disable=quiet) as bar:
             for p in updates:
-                total, count = total + p.loss.float(), count + 1
-                if p.step % self.every == 0 or p.step == settings.steps:
-                    loss, now = float(total) / count, time.perf_counter()
+                count += 1
+                if self._is_due(p.step) and (loss := self.trainer.recent.taken()) is not None:
+                    now = time.perf_counter()
                     speed = count * settings.batch_size / (now - last)
                     self.seconds = before + now - started
                     self._write(p.step, loss, p.lr, speed)
                     bar.set_postfix_str(f"loss {loss:.4f}, {speed:.0f} images/s")
-                    total, count, last = 0.0, 0, now
+                    count, last = 0, now
                 bar.update()
                 yield p
 
@@ -48,8 +67,7 @@ class Log:
         row["seconds"] = round(self.seconds, 2)
         self.rows.append(row)
         if parallel.is_main():
-            with open(self.path, "a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(self.path, (json.dumps(row) + "\n").encode())
 
 
 def read_log(path: Path | str) -> dict[str, list[float]]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -169,7 +169,7 @@ def process_values(process: Process) -> tuple[dict[str, Any], dict[str, Tensor]]
     """
     name, record = type(process).__name__, PROCESSES.get(type(process).__name__)
     if record is type(process):
-        numbers = {f.name: _number(getattr(process, f.name)) for f in fields(record)}
+        numbers = {f.name: _number(getattr(process, f.name)) for f in fields(cast(Any, record))}
         return {"name": name} | numbers, {}
     chain = process if type(process) is DDPM else getattr(process, "process", None)
     if type(process) not in (DDPM, Interpolated, ZeroBased) or type(chain) is not DDPM:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ class Previews:
         like = torch.empty(N, *self.image_shape, device=self.trainer.device)
         noise = process.prior_std * samplers.SampleNoise(SEED, range(N)).like(like)
         if process.times_are_whole:
-            times = list(samplers.uniform_times(process.end, min(STEPS, process.end)))
+            times: list[Any] = list(samplers.uniform_times(process.end, min(STEPS, process.end)))
         else:
             times = list(samplers.even_times(process, STEPS))
         x0 = samplers.draw(denoiser, process, noise, times, eta=0.0, y=self.y)

@@ -3,22 +3,26 @@
 A run is a folder: ``training.safetensors`` (everything, to resume from), ``log.jsonl``, and at the
 end ``model.safetensors`` (averaged weights) with its card ``model.json``; grids of samples and
 events for TensorBoard where they are asked for. Of several processes (see
-:mod:`ddpmlib.training.parallel`) the first one writes and shows progress.
+:mod:`ddpmlib.training.parallel`) the first one writes and shows progress. While a run is trained,
+its folder is locked.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from ddpmlib import data
+from ddpmlib import data, interruption
 from ddpmlib.data import Dataset
-from ddpmlib.files import PACKAGE, read_safetensors
+from ddpmlib.files import PACKAGE
+from ddpmlib.locks import Held, locked
 from ddpmlib.training import parallel
 from ddpmlib.training.loop import fit
 from ddpmlib.training.machine import hardware
@@ -32,6 +36,9 @@ from ddpmlib.zoo.log import Log
 from ddpmlib.zoo.previews import Previews
 from ddpmlib.zoo.recipe import Recipe, changed, to_dict
 from ddpmlib.zoo.source import write_source
+from ddpmlib.zoo.stretches import Recorded, Stretch, continued, notes, options, recorded, told
+
+LOCK = ".lock"  # there while the run is being trained
 
 
 def train(
@@ -44,19 +51,24 @@ def train(
     init: str | Path | None = None,
     device: torch.device | str | None = None,
     bf16: bool | None = None,
-    compile: bool = False,
-    channels_last: bool = False,
-    accumulate: int = 1,
-    save_every: int = 100,
-    log_every: int = 50,
+    compile: bool | None = None,
+    channels_last: bool | None = None,
+    accumulate: int | None = None,
+    save_every: int | None = None,
+    log_every: int | None = None,
     sample_every: int | None = None,
     tensorboard: bool = False,
     command: str = "",
 ) -> Card:
     """Carry a recipe out in ``folder``: train with a progress bar and a log, then export.
 
+    The folder is locked meanwhile. Ctrl-C or SIGTERM ends the run after the current update, which
+    is saved.
+
     Args:
-        recipe: see :data:`ddpmlib.zoo.recipes.RECIPES`.
+        recipe: see :data:`ddpmlib.zoo.recipes.RECIPES`. A run that is resumed may get other steps
+            than it had, at least as many as are done: the cosine of the learning rate is stretched
+            to the new end, and the next update has the rate of the new schedule.
         folder: where the run lives; created if needed.
         dataset: in place of the one that the recipe names; the card then names this one, and the
             folder says where it was read from, see :mod:`ddpmlib.zoo.source`.
@@ -67,8 +79,10 @@ def train(
         init: a checkpoint whose weights to start from instead of random ones; see
             :func:`ddpmlib.zoo.checkpoints.start_from`. The card names it.
         device, bf16, compile, channels_last, accumulate: see
-            :class:`ddpmlib.training.trainer.Trainer`.
-        save_every, log_every: updates between saves and between lines of the log.
+            :class:`ddpmlib.training.trainer.Trainer`. A resumed run goes on with those that it had
+            but for the device; others are noted in state and card.
+        save_every, log_every: updates between saves (by default 100) and between lines of the log
+            (50); likewise.
         sample_every: updates between grids of samples, see :mod:`ddpmlib.zoo.previews`; by default
             there are none. Their time comes on top of ``minutes``.
         tensorboard: repeat the log, and the grids, as events, see :mod:`ddpmlib.zoo.tensorboard`.
@@ -79,8 +93,10 @@ def train(
 
     Raises:
         FileExistsError: if the folder holds a run and ``resume`` is False.
+        Held: if somebody else trains there, naming the process.
+        Interrupted: after Ctrl-C or SIGTERM.
         ValueError: if there is no such data set, the model is not made for it, or the run there has
-            other settings; the folder is then unchanged.
+            another recipe; the folder is then unchanged.
         TrainingDiverged: if the loss is no longer finite.
         ImportError: if TensorBoard is asked for and not installed.
     """
@@ -89,63 +105,37 @@ def train(
     folder, state = Path(folder), Path(folder) / STATE
     _check_folder(folder, resume or parallel.restarted())
     recipe, dataset = _fitting(recipe, dataset)
+    stamp, before = _stamp(state), recorded(state)
+    given: dict[str, Any] = {"bf16": bf16, "compile": compile, "channels_last": channels_last}
+    given |= {"accumulate": accumulate, "save_every": save_every, "log_every": log_every}
+    how = options(before, given)
     torch.manual_seed(recipe.settings.seed)
     model = recipe.build()
-    sha256 = None if init is None else start_from(model, init)
+    start = _start(model, init, before)
     trainer = Trainer(
         model, recipe.loss(), dataset.x_train, dataset.y_train, recipe.settings,
-        device=device, bf16=bf16, compile=compile, channels_last=channels_last,
-        accumulate=accumulate, data_fingerprint=dataset.fingerprint,
+        device=device, bf16=how["bf16"], compile=how["compile"],
+        channels_last=how["channels_last"], accumulate=how["accumulate"],
+        data_fingerprint=dataset.fingerprint,
     )  # fmt: skip
     shape, k = dataset.image_shape, recipe.num_classes
     grids = None if sample_every is None else Previews(folder, trainer, shape, k, sample_every)
-    if minutes is not None:
-        recipe = _timed(recipe, trainer, minutes, state, save_every)
-        command += f" --steps {recipe.settings.steps}"
-    trainer.settings, trainer.recipe = recipe.settings, to_dict(recipe) | {"init": sha256}
-    if state.exists():
-        trainer.load(state)
-    if trainer.step == recipe.settings.steps and (finished := _finished(folder)):
-        return finished
-    how = {"compile": compile, "channels_last": channels_last, "command": command}
-    how |= {"init": f"{init} ({sha256})"} if init else {}
-    log = Log(folder / LOG, trainer, log_every)
-    updates = log.watch(fit(trainer, checkpoint=state, save_every=save_every))
-    updates = grids.watch(updates) if grids else updates
-    if tensorboard:
-        updates = events.watch(updates, folder, log.rows, trainer.step, grids)
-    return _carried_out(recipe, trainer, dataset, folder, how, log, updates)
+    with _reserved(folder):
+        if _stamp(state) != stamp:
+            raise ValueError(f"{folder} has changed since this run was prepared: try again")
+        if minutes is not None:
+            recipe = _timed(recipe, trainer, minutes, before, state, how["save_every"])
+            command += f" --steps {recipe.settings.steps}"
+        _take_up(trainer, recipe, start[0], before, state)
+        now = _stretch(trainer, how, command)
+        if trainer.step == now.steps and (card := _finished(folder, recipe)):
+            return card
+        stretches = continued(before.stretches if before else (), now)
+        watched = partial(_watched, folder, trainer, grids, tensorboard)
+        return _carried_out(recipe, trainer, dataset, folder, stretches, start[1], watched)
 
 
-def _fitting(recipe: Recipe, dataset: Dataset | None) -> tuple[Recipe, Dataset]:
-    """The data set that a recipe names, or the recipe that names the data set; they fit."""
-    if dataset is None:
-        dataset = data.load(recipe.data)
-    else:
-        recipe = changed(recipe, {"data": dataset.name})
-    recipe.check(dataset)
-    return recipe, dataset
-
-
-def _timed(
-    recipe: Recipe, trainer: Trainer, minutes: float, state: Path, save_every: int
-) -> Recipe:
-    """The recipe with as many steps as fit into the time, or as the saved run was given."""
-    steps = _saved_steps(state) if state.exists() else None
-    if steps is None:
-        scratch = state.with_name("timing.safetensors")
-        steps = updates_within(trainer, 60 * minutes, scratch, save_every)
-        if parallel.is_main():
-            print(f"{recipe.name}: {minutes:g} minutes are {steps:,} updates")
-    return changed(recipe, {"settings.steps": steps})
-
-
-def _saved_steps(state: Path) -> int | None:
-    """How many steps a saved run is to have; None if its header is damaged, which loading tells."""
-    try:
-        return int(json.loads(read_safetensors(state)[1]["settings"])["steps"])
-    except (KeyError, ValueError, TypeError):
-        return None
+# ---- the folder ----------------------------------------------------------------------------------
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
@@ -164,26 +154,145 @@ def _check_folder(folder: Path, resume: bool) -> None:
         )
 
 
-def _finished(folder: Path) -> Card | None:
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Which file a name stands for at this moment."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+@contextmanager
+def _reserved(folder: Path) -> Iterator[None]:
+    """The folder is this run's; of several processes the first one holds the lock for all."""
+    refused: OSError | None = None
+    with ExitStack() as stack:
+        if parallel.is_main():
+            busy = f"{folder} is being trained"
+            other = "wait for it, or give another folder by --out"
+            try:
+                stack.enter_context(locked(folder / LOCK, busy, other))
+            except OSError as error:
+                refused = error
+        sentence = parallel.collected(["" if refused is None else str(refused)])[0]
+        if refused is not None or sentence:
+            raise refused or Held(sentence)
+        yield
+
+
+# ---- before the first update ---------------------------------------------------------------------
+
+
+def _fitting(recipe: Recipe, dataset: Dataset | None) -> tuple[Recipe, Dataset]:
+    """The data set that a recipe names, or the recipe that names the data set; they fit."""
+    if dataset is None:
+        dataset = data.load(recipe.data)
+    else:
+        recipe = changed(recipe, {"data": dataset.name})
+    recipe.check(dataset)
+    return recipe, dataset
+
+
+def _start(
+    model: nn.Module, init: str | Path | None, before: Recorded | None
+) -> tuple[str | None, str | None]:
+    """SHA-256 of the checkpoint that a run starts from, and the same in words; None for neither."""
+    if init is None:
+        return (before.init, before.start) if before else (None, None)
+    sha256 = start_from(model, init)
+    return sha256, f"{init} ({sha256})"
+
+
+def _timed(
+    recipe: Recipe,
+    trainer: Trainer,
+    minutes: float,
+    before: Recorded | None,
+    state: Path,
+    save_every: int,
+) -> Recipe:
+    """The recipe with as many steps as fit into the time, or as the saved run was given."""
+    if before is not None:
+        return changed(recipe, {"settings.steps": before.recipe.settings.steps})
+    steps = updates_within(trainer, 60 * minutes, state.with_name("timing.safetensors"), save_every)
+    if parallel.is_main():
+        print(f"{recipe.name}: {minutes:g} minutes are {steps:,} updates")
+    return changed(recipe, {"settings.steps": steps})
+
+
+def _take_up(
+    trainer: Trainer, recipe: Recipe, init: str | None, before: Recorded | None, state: Path
+) -> None:
+    """Bring the trainer to where the run stands, with the steps that it is to have now."""
+    steps = recipe.settings.steps
+    if before is not None:
+        old = changed(recipe, {"settings.steps": before.recipe.settings.steps})
+        trainer.settings, trainer.recipe = old.settings, to_dict(old) | {"init": init}
+        trainer.load(state)
+        if steps < trainer.step:
+            raise ValueError(
+                f"{state.parent} has {trainer.step:,} updates behind it: --steps must be at least "
+                f"that, got {steps:,}"
+            )
+        if old != recipe and parallel.is_main():
+            print(_stretched(recipe, old, trainer.step))
+    trainer.settings, trainer.recipe = recipe.settings, to_dict(recipe) | {"init": init}
+
+
+def _stretched(recipe: Recipe, old: Recipe, step: int) -> str:
+    """One line that says what a run of other steps does to the learning rate."""
+    now, then = recipe.settings, old.settings
+    rates = f"{now.lr_at(step):.3g}, and not {then.lr_at(step):.3g}"
+    return (
+        f"{recipe.name}: {now.steps:,} updates instead of {then.steps:,}; the schedule of the "
+        f"learning rate is stretched to the new end, so after {step:,} updates it is {rates}"
+    )
+
+
+def _stretch(trainer: Trainer, how: Mapping[str, Any], command: str) -> Stretch:
+    return Stretch(
+        since=trainer.step, steps=trainer.settings.steps, bf16=trainer.bf16,
+        compile=how["compile"], channels_last=how["channels_last"], accumulate=how["accumulate"],
+        save_every=how["save_every"], log_every=how["log_every"], device=str(trainer.device),
+        processes=parallel.size(), command=command,
+    )  # fmt: skip
+
+
+def _finished(folder: Path, recipe: Recipe) -> Card | None:
     """The card of a run that was exported as a whole: with its measurements, so it is kept."""
     try:
-        return read(folder / MODEL)[0]
+        card = read(folder / MODEL)[0]
     except (OSError, ValueError):
         return None
+    return card if card.recipe["settings"]["steps"] == recipe.settings.steps else None
+
+
+# ---- the updates ---------------------------------------------------------------------------------
 
 
 def _carried_out(
-    recipe: Recipe, trainer: Trainer, dataset: Dataset, folder: Path, how: dict[str, Any],
-    log: Log, updates: Iterator[Progress],
+    recipe: Recipe, trainer: Trainer, dataset: Dataset, folder: Path,
+    stretches: Sequence[Stretch], start: str | None,
+    watched: Callable[[Iterator[Progress], Log], Iterator[Progress]],
 ) -> Card:  # fmt: skip
     """The rest of the updates, with a log, and then the export."""
+    now, state = stretches[-1], folder / STATE
     if dataset.source is not None and parallel.is_main():
         write_source(folder, dataset.source)
-    for progress in updates:
-        del progress
+    trainer.notes = notes(stretches, start)
+    parallel.wait()  # all have read the state
+    with interruption.deferred():
+        if trainer.step == now.since:  # a new stretch, which must not be forgotten
+            trainer.save(state)
+        log = Log(folder / LOG, trainer, now.log_every)
+        updates = log.watch(fit(trainer, checkpoint=state, save_every=now.save_every))
+        for progress in watched(updates, log):
+            del progress
     if parallel.is_main():
-        how = _circumstances(trainer) | how | {"seconds": round(log.seconds, 1)}
+        how = _circumstances(trainer) | told(stretches) | {"seconds": round(log.seconds, 1)}
         how |= {"data_fingerprint": dataset.fingerprint, "classes": list(dataset.classes)}
+        how |= {"init": start} if start else {}
         averaged = trainer.averaged
         card = Card(
             name=recipe.name,
@@ -201,13 +310,22 @@ def _carried_out(
     return read(folder / MODEL)[0]
 
 
+def _watched(
+    folder: Path,
+    trainer: Trainer,
+    grids: Previews | None,
+    tensorboard: bool,
+    updates: Iterator[Progress],
+    log: Log,
+) -> Iterator[Progress]:
+    """The updates, with grids of samples and events where they are asked for."""
+    updates = grids.watch(updates) if grids else updates
+    return events.watch(updates, folder, log.rows, trainer.step, grids) if tensorboard else updates
+
+
 def _circumstances(trainer: Trainer) -> dict[str, Any]:
-    """What a card says of the machine and the work."""
+    """What a card says of the machine and the work, beyond how it was done."""
     return {
-        "device": str(trainer.device),
-        "bf16": trainer.bf16,
-        "accumulate": trainer.accumulate,
-        "processes": parallel.size(),
         "images_seen": trainer.settings.steps * trainer.settings.batch_size,
         "hardware": hardware(trainer.device),
         "torch": torch.__version__,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ddpmlib.files import read_safetensors
-from ddpmlib.seeds import MOST_UPDATES
 from ddpmlib.training import state
 from ddpmlib.zoo.card import Card
 from ddpmlib.zoo.recipes.kinds import from_dict
@@ -35,10 +32,9 @@ def so_far(path: Path) -> tuple[Card, dict[str, Tensor]]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no whole training state of a recipe.
     """
-    tensors, step = state.read(path, {}, MOST_UPDATES)
-    header = read_safetensors(path)[1]
+    saved = state.read(path)
     try:
-        recipe, shape = json.loads(header["recipe"]), json.loads(header["shape"])
+        recipe, shape = saved.said["recipe"], saved.said["shape"]
         values = {k: v for k, v in recipe.items() if k != "init"}
         found = from_dict(values)
         if not (len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
@@ -48,14 +44,14 @@ def so_far(path: Path) -> tuple[Card, dict[str, Tensor]]:
             f"{path} does not say which model it trains ({error}): resume the run, whose next save "
             "will, or finish it"
         ) from error
-    averaged = {k.removeprefix(PREFIX): v for k, v in tensors.items() if k.startswith(PREFIX)}
+    averaged = {k.removeprefix(PREFIX): v for k, v in saved.tensors.items() if k.startswith(PREFIX)}
     warnings.warn(
         f"the run in {path.parent} is not finished: these are its averaged weights after "
-        f"{step:,} of {found.settings.steps:,} updates",
+        f"{saved.step:,} of {found.settings.steps:,} updates",
         UnfinishedRun,
         stacklevel=3,
     )
-    how: dict[str, Any] = {"step": step, "steps": found.settings.steps}
+    how: dict[str, Any] = {"step": saved.step, "steps": found.settings.steps}
     card = Card(
         name=found.name, recipe=values, sha256="",
         parameters=sum(v.numel() for v in averaged.values()), dtype="float32",
