@@ -537,7 +537,7 @@ def test_threads_are_set(cwd, shipped):
         ("train --images pictures --recipe digits --kind classifier", "is of kind diffusion, not"),
         ("train --images pictures --name digits", "digits is a data set of this library"),
         ("train --images pictures --name a/b", "plain file name, got 'a/b'"),
-        ("train", "train what. Name a recipe, for example `ddpmlib train digits`, or a run"),
+        ("train", "train what. Name a recipe, for example `ddpmlib train digits`, give your own"),
         ("train --resume", "train what. Name a recipe"),
         ("train --resume --out nowhere", "there is no run in nowhere to go on with"),
         ("", "required: VERB"),
