@@ -95,9 +95,10 @@ def _holder(path: Path) -> str:
     """Who wrote a lock's file, in words."""
     try:
         found = json.loads(path.read_text("utf-8"))
-        return f"process {found['pid']:d} on {found['host']!s:.64} since {found['since']!s:.32}"
+        who = f"process {found['pid']:d} on {found['host']!s:.64} since {found['since']!s:.32}"
     except (OSError, ValueError, TypeError, KeyError):  # it came or went in this moment
-        return "another process"
+        who = ""
+    return who if who and who.isprintable() else "another process"  # no escapes for a terminal
 
 
 # ---- one file ------------------------------------------------------------------------------------

@@ -124,7 +124,11 @@ def test_a_forked_process_does_not_keep_the_lock_of_a_killed_one(path):
     os.close(read)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"pid": "x", "host": 1, "since": 2}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "{}", '{"pid": "x", "host": 1, "since": 2}',
+     '{"pid": 1, "host": "\\u001b[2J", "since": "now"}'],
+)  # fmt: skip
 def test_a_holder_without_a_name_is_another_process(path, content):
     with take(path):
         path.write_text(content, "utf-8")

@@ -15,8 +15,9 @@ import psutil
 import pytest
 import torch
 
-from ddpmlib import cli, files, training
+from ddpmlib import cli, files, locks, training
 from ddpmlib.training import parallel
+from ddpmlib.zoo import runs
 from tests import parallel_worker as worker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -234,6 +235,17 @@ def test_killing_a_process_ends_the_run_and_resume_goes_on(tmp_path):
     assert card["training"]["processes"] == 2
     assert steps_logged(tmp_path / "run")[-1] == 40
     assert again.stdout.count("weights, loss") == 1  # one process speaks
+
+
+@pytest.mark.slow
+def test_all_processes_of_a_run_are_told_who_trains_in_their_folder_and_end(tmp_path):
+    with locks.locked(tmp_path / "run" / runs.LOCK, "x", "wait"):
+        refused = torchrun(*TRAIN, cwd=tmp_path)
+    assert refused.returncode != 0
+    for rank in (0, 1):
+        sentence = f"ddpmlib (process {rank}): run is being trained by process {os.getpid()} on"
+        assert refused.stderr.count(sentence) == 1
+    assert not (tmp_path / "run" / "training.safetensors").exists()
 
 
 @pytest.mark.slow
