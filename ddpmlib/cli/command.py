@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from ddpmlib.cli import evaluate, export_web, sample, ship, statistics, train, zoo
+from ddpmlib.cli.text import complain
 
 EXAMPLES = """examples:
   ddpmlib train digits                    about a minute on one CPU thread, into runs/digits
@@ -23,6 +24,8 @@ EXAMPLES = """examples:
   ddpmlib evaluate mnist --metric fid nll --n 5000 --steps 10 --spacing quadratic
   ddpmlib zoo                             what can be trained, and what is there trained
 """
+# Of what was asked for or read, not of the program: one sentence, and no traceback.
+FAULTS = (ValueError, OSError, RuntimeError, ArithmeticError, ImportError, MemoryError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,15 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.command = shlex.join(["ddpmlib", *_repeatable(words)])
     try:
         _run(args)
-    except (ValueError, OSError, RuntimeError, FloatingPointError, ImportError) as error:
+    except FAULTS as error:
         # PyTorch adds pages to some messages: the first line says what is wrong.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         process = f" (process {os.environ['RANK']})" if "RANK" in os.environ else ""
-        print(f"ddpmlib{process}: {lines[0]}", file=sys.stderr)
+        complain(f"ddpmlib{process}: {lines[0]}")
         return 2
     except KeyboardInterrupt:
         hint = "; `--resume` goes on from the last saved state" if args.run is train.run else ""
-        print(f"\nddpmlib: interrupted{hint}", file=sys.stderr)
+        print(file=sys.stderr)
+        complain(f"ddpmlib: interrupted{hint}")
         return 130
     return 0
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ddpmlib.cli import sampling, values
 from ddpmlib.cli.models import model_of, own_run_or
+from ddpmlib.cli.text import say
 from ddpmlib.cli.verbs import verb
 
 
@@ -51,4 +52,4 @@ def run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     for entry in entries:
         for key, value in entry.items():
-            print(f"{key:24} {value}")
+            say(f"{key:24} {value}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from ddpmlib.cli import values
 from ddpmlib.cli.models import RUNS
+from ddpmlib.cli.text import say
 from ddpmlib.cli.verbs import verb
 
 
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
     recipe = dataclasses.replace(recipe, settings=dataclasses.replace(recipe.settings, **changes))
     folder = args.out or RUNS / recipe.name
     if args.resume and not (folder / zoo.STATE).exists():
-        print(f"no saved state in {folder}: starting from the beginning")
+        say(f"no saved state in {folder}: starting from the beginning")
     card = runs.train(
         recipe,
         folder,
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         command=args.command,
     )
     loss = f"loss {card.loss[-1][1]:.4f}, " if card.loss else ""
-    print(f"{folder}: {card.parameters:,} weights, {loss}{card.training['seconds']:.0f} s")
+    say(f"{folder}: {card.parameters:,} weights, {loss}{card.training['seconds']:.0f} s")
 
 
 def _pairs(words: Sequence[str]) -> dict[str, Any]:

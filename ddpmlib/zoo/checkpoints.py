@@ -16,13 +16,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpmlib.files import data_folder, from_safetensors, to_safetensors, write_atomically
+from ddpmlib.files import (
+    data_folder,
+    from_safetensors,
+    read_content,
+    to_safetensors,
+    write_atomically,
+)
+from ddpmlib.records import check_plain_name
 from ddpmlib.training.machine import default_device
 from ddpmlib.zoo.card import Card
+from ddpmlib.zoo.log import LARGEST as LARGEST_LOG
 from ddpmlib.zoo.recipes.kinds import from_dict
 
 STATE, LOG, MODEL = "training.safetensors", "log.jsonl", "model.safetensors"
 LARGEST = 8_000_000  # bytes of a file that ships
+HEADER = 10_000  # bytes that the header of a file of weights may have, and as many for each of them
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # that weights may lie in
 
 
 def shipped() -> Path:
@@ -49,19 +59,13 @@ def load(name: str | Path, device: torch.device | str | None = None) -> tuple[An
 
     Raises:
         FileNotFoundError: if there is no such checkpoint, or a part of it is missing.
-        ValueError: if the file is damaged: its SHA-256 is not the card's.
+        ValueError: if it is damaged, see :func:`read`.
     """
-    path = find(name)
-    card, tensors = read(path)
-    try:
-        model = from_dict(card.recipe).build()
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"the recipe in the card of {path} builds nothing ({error})") from error
-    floats = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    try:
-        model.load_state_dict(floats)
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds other weights than its card's recipe needs") from error
+    card, tensors = read(find(name))
+    model = from_dict(card.recipe).build()
+    model.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    )
     return model.to(device or default_device()).eval().requires_grad_(False), card
 
 
@@ -97,12 +101,18 @@ def start_from(model: nn.Module, name: str | Path) -> str:
 def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
     """The card and the weights behind a path that :func:`find` found, joined and verified.
 
+    Nothing in them is believed. The network of the card's recipe is built without memory, on the
+    meta device; only files of about its size are read, and only weights of its names, shapes and
+    kinds, all of them finite, are returned.
+
     Raises:
         FileNotFoundError: if the card or a part is missing.
-        ValueError: if the SHA-256 of the weights is not the card's.
+        ValueError: if the recipe builds nothing; if the SHA-256 of the weights is not the card's;
+            or if they are other weights than the recipe's, or were written with another recipe.
     """
     card = Card.read(path.with_suffix(".json"))
-    content = b"".join(map(_content, weights_files(path, card)))
+    needed = _needed(path, card)
+    content = _joined(path, card, needed)
     found = hashlib.sha256(content).hexdigest()
     if found != card.sha256:
         what = f"{path} is damaged"
@@ -112,7 +122,58 @@ def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
             f"{what}: its SHA-256 is {found[:12]}..., the card says "
             f"{card.sha256[:12]}...; fetch it again, or train it again"
         )
-    return card, from_safetensors(content, path)[0]
+    tensors, header = from_safetensors(content, path)
+    if header.get("digest", card.digest) != card.digest:
+        raise ValueError(
+            f"{path} was written with another recipe, image_shape or num_classes than its card "
+            "names; fetch the card again, or train the model again"
+        )
+    _check_weights(path, tensors, needed)
+    return card, tensors
+
+
+def _needed(path: Path, card: Card) -> dict[str, Tensor]:
+    """The weights that a card's recipe needs, on the meta device: names, shapes and types alone."""
+    try:
+        with torch.device("meta"):
+            return from_dict(card.recipe).build().state_dict()
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"the recipe in the card of {path} builds nothing ({line})") from error
+
+
+def _joined(path: Path, card: Card, needed: dict[str, Tensor]) -> bytes:
+    """What the files of weights hold, unless they are larger than any weights of these shapes."""
+    files = weights_files(path, card)
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is missing: fetch it again, or train the model again")
+    size = sum(file.stat().st_size for file in files)
+    most = HEADER + sum(HEADER + 8 * value.numel() for value in needed.values())
+    if size > most:
+        raise ValueError(
+            f"{path} holds other weights than its card's recipe needs: {size:,} bytes, where "
+            f"{most:,} are the most there can be"
+        )
+    return b"".join(file.read_bytes() for file in files)
+
+
+def _check_weights(path: Path, tensors: dict[str, Tensor], needed: dict[str, Tensor]) -> None:
+    """Whether these are the weights of a network, by name, shape and kind, and are finite."""
+    if tensors.keys() != needed.keys():
+        raise ValueError(f"{path} holds other weights than its card's recipe needs")
+    for name, value in needed.items():
+        found = tensors[name]
+        same = found.dtype in FLOATS if value.is_floating_point() else found.dtype == value.dtype
+        if found.shape != value.shape or not same:
+            raise ValueError(
+                f"{path} holds other weights than its card's recipe needs: {name} is "
+                f"{tuple(found.shape)} {found.dtype}, not {tuple(value.shape)} {value.dtype}"
+            )
+        if found.is_floating_point() and not bool(found.isfinite().all()):
+            raise ValueError(
+                f"{path} is damaged: {name} is not finite; fetch it again, or train it again"
+            )
 
 
 def weights_files(path: Path, card: Card) -> list[Path]:
@@ -126,12 +187,6 @@ def weights_files(path: Path, card: Card) -> list[Path]:
         return [path]
     stem, n = f"{path.name}.{card.sha256[:12]}", card.parts
     return [path.with_name(f"{stem}.part{i}of{n}") for i in range(1, n + 1)]
-
-
-def _content(path: Path) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: fetch it again, or train the model again")
-    return path.read_bytes()
 
 
 def find(name: str | Path) -> Path:
@@ -175,19 +230,19 @@ def ship(
 
     Raises:
         FileNotFoundError: if the run is not finished.
-        ValueError: for another dtype, a name that is no plain file name, damaged weights, or
-            weights too large for float16.
+        ValueError: for another dtype, a name that is no plain file name, weights that are damaged
+            or not finite, or too large for float16.
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
-    if name is not None and (Path(name).name != name or name.startswith(".")):
-        raise ValueError(f"a checkpoint's name is a plain file name, got {name!r}")
+    if name:
+        check_plain_name("checkpoint", name)
     run = Path(run)
     source = run / MODEL if (run / MODEL).is_file() else find(run)
     card, tensors = read(source)
     small = {k: _converted(k, v, getattr(torch, dtype)) for k, v in tensors.items()}
     target = (folder or shipped()) / f"{name or card.name}.safetensors"
-    write_atomically(target.with_suffix(".jsonl"), (source.parent / LOG).read_bytes())
+    write_atomically(target.with_suffix(".jsonl"), read_content(source.parent / LOG, LARGEST_LOG))
     # Metrics belong to the exact weights they were measured on, so they do not travel.
     card = replace(card, name=target.stem, dtype=dtype, metrics=[])
     write_model(small, card, target, LARGEST)
@@ -216,7 +271,7 @@ def write_model(
             this name go once the new one is whole.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    content = to_safetensors(tensors, {"name": card.name})
+    content = to_safetensors(tensors, {"name": card.name, "digest": card.digest})
     parts = -(-len(content) // largest) if largest else 1
     card = replace(card, sha256=hashlib.sha256(content).hexdigest(), parts=parts)
     files, size = weights_files(path, card), -(-len(content) // parts)
