@@ -94,6 +94,33 @@ def test_the_pins_resolve():
     assert wrong == []
 
 
+def test_hashes_are_of_the_pinned_versions():
+    lines = (ROOT / "hashes.txt").read_text("utf-8").splitlines()
+    hashed = re.compile(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
+    found = [hashed.fullmatch(line) for line in lines if not line.startswith("#")]
+    assert None not in found and len(found) >= 50
+    versions = {canonicalize_name(match[1]): match[2] for match in found if match}
+    assert len(versions) == len(found)  # once each
+    assert {name: pins().get(name) for name in versions} == versions, "run `make constraints`"
+
+
+def test_only_files_for_all_platforms_from_an_index_get_a_hash():
+    def item(name, url):
+        hashes = {"archive_info": {"hashes": {"sha256": name * 64}}, "url": url}
+        return {"download_info": hashes, "metadata": {"name": name, "version": "1"}}
+
+    report = {
+        "install": [
+            item("b", "https://files.example/b-1-py3-none-any.whl#sha256=0"),
+            item("c", "https://files.example/c-1-cp311-cp311-manylinux_2_28_x86_64.whl"),
+            item("d", "file:///wheels/d-1-py3-none-any.whl"),
+            item("a", "https://files.example/a-1-py2.py3-none-any.whl"),
+        ]
+    }
+    expected = [f"{name}==1 --hash=sha256:{name * 64}" for name in "ab"]
+    assert freeze.universal(report) == expected
+
+
 def test_actions_of_workflows_are_named_by_commit():
     """A tag can be moved to other code; the comment says which release the commit was."""
     workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
