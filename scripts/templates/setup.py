@@ -17,19 +17,21 @@ if spec is None or spec.origin is None:
         fetch = ["git", "clone", "--quiet", "--depth=1", url, str(root)]
         fetch += ["--branch", release] if release else []
         env = os.environ | {"GIT_TERMINAL_PROMPT": "0"}
-        run = partial(subprocess.run, check=True, capture_output=True, env=env)
+        run = partial(
+            subprocess.run, check=True, capture_output=True, text=True, env=env
+        )
         try:
             if not root.exists():
                 run(fetch)
             head = run(["git", "-C", str(root), "rev-parse", "HEAD"]).stdout
         except (OSError, subprocess.CalledProcessError) as error:
-            said = getattr(error, "stderr", b"") or str(error).encode()
-            why = said.decode(errors="replace").strip().split("\n")[-1]
+            said = getattr(error, "stderr", "") or str(error)
+            why = said.strip().split("\n")[0]
             raise RuntimeError(
                 f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
                 "check the network, or start this notebook in a clone of the repository."
             ) from None
-        if commit not in ("", head.decode().strip()):
+        if commit not in ("", head.strip()):
             raise RuntimeError(
                 f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
                 "delete this folder and run the cell again."

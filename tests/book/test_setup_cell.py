@@ -145,7 +145,7 @@ def test_an_address_that_does_not_answer_is_a_sentence(
     (tmp_path / "content").mkdir()
     shutil.rmtree(published)
     said = refused(cell, tmp_path / "content")
-    assert f"git cannot fetch it from {URL} (" in said and "check the network and the add" in said
+    assert f"git cannot fetch it from {URL} (" in said and "): check the network, or" in said
     assert list((tmp_path / "content").iterdir()) == []
     assert "start this notebook in a clone" in refused(
         cell, tmp_path / "content", PATH=""
