@@ -99,7 +99,7 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str
     try:  # maps the file and compares its size with the header, before anything is read
         with safe_open(path, framework="pt"):
             pass
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
     return from_safetensors(Path(path).read_bytes(), path)
 

@@ -71,9 +71,14 @@ def refused(run: Path, sentence: str) -> str:
     with pytest.raises(ValueError, match=sentence) as caught:
         zoo.load(run, "cpu")
     assert "\n" not in str(caught.value)
-    for use in (zoo.ship, evaluation.evaluate, lambda where: zoo.start_from(TINY.build(), where)):
+    for use in (
+        lambda: zoo.ship(run, folder=run.parent / "shipped"),
+        lambda: evaluation.evaluate(run),
+        lambda: zoo.start_from(TINY.build(), run),
+    ):
         with pytest.raises(ValueError, match=sentence):
-            use(run)
+            use()
+    assert not (run.parent / "shipped").exists()
     return str(caught.value)
 
 
@@ -161,8 +166,9 @@ def test_a_message_about_a_name_is_shown(run, capsys, tmp_path):
 
 
 def test_a_message_ends_somewhere(run, capsys):
-    edited(run, lambda card: card["recipe"].update(schedule="x" * 10**6))
-    assert len(shows(capsys, ["zoo", "x" * 10**6])) < LONGEST + 10
+    edited(run, lambda card: card["recipe"].update(schedule="x" * 10**6), "nothing")
+    for words in (["sample", str(run)], ["zoo", "x" * 10**6]):
+        assert 100 < len(shows(capsys, words)) < LONGEST + 10
 
 
 def test_the_command_line_prints_by_these_functions_alone():
@@ -301,8 +307,9 @@ def test_a_long_list_of_levels_is_refused_at_once(run):
     assert len(refused(run, "at most 12 levels")) < 1000
 
 
+@pytest.mark.slow
 def test_a_network_within_all_limits_is_compared_before_memory_is_taken(run):
-    """Each number is possible; the weights would be some 40 TB."""
+    """Each number is possible; the weights would be some petabytes."""
 
     def change(card):
         net = card["recipe"]["net"]
@@ -417,10 +424,13 @@ def test_a_sparse_safetensors_file_or_log_is_never_read(run, tmp_path):
 
 @pytest.mark.skipif(os.name != "posix", reason="named pipes")
 @pytest.mark.parametrize("name", ["model.json", zoo.MODEL, zoo.LOG])
-def test_a_pipe_in_place_of_a_file_is_not_waited_for(run, name):
+@pytest.mark.slow
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(run, name, tmp_path):
     (run / name).unlink()
     os.mkfifo(run / name)
-    code = f"from ddpmlib import zoo; zoo.{'ship' if name == zoo.LOG else 'load'}({str(run)!r})"
+    folder = f"pathlib.Path({str(tmp_path / 'shipped')!r})"
+    use = f"ship({str(run)!r}, folder={folder})" if name == zoo.LOG else f"load({str(run)!r})"
+    code = f"import pathlib; from ddpmlib import zoo; zoo.{use}"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120, cwd=ROOT
     )

@@ -76,6 +76,8 @@ def cached(name: str) -> tuple[np.ndarray, ...]:
         _check_size(path)
         with np.load(path, allow_pickle=False) as npz:
             arrays = tuple(npz[key] for key in KEYS)
+        if not all(isinstance(array, np.ndarray) for array in arrays):
+            raise ValueError("a member is no array")  # NumPy hands out its bytes
     except Exception as error:
         raise ValueError(
             f"{path} is not a readable archive of {', '.join(KEYS)} ({error}); delete it and "
@@ -189,7 +191,7 @@ def _labels(path: Path) -> np.ndarray:
         if y.ndim != 1 or y.nbytes > LARGEST:
             raise ValueError(f"an array of shape {y.shape}")
         return np.array(y)
-    except (OSError, ValueError, EOFError, AttributeError) as error:
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a readable array of labels ({error})") from error
 
 
