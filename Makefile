@@ -19,7 +19,7 @@ help: ## this list
 
 setup: $(STAMP) ## create or refresh .venv (the targets below do it by themselves)
 
-$(STAMP): pyproject.toml constraints.txt scripts/setup_venv.py
+$(STAMP): pyproject.toml constraints.txt hashes.txt scripts/setup_venv.py
 	@for python in $(PYTHONS); do \
 	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
 	    exec "$$python" scripts/setup_venv.py $(STAMP); \
@@ -67,7 +67,7 @@ format: $(STAMP) ## let ruff mend and format what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-constraints: $(STAMP) ## write constraints.txt anew (delete the lines of packages that may move first)
+constraints: $(STAMP) ## write constraints.txt and hashes.txt anew (delete the lines of packages that may move first)
 	$(BIN)/python scripts/freeze.py
 	@touch $(STAMP)
 

@@ -1,4 +1,8 @@
-"""Files that are whole or not there: atomic writes, and safetensors without pickle."""
+"""Files that are whole or not there: atomic writes, and JSON and safetensors without pickle.
+
+Nothing that is read is believed: a pipe is not waited for, a size is checked before the memory is
+taken, and whatever else is wrong ends in one sentence.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,18 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
 from ddpmlib import locks
 
 PACKAGE = Path(__file__).resolve().parent
+LARGEST_TEXT = 2**26  # bytes of a card, a log, a table of results; ours have thousands
+DEEPEST = 50  # levels of a JSON file; ours have six
 
 
 def data_folder(kind: str) -> Path:
@@ -26,6 +32,48 @@ def data_folder(kind: str) -> Path:
     """
     inside = PACKAGE / kind
     return inside if inside.is_dir() else PACKAGE.parent / "data" / kind
+
+
+def read_content(path: Path | str, most: int = LARGEST_TEXT) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        FileNotFoundError: if there is no such file; a pipe or a device is none.
+        ValueError: if it has more than ``most`` bytes.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    if (size := path.stat().st_size) > most:
+        raise ValueError(f"{path} has {size:,} bytes, where {most:,} are the most there can be")
+    return path.read_bytes()
+
+
+def read_json(path: Path | str) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`read_content`.
+        ValueError: if it is no JSON in UTF-8, or lists and objects lie more than :data:`DEEPEST`
+            levels deep in each other, which Python's own recursion does not survive everywhere.
+    """
+    content = read_content(path)
+    try:
+        value = json.loads(content.decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON file ({error})") from error
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply") from error
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [inner for outer in level for inner in _inside(outer)]
+    if level:
+        raise ValueError(f"{path} is nested too deeply")
+    return value
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def write_safetensors(path: Path | str, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
@@ -61,8 +109,15 @@ def read_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a whole safetensors file.
     """
+    from safetensors import SafetensorError, safe_open
+
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    try:  # maps the file and compares its size with the header, before anything is read
+        with safe_open(path, framework="pt"):
+            pass
+    except (SafetensorError, OSError, MemoryError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
     return from_safetensors(Path(path).read_bytes(), path)
 
 
@@ -81,7 +136,8 @@ def from_safetensors(content: bytes, path: Path | str) -> tuple[dict[str, Tensor
 
     try:
         tensors = load(content)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, TypeError, RuntimeError, OverflowError) as error:
+        # The last four: a type or a shape that the library knows and PyTorch does not.
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
     length = int.from_bytes(content[:8], "little")  # of the JSON before the numbers
     return tensors, json.loads(content[8 : 8 + length]).get("__metadata__", {})

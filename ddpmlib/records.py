@@ -7,7 +7,8 @@ command line has the known fields, all that are needed, and each of the kind tha
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -23,6 +24,32 @@ WORDS: dict[Any, str] = {
     tuple[bool, ...]: "a list of true or false",
 }
 """The kinds of plain fields, in words."""
+MOST = 2**63  # whole numbers lie below it, as in a tensor; JSON may hold any number of digits
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+DEVICES = {"con", "prn", "aux", "nul"} | {f"{d}{i}" for d in ("com", "lpt") for i in range(10)}
+
+
+def check_plain_name(what: str, name: Any) -> None:
+    """Whether a name is one that every file system, shell, terminal and page can bear.
+
+    Checkpoints, recipes and data sets have such names: they become names of files, and stand in
+    messages, cards and scripts.
+
+    Args:
+        what: what is called so.
+        name: from a file or a caller.
+
+    Raises:
+        ValueError: unless it is 1 to 100 of the letters a to z in both cases, digits, full stops,
+            hyphens and underscores, begins with no full stop or hyphen, ends with no full stop, and
+            is no device of Windows (``nul``, ``com1``, ...), whatever its suffix.
+    """
+    plain = isinstance(name, str) and NAME.fullmatch(name) and not name.endswith(".")
+    if not plain or name.split(".")[0].lower() in DEVICES:
+        raise ValueError(
+            f"a {what}'s name is a plain file name, got {name!r:.120}: up to 100 letters a-z, "
+            "digits, '.', '_' and '-', no '.' or '-' first, and no device of Windows"
+        )
 
 
 def typed(cls: Callable[..., T], values: Any) -> T:
@@ -78,7 +105,8 @@ def check_fields(cls: Any, values: Any, needed: Collection[str] | None = None) -
 def check_kind(name: str, value: Any, kind: Any) -> None:
     """Raise ValueError, calling the value by ``name``, unless it is of a plain kind."""
     if kind in WORDS and not fits(value, kind):
-        raise ValueError(f"{name} must be {WORDS[kind]}, got {value!r}")
+        large = " below 2**63" if isinstance(value, int) and abs(value) >= MOST else ""
+        raise ValueError(f"{name} must be {WORDS[kind]}{large}, got {value!r:.120}")
 
 
 def check_values(record: Any) -> None:
@@ -94,12 +122,39 @@ def check_values(record: Any) -> None:
             raise ValueError(f"{name} must be a finite number, got {value!r}")
 
 
+def check_sizes(record: Any, most: Mapping[str, int]) -> None:
+    """Of a dataclass: that some whole numbers in it lie between 1 and the largest that is sensible.
+
+    The shape of a network also comes from the card of a checkpoint that somebody else made, and a
+    number there must not fill the memory before it is found to be wrong.
+
+    Args:
+        record: a dataclass.
+        most: field -> its largest value.
+
+    Raises:
+        ValueError: naming the first that does not.
+    """
+    for name, limit in most.items():
+        value = getattr(record, name)
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+        if value > limit:
+            raise ValueError(f"{name} must be at most {limit:,}, got {value}")
+
+
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of one of the plain kinds; a whole number is a number, True is none."""
+    """Whether a value is of one of the plain kinds; a whole number is a number, True is none.
+
+    Whole numbers of 64 bits and more are of no kind: no field means one, and arithmetic with them
+    fails late.
+    """
     if kind in (float | None, int | None):
         return value is None or fits(value, float if kind == float | None else int)
     if kind in (tuple[int, ...], tuple[bool, ...]):
         return isinstance(value, list | tuple) and all(fits(v, get_args(kind)[0]) for v in value)
     if isinstance(value, bool) or kind is bool:  # Python counts True as a whole number
         return isinstance(value, bool) and kind is bool
+    if isinstance(value, int) and abs(value) >= MOST:
+        return False
     return isinstance(value, int | float if kind is float else kind)

@@ -5,7 +5,7 @@
     python scripts/notebooks.py --check             compare text and notebook, change nothing
     python scripts/notebooks.py 01 --from-ipynb     take the cells from the notebook, then execute
     python scripts/notebooks.py 01 --from-text      drop the notebook's own edits, then execute
-    python scripts/notebooks.py --refresh           renew set-up cells and badges in all texts
+    python scripts/notebooks.py --refresh           renew set-up cells and badges, run nothing
     python scripts/notebooks.py --new 04_elbo "The evidence lower bound"
 
 A chapter is ``notebooks/src/NN_name.py`` (jupytext's py:percent, what people edit and review) and
@@ -43,6 +43,8 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 CELL_TIMEOUT = 600
 BUDGET = {"seconds": 60.0, "MB": 2000.0, "kB": 600.0}
 COSTS = Path("data/costs.json")
+CELL = re.compile(r"(?m)^(?=# %%)")  # where a cell of a text begins
+BADGE = re.compile(r"@BADGE@|\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)")
 # Linux hands ru_maxrss down from the process that started the kernel, so its own peak is read from
 # /proc; macOS has no /proc and counts ru_maxrss in bytes.
 PROBE = """import pathlib, re, resource, time
@@ -84,8 +86,10 @@ class Chapter:
 
     @property
     def digest(self) -> str:
-        """Changes whenever the text does."""
-        return hashlib.sha256(self.text.read_bytes()).hexdigest()[:12]
+        """Changes whenever the text does, but for what :func:`refresh` renews."""
+        text = re.sub(BADGE, "", self.text.read_text("utf-8"))
+        own = [cell for cell in re.split(CELL, text) if not _is_setup(cell)]
+        return hashlib.sha256("".join(own).encode()).hexdigest()[:12]
 
 
 def chapters(root: Path = ROOT) -> list[Chapter]:
@@ -125,10 +129,17 @@ def repository(root: Path = ROOT) -> tuple[str, str]:
 
 
 def setup_cell(root: Path = ROOT) -> str:
-    """The source of the set-up cell, the same in every chapter."""
+    """The source of the set-up cell, the same in every chapter.
+
+    It fetches the release of ``templates/release.json``, which `python scripts/release.py pin`
+    writes, and takes no other commit; before the first release, the newest that there is.
+    """
     url, _ = repository(root)
+    release = json.loads((TEMPLATES / "release.json").read_text("utf-8"))
     cell = (TEMPLATES / "setup.py").read_text("utf-8").strip()
-    return cell.replace("@REPOSITORY@", url).replace("@NAME@", url.split("/")[-1])
+    named = {"REPOSITORY": url, "NAME": url.split("/")[-1]}
+    named |= {"RELEASE": release["tag"], "COMMIT": release["commit"]}
+    return re.sub("@([A-Z]+)@", lambda found: named[found[1]], cell)
 
 
 def badge(name: str, root: Path = ROOT) -> str:
@@ -140,17 +151,40 @@ def badge(name: str, root: Path = ROOT) -> str:
 
 
 def refresh(chapter: Chapter) -> bool:
-    """Renew set-up cell and badge in the text; whether anything changed."""
+    """Renew set-up cell and badge; whether anything changed.
+
+    The notebook too, if there is one, and without running it: its outputs stay as they are.
+    """
     old = chapter.text.read_text("utf-8")
-    cells = re.split(r"(?m)^(?=# %%)", old)
+    cells = re.split(CELL, old)
     for i, cell in enumerate(cells):
-        header = cell.split("\n", 1)[0]
-        if '"setup"' in header:
+        if _is_setup(cell):
+            header = cell.split("\n", 1)[0]
             cells[i] = f"{header}\n{setup_cell(chapter.root)}\n\n"
-    stale = r"@BADGE@|\[!\[Open in Colab\]\([^)]*\)\]\([^)]*\)"
-    new = re.sub(stale, badge(chapter.name, chapter.root), "".join(cells))
+    new = re.sub(BADGE, badge(chapter.name, chapter.root), "".join(cells))
     if new != old:
         _write(chapter.text, new)
+    return _refresh_notebook(chapter) or new != old
+
+
+def _is_setup(cell: str) -> bool:
+    return '"setup"' in cell.split("\n", 1)[0]
+
+
+def _refresh_notebook(chapter: Chapter) -> bool:
+    if not chapter.ipynb.exists():
+        return False
+    old = chapter.ipynb.read_text("utf-8")
+    notebook = nbformat.reads(old, as_version=4)
+    for cell in notebook.cells:
+        if "setup" in cell.metadata.get("tags", ()):
+            cell.source = setup_cell(chapter.root)
+        elif cell.cell_type == "markdown":
+            cell.source = re.sub(BADGE, badge(chapter.name, chapter.root), cell.source)
+    _name_cells(notebook)
+    new = nbformat.writes(notebook) + "\n"
+    if new != old:
+        _write(chapter.ipynb, new)
     return new != old
 
 
@@ -189,13 +223,19 @@ def from_text(chapter: Chapter) -> NotebookNode:
     notebook = jupytext.read(chapter.text, fmt=PERCENT)
     notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
     notebook.nbformat, notebook.nbformat_minor = 4, 5
-    seen: dict[str, int] = {}
     for cell in notebook.cells:
         cell.metadata = NotebookNode(_kept(cell))
+    _name_cells(notebook)
+    return notebook
+
+
+def _name_cells(notebook: NotebookNode) -> None:
+    """Give each cell the id that its source determines."""
+    seen: dict[str, int] = {}
+    for cell in notebook.cells:
         digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:12]
         seen[digest] = seen.get(digest, 0) + 1
         cell.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
-    return notebook
 
 
 def to_text(chapter: Chapter) -> None:

@@ -1,18 +1,24 @@
-"""The built book to take along: one zip that opens on any machine, and PDFs of its pages.
+"""The built book to take along, and the release that its notebooks fetch.
 
     python scripts/release.py offline     dist/ddpm-book-offline.zip
     python scripts/release.py pdf         dist/pdf/NN_name.pdf for each page, dist/ddpm-book.pdf
+    python scripts/release.py pin v0.1.0  the set-up cells fetch this tag, and no other commit
 
-Both read `_build/html`, so build the book first. The PDFs are printed by a Chromium of this
-machine; `book/_static/print.css` says how they look.
+The first two read `_build/html`, so build the book first. The PDFs are printed by a Chromium of
+this machine; `book/_static/print.css` says how they look.
+
+A notebook cannot name the commit that it is part of: tag a commit first, pin it, and commit the
+notebooks after that.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import posixpath
 import re
 import shutil
+import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -26,6 +32,7 @@ from bs4 import BeautifulSoup, Tag
 ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
 DIST = ROOT / "dist"
+PIN = Path("scripts/templates/release.json")
 OFFLINE = "ddpm-book-offline"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 README = """Diffusion models, from the formula to the picture
@@ -187,15 +194,51 @@ def print_book(html: Path, dist: Path) -> Iterator[Path]:
         whole.unlink()
 
 
+# The release that notebooks fetch
+
+
+def pin(tag: str, root: Path = ROOT) -> str:
+    """Write a tag and its commit to where the set-up cells have them from; returns the commit.
+
+    Raises:
+        Trouble: there is no such tag, or it holds another version of the library than it says.
+    """
+    commit = _git(root, "rev-parse", "--verify", "--quiet", f"refs/tags/{tag}^{{commit}}")
+    if not commit:
+        raise Trouble(f"there is no tag {tag!r} here: make it first, `git tag {tag}`")
+    project = _git(root, "show", f"{commit}:pyproject.toml")
+    if f'version = "{tag.removeprefix("v")}"' not in project.splitlines():
+        raise Trouble(f"{tag} is not the version that pyproject.toml has there")
+    text = json.dumps({"tag": tag, "commit": commit}, indent=1)
+    (root / PIN).write_text(text + "\n", "utf-8")
+    return commit
+
+
+def _git(root: Path, *words: str) -> str:
+    """What git answers; nothing where it fails."""
+    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, encoding="utf-8")
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+# The command
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 when all went well."""
     kind = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=kind)
-    parser.add_argument("what", choices=["offline", "pdf"])
-    what = parser.parse_args(arguments).what
+    parser.add_argument("what", choices=["offline", "pdf", "pin"])
+    parser.add_argument("tag", nargs="?", help="for pin: of the commit that notebooks fetch")
+    options = parser.parse_args(arguments)
+    if (options.what == "pin") != bool(options.tag):
+        parser.error("pin takes a tag, and nothing else does")
     try:
-        made = print_book(HTML, DIST) if what == "pdf" else [pack(HTML, DIST / f"{OFFLINE}.zip")]
-        for path in made:
+        if options.what == "pin":
+            print(f"{options.tag} is {pin(options.tag)}: now renew the set-up cells,")
+            print("python scripts/notebooks.py --refresh")
+            return 0
+        pdf = options.what == "pdf"
+        for path in print_book(HTML, DIST) if pdf else [pack(HTML, DIST / f"{OFFLINE}.zip")]:
             print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1e6:.1f} MB")
     except Trouble as trouble:
         print(trouble, file=sys.stderr)

@@ -1,5 +1,8 @@
 """Create .venv and install the project with the versions of constraints.txt.
 
+What hashes.txt knows comes first, each file checked by its SHA-256; the rest, torch among it, has
+other files on other platforms, and comes after.
+
 `make` calls this with the stamp file to write when everything is installed:
 
     python3 scripts/setup_venv.py .venv/.installed
@@ -16,6 +19,7 @@ from pathlib import Path
 VENV = Path(".venv")
 PYTHON = VENV / "bin" / "python"
 LOG = VENV / "install.log"
+HASHED = ["--require-hashes", "--no-deps", "--only-binary", ":all:", "-r", "hashes.txt"]
 REQUIREMENTS = ["-c", "constraints.txt", "-e", ".[book,test]"]
 HEARTBEAT = 10.0  # seconds between two signs of life
 
@@ -84,6 +88,7 @@ def main(stamp: Path) -> None:
         create()
     print("Installing the pinned packages (at first about 6 GB, a few minutes)", flush=True)
     pip_install("pip>=25")  # older resolvers take twice as long for this set
+    pip_install(*HASHED)
     pip_install(*REQUIREMENTS)
     stamp.touch()
     print(f"Installed into {VENV}.", flush=True)

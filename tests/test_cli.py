@@ -436,25 +436,25 @@ def test_grids_while_training_and_the_film_of_them(cwd, capsys, out):
 def test_ship_evaluate_and_zoo(runs, shipped, capsys):
     assert main(["ship", "runs/digits-classifier"]) == 0
     assert capsys.readouterr().out.strip() == str(shipped / "digits-classifier.safetensors")
-    assert main(["ship", "runs/digits", "--name", "three steps", "--dtype", "float32"]) == 0
+    assert main(["ship", "runs/digits", "--name", "three-steps", "--dtype", "float32"]) == 0
     assert main(["evaluate", "digits-classifier", "--device", "cpu"]) == 0
     assert "test accuracy" in capsys.readouterr().out
-    words = ["evaluate", "three steps", "--n", "70", "--steps", "2", "--device", "cpu"]
+    words = ["evaluate", "three-steps", "--n", "70", "--steps", "2", "--device", "cpu"]
     assert main([*words, "--draws", "20"]) == 0
     out = capsys.readouterr().out
     for key in ("class_agreement", "frechet_floor", "inception_score", "kid", "precision"):
         assert re.search(rf"^{key} +-?\d", out, flags=re.MULTILINE), key
     assert main(["zoo"]) == 0
     out = capsys.readouterr().out
-    assert "digits, mnist" in out and "checkpoints: digits-classifier, three steps" in out
-    assert main(["zoo", "three steps"]) == 0
-    assert capsys.readouterr().out == (shipped / "three steps.json").read_text("utf-8")
-    assert len(zoo.Card.read(shipped / "three steps.json").metrics) == 1
+    assert "digits, mnist" in out and "checkpoints: digits-classifier, three-steps" in out
+    assert main(["zoo", "three-steps"]) == 0
+    assert capsys.readouterr().out == (shipped / "three-steps.json").read_text("utf-8")
+    assert len(zoo.Card.read(shipped / "three-steps.json").metrics) == 1
     chosen = ["--metric", "nll", "agreement", "--spacing", "quadratic", "--bf16"]
     assert main([*words, "--nll-draws", "2", *chosen]) == 0
     out = capsys.readouterr().out
     assert "bits_per_dim" in out and "standard_error" in out and "frechet" not in out
-    _, samples, nll = zoo.Card.read(shipped / "three steps.json").metrics
+    _, samples, nll = zoo.Card.read(shipped / "three-steps.json").metrics
     assert (samples["spacing"], samples["bf16"], nll["metric"]) == ("quadratic", True, "nll")
 
 
@@ -700,8 +700,8 @@ def test_a_long_message_is_cut_to_its_first_line(cwd, capsys, monkeypatch):
 
 
 def test_a_bug_keeps_its_traceback(cwd, monkeypatch):
-    monkeypatch.setattr(zoo, "names", lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    monkeypatch.setattr(zoo, "names", lambda: {}["name"])
+    with pytest.raises(KeyError):
         main(["zoo"])
 
 

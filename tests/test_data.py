@@ -1,9 +1,13 @@
 """`ddpmlib.data`: what is read is what was meant, and a file is whole or not there."""
 
+import hashlib
+import io
 import math
 import os
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.error import URLError
@@ -16,6 +20,7 @@ from ddpmlib import data
 from ddpmlib.data import archives
 
 ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("train", "test")
 
 
 @pytest.fixture
@@ -307,13 +312,21 @@ def test_a_set_with_a_name_is_found_like_the_others(monkeypatch):
 # ---- downloads -------------------------------------------------------------------------------
 
 
+def digests_of(content):
+    """What :data:`ddpmlib.data.archives.DIGESTS` would say of these arrays."""
+    return tuple(data.digest(content[f"x_{part}"], content[f"y_{part}"]) for part in PARTS)
+
+
 @pytest.fixture
 def torchvision_datasets(tmp_path, monkeypatch):
+    """Downloads are of :func:`arrays`, which are then the published data sets."""
+    for name, shape in (("mnist", (28, 28)), ("fashion_mnist", (28, 28)), ("cifar10", (32, 32, 3))):
+        monkeypatch.setitem(archives.DIGESTS, name, digests_of(arrays(shape)))
     monkeypatch.setenv("DDPMLIB_DATA", str(tmp_path / "not yet there" / "cache"))
     return pytest.importorskip("torchvision.datasets")
 
 
-def fake_set(content, as_tensor=True):
+def fake_set(content):
     """Stands in for torchvision's class: same arguments, same attributes."""
     asked = []
 
@@ -322,24 +335,15 @@ def fake_set(content, as_tensor=True):
         assert Path(root).is_dir() and Path(root) != data.directory()
         part = "train" if train else "test"
         x, y = content[f"x_{part}"], content[f"y_{part}"]
-        if as_tensor:
-            return SimpleNamespace(data=torch.from_numpy(x), targets=torch.from_numpy(y).long())
-        return SimpleNamespace(data=x, targets=y.tolist())
+        return SimpleNamespace(data=torch.from_numpy(x), targets=torch.from_numpy(y).long())
 
     return maker, asked
 
 
-@pytest.mark.parametrize(
-    ("name", "maker", "shape"),
-    [
-        ("mnist", "MNIST", (28, 28)),
-        ("fashion_mnist", "FashionMNIST", (28, 28)),
-        ("cifar10", "CIFAR10", (32, 32, 3)),
-    ],
-)
-def test_a_download_is_kept_and_read_back(torchvision_datasets, monkeypatch, name, maker, shape):
-    content = arrays(shape)
-    fake, asked = fake_set(content, as_tensor=name != "cifar10")
+@pytest.mark.parametrize(("name", "maker"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_a_download_is_kept_and_read_back(torchvision_datasets, monkeypatch, name, maker):
+    content = arrays()
+    fake, asked = fake_set(content)
     monkeypatch.setattr(torchvision_datasets, maker, fake)
     first = data.load(name)
     assert asked == [(True, True), (False, True)]
@@ -350,6 +354,187 @@ def test_a_download_is_kept_and_read_back(torchvision_datasets, monkeypatch, nam
         assert torch.equal(getattr(first, key), getattr(second, key))
     assert first.y_train.tolist() == content["y_train"].tolist()
     assert first.x_test.flatten().sum() == content["x_test"].sum()
+
+
+def test_a_download_of_something_else_is_not_kept(torchvision_datasets, monkeypatch):
+    """torchvision's checksums are MD5, and its addresses are not ours."""
+    content = arrays()
+    content["x_test"][3, 0, 0] ^= 1
+    monkeypatch.setattr(torchvision_datasets, "FashionMNIST", fake_set(content)[0])
+    with pytest.raises(data.DataNotAvailable, match="something else.* test images have") as caught:
+        data.load("fashion_mnist")
+    assert "\n" not in str(caught.value) and "DDPMLIB_DATA" in str(caught.value)
+    assert list(data.directory().iterdir()) == []
+
+
+def binary_cifar10(content, n, names=None):
+    """The archive of CIFAR-10 for C programs, of ``n`` images a file."""
+    rows = {
+        part: np.concatenate(
+            [
+                content[f"y_{part}"][:, None],
+                content[f"x_{part}"].transpose(0, 3, 1, 2).reshape(-1, 3072),
+            ],
+            axis=1,
+        ).astype(np.uint8)
+        for part in ("train", "test")
+    }
+    found = {f"data_batch_{i}": rows["train"][(i - 1) * n : i * n] for i in range(1, 6)}
+    found["test_batch"] = rows["test"]
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        for name in names or found:
+            entry = tarfile.TarInfo(f"cifar-10-batches-bin/{name}.bin")
+            entry.size = found[name].size
+            archive.addfile(entry, io.BytesIO(found[name].tobytes()))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def cifar10_at_hand(torchvision_datasets, monkeypatch):
+    """Makes its public address answer with some bytes; images are few."""
+    import torchvision.datasets.utils
+
+    real = archives._records
+    monkeypatch.setattr(archives, "_records", lambda archive, name: real(archive, name, 4))
+    monkeypatch.setattr(torchvision_datasets, "CIFAR10", lambda *_, **__: pytest.fail("unpickled"))
+    monkeypatch.setitem(archives.DIGESTS, "cifar10", digests_of(arrays((32, 32, 3), n=(20, 4))))
+
+    def answers(content):
+        def download_url(url, root, filename, md5):
+            assert url == archives.CIFAR10 and len(md5) == 32
+            (Path(root) / filename).write_bytes(content)
+
+        monkeypatch.setattr(torchvision.datasets.utils, "download_url", download_url)
+
+    return answers
+
+
+def test_cifar10_is_read_from_plain_bytes(cifar10_at_hand):
+    content = arrays((32, 32, 3), n=(20, 4))
+    cifar10_at_hand(binary_cifar10(content, 4))
+    images = data.load("cifar10")
+    assert np.array_equal(images.x_train.permute(0, 2, 3, 1).numpy(), content["x_train"])
+    assert np.array_equal(images.x_test.permute(0, 2, 3, 1).numpy(), content["x_test"])
+    assert images.y_train.tolist() == content["y_train"].tolist()
+    assert [p.name for p in data.directory().iterdir()] == ["cifar10.npz"]
+
+
+@pytest.mark.parametrize("kind", ["page", "missing", "short", "pickle", "others"])
+def test_an_answer_that_is_not_cifar10_is_not_kept(cifar10_at_hand, kind):
+    content = arrays((32, 32, 3), n=(20, 4))
+    others = arrays((32, 32, 3), n=(20, 4)) | {"y_test": np.array([1, 1, 1, 1])}
+    cifar10_at_hand(
+        {
+            "page": b"<html>",
+            "missing": binary_cifar10(content, 4, ["data_batch_1", "test_batch"]),
+            "short": binary_cifar10(content, 3),
+            "pickle": b"\x80\x04cposix\nsystem\n(S'touch owned'\ntR.",
+            "others": binary_cifar10(others, 4),
+        }[kind]
+    )
+    with pytest.raises(data.DataNotAvailable, match="cifar10.npz") as caught:
+        data.load("cifar10")
+    assert "\n" not in str(caught.value) and not Path("owned").exists()
+    assert list(data.directory().iterdir()) == []
+
+
+# ---- which images they are ---------------------------------------------------------------------
+
+
+def test_a_digest_is_that_of_its_description():
+    x, y = np.zeros((2, 1, 2), np.uint8), np.array([7, 3])
+    each = sorted(hashlib.sha256(bytes([0, 0, label])).digest() for label in (7, 3))
+    assert data.digest(x, y) == hashlib.sha256(b"(1, 2)" + b"".join(each)).hexdigest()
+
+
+def test_genuine_arrays_are_told_from_others(monkeypatch):
+    content = arrays()
+    monkeypatch.setitem(archives.DIGESTS, "mnist", digests_of(content))
+    four = [content[key] for key in archives.KEYS]
+    assert data.is_genuine("mnist", four)
+    assert data.is_genuine("mnist", [four[0], four[1].astype(np.int64), four[2], four[3]])
+    order = np.random.default_rng(1).permutation(20)
+    assert data.is_genuine("mnist", [four[0][order], four[1][order], *four[2:]])
+    assert not data.is_genuine("mnist", [four[0][order], *four[1:]])
+    assert not data.is_genuine("mnist", [four[0][:-1], four[1][:-1], *four[2:]])
+    assert not data.is_genuine("mnist", [four[0].reshape(20, 14, 56), *four[1:]])
+    assert not data.is_genuine("mnist", [four[0], (four[1] + 1) % 10, *four[2:]])
+    assert not data.is_genuine("mnist", [four[2], four[3], four[0], four[1]])
+    assert not data.is_genuine("mine", four)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+@pytest.mark.slow
+def test_the_published_sets_are_genuine(tmp_path, monkeypatch, name):
+    sheets = ROOT.parent / "shared" / "data"
+    if not (sheets / name).is_dir():
+        pytest.skip("no images here")
+    monkeypatch.setenv("DDPMLIB_DATA", str(tmp_path))
+    data.unpack(sheets, name)
+    with np.load(tmp_path / f"{name}.npz") as found:
+        assert data.is_genuine(name, [found[key] for key in archives.KEYS])
+
+
+def test_digits_are_genuine():
+    images = data.load("digits")
+    parts = (images.x_train[:, 0], images.y_train, images.x_test[:, 0], images.y_test)
+    assert data.is_genuine("digits", [part.numpy() for part in parts])
+
+
+# ---- archives that were made to do harm --------------------------------------------------------
+
+PICKLE = b"\x80\x04cposix\nsystem\n(S'touch owned'\ntR."
+
+
+@pytest.mark.parametrize("content", [PICKLE, b"\x93NUMPY" + PICKLE, b"PK\x03\x04" + PICKLE])
+def test_pickles_in_place_of_arrays_are_refused_and_not_run(cache, tmp_path, content, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (cache / "mnist.npz").write_bytes(content)
+    with pytest.raises(ValueError, match="mnist.npz is not a readable archive"):
+        data.load("mnist")
+    (cache / "mnist.npz").unlink()
+    with zipfile.ZipFile(cache / "mnist.npz", "w") as members:
+        for key in archives.KEYS:
+            members.writestr(f"{key}.npy", content)
+    with pytest.raises(ValueError, match="mnist.npz is not a readable archive"):
+        data.load("mnist")
+    write_sheets(tmp_path, arrays(n=(24, 12)))
+    (tmp_path / "mnist" / "train-labels.npy").write_bytes(content)
+    with pytest.raises(ValueError, match="train-labels.npy is not a readable array of labels"):
+        data.unpack(tmp_path, "mnist")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_objects_in_place_of_labels_are_refused(cache, tmp_path):
+    write_sheets(tmp_path, arrays(n=(24, 12)))
+    np.save(tmp_path / "mnist" / "train-labels.npy", np.array([{}] * 24, dtype=object))
+    with pytest.raises(ValueError, match="not a readable array of labels .*"):
+        data.unpack(tmp_path, "mnist")
+
+
+def test_an_archive_of_zeros_that_fill_the_memory_is_not_unpacked(cache):
+    """Some kilobytes on the disk, 4 GB in memory by what the archive says of itself."""
+    np.savez(cache / "mnist.npz", **arrays())
+    path = cache / "mnist.npz"
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"PK\x01\x02")  # of the last member, in the list at the end
+    content[place + 24 : place + 28] = (2**32 - 16).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="not a readable archive .*are the most there can be"):
+        data.load("mnist")
+
+
+def test_a_sparse_archive_or_a_pipe_is_refused_at_once(cache):
+    with open(cache / "mnist.npz", "wb") as file:
+        file.truncate(200_000_000_000)
+    with pytest.raises(ValueError, match="not a readable archive"):
+        data.load("mnist")
+    if hasattr(os, "mkfifo"):
+        (cache / "mnist.npz").unlink()
+        os.mkfifo(cache / "mnist.npz")
+        with pytest.raises(ValueError, match="mnist.npz is no file: put x_train"):
+            data.load("mnist")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX file modes")

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import ddpmlib
+from scripts import freeze
 
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
@@ -76,6 +77,57 @@ def test_the_pinned_version_is_installed(requirement):
     # A CPU build of torch calls itself 2.15.0+cpu; the pin means both.
     installed = version(requirement.name).partition("+")[0]
     assert installed == pins()[canonicalize_name(requirement.name)], "run `make setup`"
+
+
+@pytest.mark.skipif(not IN_PROJECT_VENV, reason="needs the metadata of all pinned packages")
+def test_the_pins_resolve():
+    """Whatever a pinned package requires here is pinned to a version that it allows."""
+    pinned, wrong = pins(), []
+    for name in pinned:
+        for need in map(Requirement, requires(name) or ()):
+            if need.marker and not need.marker.evaluate({"extra": ""}):
+                continue
+            found = pinned.get(canonicalize_name(need.name))
+            free = freeze.NOT_PINNED.match(f"{need.name}==")
+            if not free and (found is None or not need.specifier.contains(found, True)):
+                wrong.append(f"{name} needs {need}, and the pin is {found}")
+    assert wrong == []
+
+
+def test_hashes_are_of_the_pinned_versions():
+    lines = (ROOT / "hashes.txt").read_text("utf-8").splitlines()
+    hashed = re.compile(r"([\w.-]+)==(\S+) --hash=sha256:[0-9a-f]{64}")
+    found = [hashed.fullmatch(line) for line in lines if not line.startswith("#")]
+    assert None not in found and len(found) >= 50
+    versions = {canonicalize_name(match[1]): match[2] for match in found if match}
+    assert len(versions) == len(found)  # once each
+    assert {name: pins().get(name) for name in versions} == versions, "run `make constraints`"
+
+
+def test_only_files_for_all_platforms_from_an_index_get_a_hash():
+    def item(name, url):
+        hashes = {"archive_info": {"hashes": {"sha256": name * 64}}, "url": url}
+        return {"download_info": hashes, "metadata": {"name": name, "version": "1"}}
+
+    report = {
+        "install": [
+            item("b", "https://files.example/b-1-py3-none-any.whl#sha256=0"),
+            item("c", "https://files.example/c-1-cp311-cp311-manylinux_2_28_x86_64.whl"),
+            item("d", "file:///wheels/d-1-py3-none-any.whl"),
+            item("a", "https://files.example/a-1-py2.py3-none-any.whl"),
+        ]
+    }
+    expected = [f"{name}==1 --hash=sha256:{name * 64}" for name in "ab"]
+    assert freeze.universal(report) == expected
+
+
+def test_actions_of_workflows_are_named_by_commit():
+    """A tag can be moved to other code; the comment says which release the commit was."""
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    lines = [line for path in workflows for line in path.read_text("utf-8").splitlines()]
+    used = [line.strip() for line in lines if "uses:" in line]
+    named = re.compile(r"- uses: [\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+    assert used and [line for line in used if not named.fullmatch(line)] == []
 
 
 # --- files in step ------------------------------------------------------------------------------

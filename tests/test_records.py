@@ -74,3 +74,40 @@ def test_values_of_a_record_are_finite(value: float) -> None:
     records.check_values(GOOD)
     with pytest.raises(ValueError, match="rate must be a finite number"):
         records.check_values(Outer("a", value))
+
+
+# ---- names, and numbers from far outside ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["mnist", "a", "7", "_x", "mnist-32_v2.1", "X" * 100, "com10", "console", "nul-"]
+)
+def test_a_plain_name_is_taken(name: str) -> None:
+    records.check_plain_name("recipe", name)
+
+
+HARMFUL = ("", ".", "..", "../victim/evil", "/etc/x", "a/b", "a\\b", ".hidden", "-x", "a b", "a.")
+SIGNS = ("*/alert(1)/*", "</script>", "a\x1b[2J", "a\x9b2J", "a\u202eb", "a\n", "ä", "a:b", "a$b")
+DEVICES = ("nul", "NUL", "con.txt", "Com1", "lpt9.tar.gz", "aux")
+
+
+@pytest.mark.parametrize("name", [*HARMFUL, *SIGNS, *DEVICES, "X" * 101, None, 3, ["mnist"], {}])
+def test_any_other_name_is_one_sentence_without_control_characters(name: Any) -> None:
+    with pytest.raises(ValueError, match="a recipe's name is a plain file name") as caught:
+        records.check_plain_name("recipe", name)
+    said = str(caught.value)
+    assert said.isprintable() and len(said) < 350
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(
+    ("field", "kind"), [("count", "whole number or null"), ("rate", "number"), ("share", "number")]
+)
+def test_a_number_of_400_digits_is_none_that_a_field_means(
+    field: str, kind: str, sign: int
+) -> None:
+    values = asdict(GOOD) | {field: sign * 10**400}
+    with pytest.raises(ValueError, match=rf"{field} must be a {kind}.* below 2\*\*63") as caught:
+        records.typed(Outer, values)
+    assert len(str(caught.value)) < 250
+    assert records.typed(Outer, asdict(GOOD) | {field: sign * (2**63 - 1)})

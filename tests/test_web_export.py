@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -166,3 +167,38 @@ def test_every_setting_of_a_recipe_comes_back(tmp_path):
     again, settings = web_export.read(tmp_path / "weights.js")
     assert (settings["schedule"], settings["T"], settings["predicts"]) == ("linear", 50, "eps")
     assert again.var_mix == 1.0 and again.process.T == 50 and not again.conditional
+
+
+# ---- a card that was made to do harm ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["*/alert(1)/*", "*/\nalert(1)//", "</script><script>alert(1)//", "a\u2028b", "`"],
+)
+def test_whatever_the_card_says_the_script_sets_one_global_and_does_nothing_else(name):
+    """The name of a card that was read is a plain one; this card was made in Python."""
+    model, card = zoo.load("digits", "cpu")
+    text = web_export.export(model, dataclasses.replace(card, name=name, sha256=name))
+    comment, statement, end = text.split("\n")
+    assert comment.count("*/") == 1 and comment.endswith("*/") and end == ""
+    assert statement.startswith(web_export.BEGIN) and "</" not in text and text.isascii()
+    found = json.loads(statement[len(web_export.BEGIN) : -1])
+    assert found["name"] == found["sha256"] == name
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_written(value):
+    model, card = zoo.load("digits", "cpu")
+    model.net.inp.weight[0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match=r"digits draws nothing: .* inp\.weight are not finite"):
+        web_export.export(model, card)
+
+
+def test_a_script_that_is_no_file_is_not_waited_for(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no script"):
+        web_export.read(tmp_path / "weights.js")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "weights.js")
+        with pytest.raises(FileNotFoundError, match="there is no script"):
+            web_export.read(tmp_path / "weights.js")

@@ -34,6 +34,7 @@ from ddpmlib.zoo import (
     checkpoints,
     recipes,
     runs,
+    weights,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -594,29 +595,30 @@ def test_a_run_on_other_images_is_not_resumed(tmp_path, monkeypatch):
 # ---- formats -----------------------------------------------------------------------------------
 
 OLD_CARD = """{
- "name": "old", "recipe": {"kind": "classifier"}, "sha256": "00", "parameters": 3,
+ "name": "old", "recipe": {"kind": "classifier"}, "sha256": "@SHA256@", "parameters": 3,
  "dtype": "float16", "image_shape": [1, 8, 8], "num_classes": 10,
  "training": {"seconds": 1.5}, "loss": [[50, 0.25]], "metrics": [{"n": 2}], "parts": 1
-}"""
+}""".replace("@SHA256@", "0" * 64)
 
 
 def test_a_card_of_the_old_format_is_read_and_written_in_the_new_one(tmp_path):
     (tmp_path / "old.json").write_text(OLD_CARD)
     card = zoo.Card.read(tmp_path / "old.json")
     assert card == zoo.Card(
-        "old", {"kind": "classifier"}, "00", 3, "float16", (1, 8, 8), 10, {"seconds": 1.5},
+        "old", {"kind": "classifier"}, "0" * 64, 3, "float16", (1, 8, 8), 10, {"seconds": 1.5},
         [[50, 0.25]], [{"n": 2}], 1,
     )  # fmt: skip
     card.write(tmp_path / "new.json")
     found = json.loads((tmp_path / "new.json").read_text())
-    assert found == {"format": 2} | json.loads(OLD_CARD) and next(iter(found)) == "format"
+    assert found == {"format": 3, "digest": card.digest} | json.loads(OLD_CARD)
+    assert next(iter(found)) == "format"
     assert zoo.Card.read(tmp_path / "new.json") == card
 
 
 @pytest.mark.parametrize(
     ("version", "sentence"),
     [
-        (3, "card of format 3, and this version of ddpmlib reads up to 2: update it"),
+        (4, "card of format 4, and this version of ddpmlib reads up to 3: update it"),
         (0, r"not a checkpoint card \(format = 0\)"),
         (True, r"not a checkpoint card \(format = True\)"),
         ("2", r"not a checkpoint card \(format = '2'\)"),
@@ -684,9 +686,9 @@ def test_measurements_do_not_travel_to_other_bits(copied, shipped):
     card = zoo.Card.read(copied / "model.json")
     card.metrics.append({"metric": "samples", "n": 2})
     card.write(copied / "model.json")
-    zoo.ship(copied, "other name")
-    assert zoo.Card.read(shipped / "other name.json").metrics == []
-    assert zoo.load("other name", "cpu")[1].name == "other name"
+    zoo.ship(copied, "other-name")
+    assert zoo.Card.read(shipped / "other-name.json").metrics == []
+    assert zoo.load("other-name", "cpu")[1].name == "other-name"
 
 
 @pytest.mark.parametrize("where", [0, 9, 0.5, -1])
@@ -807,7 +809,9 @@ def test_an_unknown_name_says_what_there_is(finished, shipped):
 def test_weights_of_another_recipe_are_refused(copied):
     card = zoo.Card.read(copied / "model.json")
     card.recipe["net"]["width"] = 16
-    card.write(copied / "model.json")
+    save_file(weights(copied / zoo.MODEL), copied / zoo.MODEL)  # by a program without digests
+    digest = hashlib.sha256((copied / zoo.MODEL).read_bytes()).hexdigest()
+    replace(card, sha256=digest).write(copied / "model.json")
     with pytest.raises(ValueError, match="other weights than its card's recipe needs"):
         zoo.load(copied, "cpu")
 
@@ -895,7 +899,7 @@ def test_a_reader_who_comes_while_it_is_shipped_gets_the_new_weights(
     in_parts, copied, shipped, monkeypatch
 ):
     """Between its look at the card and at the weights a newer checkpoint takes the place."""
-    real, calls = checkpoints.weights_files, []
+    real, calls = weights.weights_files, []
 
     def late(path, card):
         calls.append(card)
@@ -904,7 +908,7 @@ def test_a_reader_who_comes_while_it_is_shipped_gets_the_new_weights(
             zoo.ship(copied, "tiny", "float32")
         return found
 
-    monkeypatch.setattr(checkpoints, "weights_files", late)
+    monkeypatch.setattr(weights, "weights_files", late)
     card, tensors = zoo.read(in_parts)
     assert card.dtype == "float32" and len(calls) > 1
     assert same(tensors, weights(copied / zoo.MODEL))
@@ -1224,7 +1228,7 @@ CHECKPOINTS = [path.with_suffix(".safetensors") for path in CARDS]
 def test_every_shipped_card_is_of_the_newest_format_and_keeps_its_digits(path, tmp_path):
     zoo.Card.read(path).write(tmp_path / "again.json")
     found, before = (json.loads(p.read_text()) for p in (tmp_path / "again.json", path))
-    assert before["format"] == 2 and found == {"parts": 1} | before
+    assert before["format"] == 3 and found == {"parts": 1} | before
 
 
 def test_every_shipped_file_belongs_to_a_checkpoint():

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from ddpmlib import __version__, interruption
 from ddpmlib.cli import evaluate, export_web, film, sample, ship, statistics, train, zoo
+from ddpmlib.cli.text import complain
 
 EXAMPLES = """examples:
   ddpmlib train digits                    about a minute on one CPU thread, into runs/digits
@@ -30,6 +31,8 @@ EXAMPLES = """examples:
   ddpmlib evaluate mnist --metric fid nll --n 5000 --steps 10 --spacing quadratic
   ddpmlib zoo                             what can be trained, and what is there trained
 """
+# Of what was asked for or read, not of the program: one sentence, and no traceback.
+FAULTS = (ValueError, OSError, RuntimeError, ArithmeticError, ImportError, MemoryError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with interruption.heeded():
             _run(args)
-    except (ValueError, OSError, RuntimeError, FloatingPointError, ImportError) as error:
+    except FAULTS as error:
         # PyTorch adds pages to some messages: the first line says what is wrong.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         process = f" (process {os.environ['RANK']})" if "RANK" in os.environ else ""
-        print(f"ddpmlib{process}: {lines[0]}", file=sys.stderr)
+        complain(f"ddpmlib{process}: {lines[0]}")
         return 2
     except KeyboardInterrupt as stop:
         signum = getattr(stop, "signum", signal.SIGINT)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ddpmlib.cli import sampling, values
 from ddpmlib.cli.models import model_of, own_run_or
+from ddpmlib.cli.text import say
 from ddpmlib.cli.verbs import verb
 
 
@@ -58,4 +59,4 @@ def run(args: argparse.Namespace) -> None:
 
 def _show(entry: dict[str, Any]) -> None:
     for key, value in entry.items():
-        print(f"{key:24} {value}", flush=True)
+        say(f"{key:24} {value}")

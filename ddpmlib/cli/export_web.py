@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpmlib.cli.models import denoiser_of
+from ddpmlib.cli.text import say
 from ddpmlib.cli.verbs import verb
 
 
@@ -25,4 +26,4 @@ def run(args: argparse.Namespace) -> None:
 
     model, card = denoiser_of(args)
     size = web_export.write(model, card, args.out)
-    print(f"{args.out}: {size / 1e6:.2f} MB")
+    say(f"{args.out}: {size / 1e6:.2f} MB")

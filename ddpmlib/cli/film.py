@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpmlib.cli.models import RUNS
+from ddpmlib.cli.text import say
 from ddpmlib.cli.verbs import verb
 
 
@@ -31,4 +32,4 @@ def run(args: argparse.Namespace) -> None:
     out = args.out or folder / "film.gif"
     plots.save_film(list(grids.values()), out)
     steps = list(grids)
-    print(f"{out}: {len(grids)} grids, after {steps[0]:,} to {steps[-1]:,} updates")
+    say(f"{out}: {len(grids)} grids, after {steps[0]:,} to {steps[-1]:,} updates")

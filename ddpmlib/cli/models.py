@@ -8,6 +8,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ddpmlib.cli.text import say
+
 if TYPE_CHECKING:
     from ddpmlib.zoo.recipe import Recipe
 
@@ -24,7 +26,7 @@ def denoiser_of(args: argparse.Namespace) -> Any:
         model, card = zoo.load(model_of(args), args.device)
     for warning in caught:
         if warning.category is zoo.UnfinishedRun:
-            print(warning.message)
+            say(warning.message)
         else:
             where = warning.filename, warning.lineno
             warnings.warn_explicit(str(warning.message), warning.category, *where)
@@ -40,9 +42,7 @@ def own_run_or(name: str) -> str | Path:
     own = RUNS / name
     finished = (own / zoo.MODEL).is_file()
     if not finished and (own / zoo.STATE).is_file() and name in zoo.names():
-        print(
-            f"{own} is not finished, and {name} is the shipped checkpoint; name the folder for it"
-        )
+        say(f"{own} is not finished, and {name} is the shipped checkpoint; name the folder for it")
     return own if finished or (own.is_dir() and name not in zoo.names()) else name
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ddpmlib.cli import values
 from ddpmlib.cli.models import recipe_named
+from ddpmlib.cli.text import say
 
 if TYPE_CHECKING:
     from ddpmlib.data import Dataset
@@ -63,7 +64,7 @@ def chosen(args: argparse.Namespace) -> tuple[Recipe, Dataset]:
         divisor = recipes.divisor_for(size) if like is None else _divisor(like)
         found = folders.nearest(size, divisor)
         if found != size:
-            print(
+            say(
                 f"the net halves sides to {divisor} parts: images become {found[0]}×{found[1]} "
                 f"pixels instead of {size[0]}×{size[1]}"
             )

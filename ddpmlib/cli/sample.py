@@ -8,6 +8,7 @@ from typing import Any
 
 from ddpmlib.cli import sampling, values
 from ddpmlib.cli.models import denoiser_of, own_run_or
+from ddpmlib.cli.text import say
 from ddpmlib.cli.verbs import verb
 
 
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         pass
     guided = "".join(f", {name} {value}" for name, value in how.guidance.record().items())
     said = f"{how.steps} steps, eta {how.eta:g}{guided}"
-    print(f"{args.out}: {args.n} samples of {card.name}, {said}")
+    say(f"{args.out}: {args.n} samples of {card.name}, {said}")
 
 
 def _labels(args: argparse.Namespace, card: Any) -> Any:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ddpmlib.cli.text import say
 from ddpmlib.cli.verbs import verb
 
 
@@ -23,4 +24,4 @@ def run(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from ddpmlib import zoo
 
-    print(zoo.ship(args.folder, args.name, args.dtype))
+    say(zoo.ship(args.folder, args.name, args.dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from ddpmlib.cli.text import say
 from ddpmlib.cli.verbs import verb
 
 
@@ -31,4 +32,4 @@ def run(args: argparse.Namespace) -> None:
         found = statistics.compute_statistics(network, images)
         if parallel.is_main():
             statistics.write_statistics(found, path, sha256)
-        print(f"{path}: {len(images.x_train):,} training and {len(images.x_test):,} test images")
+        say(f"{path}: {len(images.x_train):,} training and {len(images.x_test):,} test images")

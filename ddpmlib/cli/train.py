@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddpmlib.cli import own_images, values
 from ddpmlib.cli.models import RUNS, recipe_named
+from ddpmlib.cli.text import say
 from ddpmlib.cli.verbs import verb
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> None:
         command=own_images.without_path(args),
     )
     loss = f"loss {card.loss[-1][1]:.4f}, " if card.loss else ""
-    print(f"{folder}: {card.parameters:,} weights, {loss}{card.training['seconds']:.0f} s")
+    say(f"{folder}: {card.parameters:,} weights, {loss}{card.training['seconds']:.0f} s")
 
 
 def _asked(args: argparse.Namespace) -> tuple[Recipe, Path, Dataset | None]:
@@ -117,9 +118,10 @@ def _asked(args: argparse.Namespace) -> tuple[Recipe, Path, Dataset | None]:
     if named is None:
         raise FileNotFoundError(f"there is no run in {folder} to go on with: name a recipe")
     if dataset is not None:
-        print("\n".join(recipes.described(named, dataset)))
+        for line in recipes.described(named, dataset):
+            say(line)
     if args.resume:
-        print(f"no saved state in {folder}: starting from the beginning")
+        say(f"no saved state in {folder}: starting from the beginning")
     return named, folder, dataset
 
 

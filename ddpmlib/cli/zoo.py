@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from ddpmlib.cli.models import own_run_or
+from ddpmlib.cli.text import say
 from ddpmlib.cli.verbs import verb
 
 
@@ -23,7 +24,8 @@ def run(args: argparse.Namespace) -> None:
     if args.name:
         card = zoo.find(own_run_or(args.name)).with_suffix(".json")
         zoo.Card.read(card)  # only what is a card is shown
-        print(card.read_text("utf-8"), end="")
+        for line in card.read_text("utf-8").removesuffix("\n").split("\n"):
+            say(line)
         return
-    print("recipes:     " + ", ".join(recipes.RECIPES))
-    print("checkpoints: " + (", ".join(zoo.names()) or "none"))
+    say("recipes:     " + ", ".join(recipes.RECIPES))
+    say("checkpoints: " + (", ".join(zoo.names()) or "none"))

@@ -1,6 +1,14 @@
 """Data sets as uint8 tensors, batches of them, and toy points in the plane."""
 
-from ddpmlib.data.archives import DataNotAvailable, archive_path, directory, unpack
+from ddpmlib.data.archives import (
+    DIGESTS,
+    DataNotAvailable,
+    archive_path,
+    digest,
+    directory,
+    is_genuine,
+    unpack,
+)
 from ddpmlib.data.arrays import from_arrays, from_npz
 from ddpmlib.data.augment import Augment, random_flip, random_shift
 from ddpmlib.data.batches import Batches
@@ -13,6 +21,7 @@ from ddpmlib.data.toys import checkerboard, moons, ring, ring_means, spiral
 
 __all__ = [
     "DATASETS",
+    "DIGESTS",
     "Augment",
     "Batches",
     "DataNotAvailable",
@@ -22,6 +31,7 @@ __all__ = [
     "Source",
     "archive_path",
     "checkerboard",
+    "digest",
     "directory",
     "fingerprint",
     "from_arrays",
@@ -29,6 +39,7 @@ __all__ = [
     "from_map_style",
     "from_npz",
     "from_path",
+    "is_genuine",
     "load",
     "moons",
     "random_flip",

@@ -8,7 +8,8 @@ from pathlib import Path
 from ddpmlib.data import folders
 from ddpmlib.data.arrays import from_npz
 from ddpmlib.data.folders import Tell
-from ddpmlib.data.sets import DATASETS, Dataset, Source, check_plain_name
+from ddpmlib.data.sets import DATASETS, Dataset, Source
+from ddpmlib.records import check_plain_name
 
 Size = tuple[int, int]
 

@@ -1,14 +1,13 @@
 """Data sets: images as uint8 tensors that stay where the model is, and a table of those with names.
 
 ``digits`` comes with scikit-learn and needs no download. The others are fetched once by
-torchvision, checked by checksum, and kept as one ``NAME.npz`` in the data directory:
+torchvision, checked by our own SHA-256, and kept as one ``NAME.npz`` in the data directory:
 ``$DDPMLIB_DATA``, else ``~/.cache/ddpmlib``. An archive that already lies there is used as it is.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ddpmlib.data.archives import cached
 from ddpmlib.data.samples import fingerprint
+from ddpmlib.records import check_plain_name
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Dataset:
     (3, 16, 16)
 
     Attributes:
-        name: what recipes and messages call it, a plain file name.
+        name: what recipes and messages call it, see
+            :func:`ddpmlib.records.check_plain_name`.
         x_train, x_test: uint8 (N, C, H, W); there may be no images to test with.
         y_train, y_test: labels 0..K−1, int64 (N,); None for images without classes.
         classes: the names of the K classes, in the order of their labels; empty without classes.
@@ -102,16 +103,6 @@ class Dataset:
         """(C, H, W)."""
         c, h, w = self.x_train.shape[1:]
         return c, h, w
-
-
-def check_plain_name(what: str, name: str) -> None:
-    """Whether a name is one that a file can bear.
-
-    Raises:
-        ValueError: if it is empty, begins with a full stop or leads into another folder.
-    """
-    if not name or Path(name).name != name or name.startswith("."):
-        raise ValueError(f"a {what}'s name is a plain file name, got {name!r}")
 
 
 def _check_images(name: str, part: str, x: Tensor) -> None:

@@ -4,6 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ddpmlib.models.embedding import MOST_CLASSES
+from ddpmlib.records import check_sizes
+
+MOST = {"channels": 4096, "num_classes": MOST_CLASSES, "width": 8192, "features": 65_536}
+
 
 @dataclass(frozen=True)
 class ClassifierConfig:
@@ -24,9 +29,7 @@ class ClassifierConfig:
     dropout: float = 0.3
 
     def __post_init__(self) -> None:
-        for name in ("channels", "num_classes", "width", "features"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_sizes(self, MOST)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from ddpmlib.equations import equation
 
+MOST_CLASSES = 10**6  # fifty times those of the largest labelled image sets
+
 
 @equation("3.10")
 def sinusoidal(t: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:

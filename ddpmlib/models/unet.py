@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddpmlib.equations import equation
-from ddpmlib.models.embedding import Embedding
+from ddpmlib.models.embedding import MOST_CLASSES, Embedding
+from ddpmlib.records import check_sizes
+
+# Far above every network of the papers, and small enough that a card which claims one is compared
+# with its weights in seconds, before memory is taken for it.
+MOST = {"channels": 4096, "width": 8192, "blocks": 64, "heads": 8192, "patch": 64, "groups": 8192}
+MOST_LEVELS, MOST_MULT = 12, 64
 
 
 @dataclass(frozen=True)
@@ -52,13 +58,17 @@ class UNetConfig:
             raise ValueError(
                 f"mults and attention need one entry a level, got {self.mults} and {self.attention}"
             )
-        for name in ("channels", "width", "blocks", "heads", "patch", "groups"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_classes < 0 or not 0 <= self.dropout < 1 or min(self.mults) < 1:
+        if len(self.mults) > MOST_LEVELS or max(self.mults) > MOST_MULT:
             raise ValueError(
-                f"need num_classes >= 0, 0 <= dropout < 1 and mults >= 1, got {self.num_classes}, "
-                f"{self.dropout} and {self.mults}"
+                f"a net has at most {MOST_LEVELS} levels of mults up to {MOST_MULT}, got "
+                f"{len(self.mults)} up to {max(self.mults)}"
+            )
+        check_sizes(self, MOST)
+        known = 0 <= self.num_classes <= MOST_CLASSES
+        if not known or not 0 <= self.dropout < 1 or min(self.mults) < 1:
+            raise ValueError(
+                f"need num_classes >= 0 and at most {MOST_CLASSES:,}, 0 <= dropout < 1 and mults "
+                f">= 1, got {self.num_classes}, {self.dropout} and {self.mults}"
             )
         if self.width % self.groups or self.width % self.heads or self.width % 2:
             raise ValueError(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +40,31 @@ LAYERS = (
 def export(model: nn.Module, card: Card) -> str:
     """The script for a model and its card, as :func:`ddpmlib.zoo.checkpoints.load` returns them.
 
+    Nothing in it can end the comment, the string or the element that it stands in, whatever the
+    card says.
+
     Raises:
-        ValueError: for anything but a denoiser with a U-Net, or a layer that the pages cannot run.
+        ValueError: for anything but a denoiser with a U-Net, a layer that the pages cannot run, or
+            weights that are not finite.
     """
     if not isinstance(model, Denoiser):
         raise ValueError(f"{card.name} is a classifier: only a denoiser can draw in a page")
     _check_layers(model.net, card.name)
     recipe = recipes.to_dict(recipes.from_dict(card.recipe))  # with its defaults
     weights = {k: v.detach().cpu().float() for k, v in model.net.state_dict().items()}
+    for where, tensor in weights.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{card.name} draws nothing: its weights {where} are not finite")
     settings = {
         "name": card.name,
         "sha256": card.sha256,
         "config": recipe["net"],
         "image_shape": card.image_shape,
     } | {key: recipe[key] for key in ("schedule", "T", "predicts", "var_mix")}
-    comment = f"/* Written by `ddpmlib export-web {card.name}`. */\n"
-    return comment + BEGIN + json.dumps(settings | _encoded(weights)) + END
+    comment = f"/* Written by `ddpmlib export-web {_harmless(card.name)}`. */\n"
+    # A string of a script may also stand inside a page, where </script> would end the element.
+    data = json.dumps(settings | _encoded(weights), allow_nan=False).replace("<", r"\u003c")
+    return comment + BEGIN + data + END
 
 
 def write(model: nn.Module, card: Card, path: Path) -> int:
@@ -77,7 +87,9 @@ def read(path: Path) -> tuple[Denoiser, dict[str, Any]]:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a script of :func:`write`.
     """
-    text = path.read_text("utf-8")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no script {path}")
+    text = path.read_text("utf-8", errors="replace")
     try:
         found = json.loads(text[text.index(BEGIN) + len(BEGIN) :].removesuffix(END))
         weights = _decoded(found)
@@ -85,10 +97,10 @@ def read(path: Path) -> tuple[Denoiser, dict[str, Any]]:
             unet.UNetConfig(**_tuples(found["config"])), 2 if found["var_mix"] is None else 1
         )
         net.load_state_dict(weights)
+        process = DDPM(recipes.SCHEDULES[found["schedule"]](found["T"]))
+        denoiser = Denoiser(net, process, PARAMETERIZATIONS[found["predicts"]], found["var_mix"])
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{path} is not a script that `ddpmlib export-web` wrote") from error
-    process = DDPM(recipes.SCHEDULES[found["schedule"]](found["T"]))
-    denoiser = Denoiser(net, process, PARAMETERIZATIONS[found["predicts"]], found["var_mix"])
     return denoiser.eval().requires_grad_(False), found
 
 
@@ -106,6 +118,11 @@ def rounded(matrix: Tensor) -> tuple[Tensor, Tensor]:
     scale = rows.abs().amax(1) / LEVELS
     levels = (rows / scale.clamp_min(torch.finfo(scale.dtype).tiny)[:, None]).round()
     return scale, levels.to(torch.int8).reshape(matrix.shape)
+
+
+def _harmless(name: str) -> str:
+    """A name for a comment: what is no letter, digit, '.', '_' or '-' becomes '?'."""
+    return re.sub(r"[^A-Za-z0-9._-]", "?", name)
 
 
 def _check_layers(net: nn.Module, name: str) -> None:

@@ -9,11 +9,9 @@ from ddpmlib.zoo.checkpoints import (
     load,
     log_file,
     names,
-    read,
     ship,
     shipped,
     start_from,
-    weights_files,
     write_model,
 )
 from ddpmlib.zoo.log import read_log
@@ -26,6 +24,7 @@ from ddpmlib.zoo.recipes import (
 )
 from ddpmlib.zoo.saved import save
 from ddpmlib.zoo.unfinished import UnfinishedRun
+from ddpmlib.zoo.weights import read, weights_files
 
 __all__ = [
     "LOG",

@@ -20,13 +20,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddpmlib.files import data_folder, from_safetensors, to_safetensors, write_atomically
+from ddpmlib.files import (
+    data_folder,
+    read_content,
+    to_safetensors,
+    write_atomically,
+)
 from ddpmlib.locks import locked
+from ddpmlib.records import check_plain_name
 from ddpmlib.training.machine import default_device
 from ddpmlib.zoo import parts
 from ddpmlib.zoo.card import Card
+from ddpmlib.zoo.log import LARGEST as LARGEST_LOG
 from ddpmlib.zoo.recipes.kinds import from_dict
 from ddpmlib.zoo.unfinished import so_far
+from ddpmlib.zoo.weights import part_files, read
 
 STATE, LOG, MODEL = "training.safetensors", "log.jsonl", "model.safetensors"
 LARGEST = 8_000_000  # bytes of a file that ships
@@ -64,8 +72,8 @@ def load(
 
     Raises:
         FileNotFoundError: if there is no such checkpoint, or a part of it is missing.
-        ValueError: if the file is damaged: its SHA-256 is not the card's; or if a constructor is
-            missing, or given where none is needed.
+        ValueError: if it is damaged, see :func:`read`; or if a constructor is missing, or given
+            where none is needed.
     """
     state = Path(name) / STATE
     if _place(name) is None and state.is_file():
@@ -77,15 +85,10 @@ def load(
         return saved.to(device or default_device()).eval().requires_grad_(False), card
     if build is not None:
         raise ValueError(f"{path} was made by a recipe, which needs no build: load it without")
-    try:
-        model = from_dict(card.recipe).build()
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        raise ValueError(f"the recipe in the card of {path} builds nothing ({error})") from error
-    floats = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    try:
-        model.load_state_dict(floats)
-    except RuntimeError as error:
-        raise ValueError(f"{path} holds other weights than its card's recipe needs") from error
+    model = from_dict(card.recipe).build()
+    model.load_state_dict(
+        {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    )
     return model.to(device or default_device()).eval().requires_grad_(False), card
 
 
@@ -119,48 +122,6 @@ def start_from(model: nn.Module, name: str | Path) -> str:
     return card.sha256
 
 
-def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
-    """The card and the weights behind a path that :func:`find` found, joined and verified.
-
-    Raises:
-        FileNotFoundError: if the card or a part is missing.
-        ValueError: if the SHA-256 of the weights is not the card's.
-    """
-    card = Card.read(path.with_suffix(".json"))
-    try:
-        content = b"".join(map(_content, weights_files(path, card)))
-    except FileNotFoundError:
-        if Card.read(path.with_suffix(".json")).sha256 == card.sha256:
-            raise
-        return read(path)  # a newer checkpoint of this name has just taken their place
-    found = hashlib.sha256(content).hexdigest()
-    if found != card.sha256:
-        what = f"{path} is damaged"
-        if card.parts > 1:
-            what = f"one of the {card.parts} parts of {what}, or belongs to other weights"
-        raise ValueError(
-            f"{what}: its SHA-256 is {found[:12]}..., the card says "
-            f"{card.sha256[:12]}...; fetch it again, or train it again"
-        )
-    return card, from_safetensors(content, path)[0]
-
-
-def weights_files(path: Path, card: Card) -> list[Path]:
-    """The files that hold the weights: parts in order, be it one alone, or ``path`` itself.
-
-    A part's name tells whose it is: ``mnist.safetensors.0123456789ab.part1of2`` belongs to the
-    weights whose SHA-256 begins like that. ``path`` itself are the weights of a run, and those that
-    an older version shipped in one file.
-    """
-    parts = _parts(path, card)
-    return [path] if len(parts) == 1 and path.is_file() and not parts[0].is_file() else parts
-
-
-def _parts(path: Path, card: Card) -> list[Path]:
-    stem, n = f"{path.name}.{card.sha256[:12]}", card.parts
-    return [path.with_name(f"{stem}.part{i}of{n}") for i in range(1, n + 1)]
-
-
 def log_file(path: Path, card: Card) -> Path:
     """The log of the run that made a shipped checkpoint, named like its weights, see there."""
     own = _log_of(path, card.sha256)
@@ -182,12 +143,6 @@ def writing(path: Path) -> Iterator[Path]:
     lock = card.with_name(f".{card.name}.lock")
     with locked(lock, f"{card} is being written", "try again", PATIENCE):
         yield card
-
-
-def _content(path: Path) -> bytes:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: fetch it again, or train the model again")
-    return path.read_bytes()
 
 
 def find(name: str | Path) -> Path:
@@ -235,20 +190,20 @@ def ship(
 
     Raises:
         FileNotFoundError: if the run is not finished.
-        ValueError: for another dtype, a name that is no plain file name, damaged weights, or
-            weights too large for float16.
+        ValueError: for another dtype, a name that is no plain file name, weights that are damaged
+            or not finite, or too large for float16.
     """
     if dtype not in ("float16", "float32"):
         raise ValueError(f"dtype must be float16 or float32, got {dtype!r}")
-    if name is not None and (Path(name).name != name or name.startswith(".")):
-        raise ValueError(f"a checkpoint's name is a plain file name, got {name!r}")
+    if name:
+        check_plain_name("checkpoint", name)
     run = Path(run)
     source = run / MODEL if (run / MODEL).is_file() else find(run)
     card, tensors = read(source)
     small = {k: _converted(k, v, getattr(torch, dtype)) for k, v in tensors.items()}
     small |= {k: v for k, v in tensors.items() if k == parts.BETA}  # no weight, but a schedule
     target = (folder or shipped()) / f"{name or card.name}.safetensors"
-    log = (source.parent / LOG).read_bytes()
+    log = read_content(source.parent / LOG, LARGEST_LOG)
     # Metrics belong to the exact weights they were measured on, so they do not travel.
     card = replace(card, name=target.stem, dtype=dtype, metrics=[])
     write_model(small, card, target, log)
@@ -278,10 +233,11 @@ def write_model(
             this name go once the new one is whole.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    content = to_safetensors(tensors, {"name": card.name})
-    parts = 1 if log is None else -(-len(content) // LARGEST)
-    card = replace(card, sha256=hashlib.sha256(content).hexdigest(), parts=parts)
-    files, size = _parts(path, card) if log is not None else [path], -(-len(content) // parts)
+    # One entry only: safetensors writes several in any order, and equal runs are equal to the bit.
+    content = to_safetensors(tensors, {"digest": card.digest})
+    count = 1 if log is None else -(-len(content) // LARGEST)
+    card = replace(card, sha256=hashlib.sha256(content).hexdigest(), parts=count)
+    files, size = part_files(path, card) if log is not None else [path], -(-len(content) // count)
     with writing(path) as place:
         for i, file in enumerate(files):
             write_atomically(file, content[i * size : (i + 1) * size])

@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ddpmlib.files import append, write_atomically
+from ddpmlib.files import append, read_content, write_atomically
+from ddpmlib.records import fits
 from ddpmlib.training import parallel
 from ddpmlib.training.trainer import Trainer
+
+LARGEST = 2**30  # bytes of a log: ten million lines
 
 
 class Log:
@@ -77,25 +80,26 @@ def read_log(path: Path | str) -> dict[str, list[float]]:
         FileNotFoundError: if there is no such file.
     """
     rows = _rows(Path(path))
-    if not rows and not Path(path).exists():
+    if not rows and not Path(path).is_file():
         raise FileNotFoundError(f"there is no log {path}")
     return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The lines of a log; a kill may have cut the last one, which is then left out."""
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    content = read_content(path, LARGEST) if path.is_file() else b""
+    lines = content.decode("utf-8", errors="replace").splitlines()
     return [row for row in map(_json_or_none, lines) if row is not None and _is_row(row)]
 
 
 def _is_row(row: Any) -> bool:
     numbers = ("step", "loss", "lr", "images_per_s", "seconds")
-    return isinstance(row, dict) and all(isinstance(row.get(k), int | float) for k in numbers)
+    return isinstance(row, dict) and all(fits(row.get(k), float) for k in numbers)
 
 
 def _json_or_none(line: str) -> dict[str, Any] | None:
     """A line of the log; the last one may have been cut by a kill."""
     try:
         return json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None

@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import nn
 
-from ddpmlib.data.sets import Dataset, check_plain_name
-from ddpmlib.records import WORDS, check_kind, typed, types
+from ddpmlib.data.sets import Dataset
+from ddpmlib.records import WORDS, check_kind, check_plain_name, typed, types
 from ddpmlib.training.settings import BatchLoss, Settings
 
 T = TypeVar("T")

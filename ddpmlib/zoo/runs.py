@@ -31,12 +31,13 @@ from ddpmlib.training.time_budget import updates_within
 from ddpmlib.training.trainer import Trainer
 from ddpmlib.zoo import tensorboard as events
 from ddpmlib.zoo.card import Card
-from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, read, start_from, write_model
+from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, start_from, write_model
 from ddpmlib.zoo.log import Log
 from ddpmlib.zoo.previews import Previews
 from ddpmlib.zoo.recipe import Recipe, changed, to_dict
 from ddpmlib.zoo.source import write_source
 from ddpmlib.zoo.stretches import Recorded, Stretch, continued, notes, options, recorded, told
+from ddpmlib.zoo.weights import read
 
 LOCK = ".lock"  # there while the run is being trained
 

@@ -183,6 +183,27 @@ def test_refresh_renews_badge_and_setup_cell_and_nothing_else(chapter: Chapter) 
         assert new.text.read_text("utf-8") == right
 
 
+def test_refresh_renews_the_notebook_too_and_keeps_its_outputs(chapter: Chapter) -> None:
+    new = notebooks.create("04_elbo", "Title", chapter.root)
+    notebook = notebooks.from_text(new)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [nbformat.v4.new_output("stream", text="kept")]
+    new.ipynb.write_text(nbformat.writes(notebook) + "\n", "utf-8")
+    right, digest = new.ipynb.read_text("utf-8"), new.digest
+    stale = right.replace("plots.style()", "plots.old_style()").replace("/blob/main/", "/blob/old/")
+    assert stale != right and "kept" in right
+    new.ipynb.write_text(stale, "utf-8")
+    text = new.text.read_text("utf-8")
+    old = text.replace("plots.style()", "plots.old_style()").replace("/blob/main/", "/blob/old/")
+    new.text.write_text(old, "utf-8")
+    assert new.digest == digest  # what was measured is not out of date
+    assert notebooks.refresh(new) and not notebooks.refresh(new)
+    assert new.ipynb.read_text("utf-8") == right and notebooks.in_sync(new)
+    new.text.write_text(text + "\n# %%\nprint(3)\n", "utf-8")
+    assert new.digest != digest
+
+
 def test_the_command_reports_what_differs(
     chapter: Chapter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -37,6 +37,12 @@ OBJECTIVES: dict[str, Objective] = {"simple": l_simple, "hybrid": l_hybrid, "vlb
 TIMES: dict[str, Callable[[int], Times]] = {"uniform": UniformTimes, "importance": ImportanceTimes}
 
 
+def process_of(schedule: str, T: int) -> DDPM:
+    """The process that a recipe names; its tables lie on the CPU, wherever the net is built."""
+    with torch.device("cpu"):
+        return DDPM(SCHEDULES[schedule](T))
+
+
 @dataclass(frozen=True)
 class DiffusionRecipe:
     """How a denoiser is trained.
@@ -94,7 +100,7 @@ class DiffusionRecipe:
         """A denoiser with fresh weights, reproducible from the seed."""
         outputs = 2 if self.var_mix is None else 1
         net = seeded(self.settings.seed, lambda: UNet(self.net, outputs))
-        process = DDPM(SCHEDULES[self.schedule](self.T))
+        process = process_of(self.schedule, self.T)
         return Denoiser(net, process, PARAMETERIZATIONS[self.predicts], self.var_mix)
 
     def loss(self) -> BatchLoss:

@@ -12,7 +12,6 @@ from ddpmlib.condition import Condition
 from ddpmlib.data import Dataset, augment
 from ddpmlib.losses.times import UniformTimes
 from ddpmlib.models.noisy_classifier import NoisyClassifier, NoisyClassifierConfig
-from ddpmlib.process.ddpm import DDPM
 from ddpmlib.training.settings import BatchLoss, Settings
 from ddpmlib.zoo.recipe import (
     check_channels,
@@ -24,7 +23,7 @@ from ddpmlib.zoo.recipe import (
     check_T,
     seeded,
 )
-from ddpmlib.zoo.recipes.diffusion import SCHEDULES
+from ddpmlib.zoo.recipes.diffusion import SCHEDULES, process_of
 
 
 @dataclass(frozen=True)
@@ -66,12 +65,12 @@ class NoisyClassifierRecipe:
 
     def build(self) -> NoisyClassifier:
         """A classifier with fresh weights, reproducible from the seed."""
-        process = DDPM(SCHEDULES[self.schedule](self.T))
+        process = process_of(self.schedule, self.T)
         return seeded(self.settings.seed, lambda: NoisyClassifier(self.net, process))
 
     def loss(self) -> BatchLoss:
         """Cross-entropy at uniformly drawn times, on noised (shifted, mirrored) images."""
-        process = DDPM(SCHEDULES[self.schedule](self.T))
+        process = process_of(self.schedule, self.T)
 
         def batch_loss(
             model: nn.Module, x: Tensor, y: Condition | None, generator: torch.Generator
