@@ -34,7 +34,6 @@ from ddpmlib.zoo import (
     checkpoints,
     recipes,
     runs,
-    weights,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -899,7 +898,7 @@ def test_a_reader_who_comes_while_it_is_shipped_gets_the_new_weights(
     in_parts, copied, shipped, monkeypatch
 ):
     """Between its look at the card and at the weights a newer checkpoint takes the place."""
-    real, calls = weights.weights_files, []
+    real, calls = zoo.weights.weights_files, []
 
     def late(path, card):
         calls.append(card)
@@ -908,7 +907,7 @@ def test_a_reader_who_comes_while_it_is_shipped_gets_the_new_weights(
             zoo.ship(copied, "tiny", "float32")
         return found
 
-    monkeypatch.setattr(weights, "weights_files", late)
+    monkeypatch.setattr(zoo.weights, "weights_files", late)
     card, tensors = zoo.read(in_parts)
     assert card.dtype == "float32" and len(calls) > 1
     assert same(tensors, weights(copied / zoo.MODEL))
