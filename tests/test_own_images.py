@@ -291,6 +291,11 @@ def test_images_at_hand_are_taken(finished):
     assert 0 <= entry["saturation"] <= 1
 
 
+def test_the_bound_is_measured_on_the_own_test_images(finished):
+    entry = entry_of(finished / "runs" / "two-kinds", metrics=["nll"], nll_draws=2)
+    assert entry["metric"] == "nll" and entry["n"] == 9 and entry["bits_per_dim"] > 0
+
+
 def test_a_few_test_images_are_too_few(tmp_path):
     x = torch.randint(0, 256, (20, 1, 8, 8), dtype=torch.uint8)
     few = data.Dataset("few", x[:15], None, x[15:], None)

@@ -379,7 +379,7 @@ def test_another_recipe_is_refused_though_the_network_is_the_same(state):
 def test_other_data_are_refused(state):
     trainer = unet_trainer()
     trainer.x = trainer.x[:-1]
-    refused(trainer, state, "samples = 20, not 19")
+    refused(trainer, state, "samples = 20, not 19: resume with the same images")
 
 
 def test_another_network_is_refused(state):

@@ -207,9 +207,10 @@ def _check_same(path: Path | str, theirs: dict[str, Any], ours: dict[str, Any]) 
                 f"{value!s:.12}... here): resume with the same images, or start in another folder"
             )
         elif found != value:
+            same = "images" if name == "samples" else "settings"
             raise ValueError(
                 f"{path} was trained with {name} = {found}, not {value}: resume with the same "
-                "settings, or start in another folder"
+                f"{same}, or start in another folder"
             )
 
 
