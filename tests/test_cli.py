@@ -420,6 +420,7 @@ def test_a_run_that_is_not_finished_is_sampled_and_said_to_be(runs, capsys):
 
 
 @pytest.mark.parametrize("out", [[], ["--out", "a film.webp"]])
+@pytest.mark.slow
 def test_grids_while_training_and_the_film_of_them(cwd, capsys, out):
     words = ["train", "digits", "--steps", "5", "--device", "cpu", "--set", "net.width=8"]
     assert main([*words, "--sample-every", "2"]) == 0

@@ -511,6 +511,11 @@ def test_classes_have_the_names_of_their_data(finished):
     assert evaluation.class_names(card) == tuple("0123456789")
     shoes = replace(card, recipe=card.recipe | {"data": "fashion_mnist"})
     assert evaluation.label_of(shoes, "ankle boot") == 9 == evaluation.label_of(shoes, "9")
+    own = replace(card, num_classes=2, training={"classes": ["9", "a cat"]})
+    assert evaluation.class_names(own) == ("9", "a cat")
+    assert evaluation.label_of(own, "9") == 0 and evaluation.label_of(own, "1") == 1
+    for bad in (["cat"], ["cat", 3], "ab", {"a": 0, "b": 1}):
+        assert evaluation.class_names(replace(own, training={"classes": bad})) == ()
     for name, names in data.sets.CLASSES.items():
         assert name in data.sets.DATASETS and len(set(names)) == 10
     assert data.sets.CLASSES.keys() == data.sets.DATASETS.keys()

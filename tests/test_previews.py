@@ -92,6 +92,7 @@ def test_a_model_without_classes_and_with_few_steps_is_drawn_too(tmp_path):
 
 
 @pytest.mark.parametrize("at", [2, 3, 6, 7])
+@pytest.mark.slow
 def test_an_interrupted_run_comes_to_the_same_grids(watched, tmp_path, monkeypatch, at):
     """Also where it was killed after the state was saved, and before the grid was drawn."""
     with monkeypatch.context() as patch:

@@ -26,7 +26,7 @@ from ddpmlib.models import (
 )
 from ddpmlib.process import DDPM
 from ddpmlib.process.schedules import linear
-from ddpmlib.training import Settings, TrainingDiverged
+from ddpmlib.training import Settings, TrainingDiverged, state
 from ddpmlib.zoo import (
     ClassifierRecipe,
     DiffusionRecipe,
@@ -791,7 +791,8 @@ def test_a_run_that_is_not_finished_is_loaded_with_its_averaged_weights(
 def test_a_state_that_does_not_say_what_it_trains_is_not_loaded(copied, key, value):
     (copied / zoo.MODEL).unlink()
     tensors, header = read_safetensors(copied / zoo.STATE)
-    header = {k: v for k, v in (header | {key: value}).items() if v is not None}
+    header |= {key: value, "sha256": None, "format": f"{state.NAME}-3"}  # which had no digest
+    header = {k: v for k, v in header.items() if v is not None}
     files.write_safetensors(copied / zoo.STATE, tensors, header)
     with pytest.raises(ValueError, match="does not say which model it trains"):
         zoo.load(copied, "cpu")

@@ -26,8 +26,10 @@ from ddpmlib.zoo.checkpoints import load
 
 def class_names(card: Card) -> tuple[str, ...]:
     """The names of a checkpoint's classes in the order of their labels; empty if none are known."""
-    names = CLASSES.get(str(card.recipe.get("data")), ())
-    return names if len(names) == card.num_classes else ()
+    told = card.training.get("classes")  # by cards of own data
+    names = told if isinstance(told, list) else CLASSES.get(str(card.recipe.get("data")), ())
+    fits = len(names) == card.num_classes and all(isinstance(name, str) for name in names)
+    return tuple(names) if fits else ()
 
 
 def label_of(card: Card, given: int | str) -> int:

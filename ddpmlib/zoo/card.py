@@ -104,7 +104,7 @@ def _check_values(card: Card) -> None:
             raise ValueError(f"{name} is no {kind.__name__}")
     check_plain_name("checkpoint", card.name)
     for key, what in (("name", "recipe"), ("data", "data set")):
-        if key in card.recipe:
+        if card.recipe.get(key, "") != "":  # what was saved without a recipe may be of no data
             check_plain_name(what, card.recipe[key])
     if not re.fullmatch("[0-9a-f]{64}", card.sha256):
         raise ValueError(f"sha256 = {card.sha256!r:.80}")

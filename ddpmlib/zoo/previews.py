@@ -17,6 +17,7 @@ import torch
 
 from ddpmlib import plots, samplers
 from ddpmlib.denoiser.denoiser import Denoiser
+from ddpmlib.process.process import Process
 from ddpmlib.training import parallel
 from ddpmlib.training.settings import Progress
 from ddpmlib.training.trainer import Trainer
@@ -85,12 +86,14 @@ class Previews:
         process = denoiser.process
         like = torch.empty(N, *self.image_shape, device=self.trainer.device)
         noise = process.prior_std * samplers.SampleNoise(SEED, range(N)).like(like)
-        if process.times_are_whole:
-            times: list[Any] = list(samplers.uniform_times(process.end, min(STEPS, process.end)))
-        else:
-            times = list(samplers.even_times(process, STEPS))
-        x0 = samplers.draw(denoiser, process, noise, times, eta=0.0, y=self.y)
+        x0 = samplers.draw(denoiser, process, noise, _times(process), eta=0.0, y=self.y)
         plots.save_grid(x0, self.path(self.trainer.step))
+
+
+def _times(process: Process) -> list[Any]:
+    if process.times_are_whole:
+        return list(samplers.uniform_times(process.end, min(STEPS, process.end)))
+    return list(samplers.even_times(process, STEPS))
 
 
 def pictures(folder: Path) -> dict[int, np.ndarray]:

@@ -601,11 +601,11 @@ for which, d in (
 start = 0.9995**400
 print(f"share of the first weights under the fixed decay: {start:.0%}")
 assert 0.81 < start < 0.83
-assert hits["fixed decay"] < 0.5 < 0.8 < hits["growing decay"]
+assert hits["fixed decay"] < 0.05 < 0.8 < hits["growing decay"]
 assert hits["growing decay"] > hits["last weights"] - 0.02
 
 # %% [markdown]
-# Under the fixed decay four fifths of the average are still the random weights of the start, and fewer than half of its samples lie
+# Under the fixed decay four fifths of the average are still the random weights of the start, and fewer than 5 % of its samples lie
 # on a cluster; under the growing one more than 80 % do, as with the last weights.
 # The growing decay forgets the start: what it averages is a tenth of the run old on average, however long the run is.
 #
