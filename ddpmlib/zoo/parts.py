@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -167,10 +167,9 @@ def process_values(process: Process) -> tuple[dict[str, Any], dict[str, Tensor]]
     Raises:
         ValueError: for a process that is none of the library's.
     """
-    name, record = type(process).__name__, PROCESSES.get(type(process).__name__)
-    if record is type(process):
-        numbers = {f.name: _number(getattr(process, f.name)) for f in fields(cast(Any, record))}
-        return {"name": name} | numbers, {}
+    name = type(process).__name__
+    if PROCESSES.get(name) is type(process):
+        return {"name": name} | {k: _number(v) for k, v in vars(process).items()}, {}
     chain = process if type(process) is DDPM else getattr(process, "process", None)
     if type(process) not in (DDPM, Interpolated, ZeroBased) or type(chain) is not DDPM:
         raise ValueError(
