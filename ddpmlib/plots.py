@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ddpmlib.data.scale import to_uint8
+from ddpmlib.inputs import as_images, as_values
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -56,7 +57,8 @@ def sheet(images: Tensor, ncol: int = 10, pad: int = 1) -> np.ndarray:
     """Tile images into one, row by row.
 
     Args:
-        images: (N, C, H, W), uint8, or float in [-1, 1] (clipped beyond); C is 1 or 3.
+        images: (N, C, H, W), uint8, or float in [-1, 1] (clipped beyond), tensor or array of NumPy;
+            C is 1 or 3.
         ncol: images per row.
         pad: white pixels between them.
 
@@ -64,8 +66,10 @@ def sheet(images: Tensor, ncol: int = 10, pad: int = 1) -> np.ndarray:
         uint8 (rows, columns, 3).
 
     Raises:
-        ValueError: if ``images`` is not such a batch, ``ncol`` < 1 or ``pad`` < 0.
+        ValueError: if ``images`` is not such a batch, holds NaN or pixels 0..255 as floats, or for
+            ``ncol`` < 1 or ``pad`` < 0.
     """
+    images = as_images(images)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise ValueError(f"expected images (N, 1 or 3, H, W), N >= 1, got {tuple(images.shape)}")
     if ncol < 1 or pad < 0:
@@ -109,6 +113,7 @@ def scatter(points: Tensor, ax: Axes | None = None, reach: float = 2.5, **option
     """Show points (N, 2) in the square [-reach, reach]². Returns the axes."""
     import matplotlib.pyplot as plt
 
+    points = as_values(points, "points")
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"expected points (N, 2), got {tuple(points.shape)}")
     if ax is None:
@@ -152,7 +157,7 @@ def film(
         raise ValueError("a film needs an alternative text that says what it shows")
     pictures = _pictures(frames, ncol, width)
     # Tiles are blocks of one colour each, which lossless coding makes smaller as well as sharper.
-    data = _animated(pictures, seconds, hold, lossless=not isinstance(frames[0], np.ndarray))
+    data = _animated(pictures, seconds, hold, lossless=not _is_picture(frames[0]))
     source = "data:image/webp;base64," + base64.b64encode(data).decode()
     return HTML(
         f'<img class="film" width="{width}" alt="{escape(alt, quote=True)}" src="{source}">'
@@ -186,10 +191,15 @@ def curve(
     return ax
 
 
+def _is_picture(frame: Any) -> bool:
+    """Whether a frame is a finished picture, and no batch of images."""
+    return isinstance(frame, np.ndarray) and frame.ndim != 4
+
+
 def _pictures(frames: Sequence[Any], ncol: int, width: int) -> list[Image]:
     if not len(frames):
         raise ValueError("a film needs at least one frame")
-    arrays = [f if isinstance(f, np.ndarray) else sheet(f, ncol) for f in frames]
+    arrays = [f if _is_picture(f) else sheet(f, ncol) for f in frames]
     for a in arrays:
         if a.dtype != np.uint8 or a.ndim != 3 or a.shape[2] != 3 or a.shape != arrays[0].shape:
             raise ValueError(

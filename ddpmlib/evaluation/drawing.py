@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ddpmlib import samplers
-from ddpmlib.condition import Condition, count, moved, taken
+from ddpmlib.condition import Condition, as_condition, count, moved, taken
 from ddpmlib.denoiser.denoiser import Denoiser, FixedVariance
 from ddpmlib.evaluation.sampling import Sampling
 from ddpmlib.guidance.wrapper import Wrapper
@@ -49,7 +50,7 @@ def generate(
         denoiser: or a wrapper around one, see :mod:`ddpmlib.guidance`; it is guided as
             ``sampling`` says.
         image_shape: (C, H, W).
-        y: labels (N,), or another condition of N samples; None together with ``n``.
+        y: labels (N,), or another condition of N samples; one label, or None, together with ``n``.
         sampling: how, by default ``Sampling()``, 50 steps of DDIM.
         card: of the denoiser, if a classifier that guides should be checked to be of its data.
         batch_size: samples at a time, in each process.
@@ -62,6 +63,8 @@ def generate(
         ValueError: without labels or a number of samples, or if the denoiser cannot be sampled so.
     """
     sampling = sampling or Sampling()
+    if y is not None:
+        y = as_condition(y, torch.empty(_count(y, n)))
     total = n if y is None else count(y)
     if total is None or total < 1 or (n is not None and n != total):
         raise ValueError(f"give labels or a number of samples, at least 1: n = {n}, labels {y}")
@@ -73,6 +76,15 @@ def generate(
         for _, index in progress_bar(batches)
     ]
     return torch.cat(parallel.collected(done))
+
+
+def _count(y: Any, n: int | None) -> int:
+    """How many samples a condition is for: its own number, or n where it is one label for all."""
+    if isinstance(y, Tensor | Mapping):
+        return count(y)
+    if isinstance(y, int):
+        return n or 0
+    return len(y) if isinstance(y, Sequence | np.ndarray) else 0
 
 
 def _batch(

@@ -6,6 +6,7 @@ index *is* the time, t = 1..T, and t = 0 is clean data.
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -104,8 +105,8 @@ def _with_zero(beta: Tensor) -> Tensor:
 
 
 def _check_T(T: int) -> None:
-    if T < 1:
-        raise ValueError(f"a process needs at least one step, got T = {T}")
+    if isinstance(T, bool) or not isinstance(T, Integral) or T < 1:
+        raise ValueError(f"a process counts whole steps and needs at least one step, got T = {T!r}")
 
 
 def _end_points(T: int, first: float | None, last: float | None) -> tuple[float, float]:

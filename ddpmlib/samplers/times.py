@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from numbers import Integral
 from operator import index
 from typing import Any
 
+import numpy as np
 import torch
 
 from ddpmlib.broadcast import Time
@@ -69,8 +71,8 @@ def quadratic_times(T: int, steps: int) -> list[int]:
 
 
 def _check_steps(T: int, steps: int) -> None:
-    if not 1 <= steps <= T:
-        raise ValueError(f"steps must lie in 1..T = 1..{T}, got {steps}")
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or not 1 <= steps <= T:
+        raise ValueError(f"steps must lie in 1..T = 1..{T}, a whole number, got {steps}")
 
 
 def even_times(process: Process, steps: int, last: float | None = None) -> list[float]:
@@ -165,6 +167,8 @@ def checked_times(
 
 def _number(t: Any, whole: bool) -> Any:
     try:  # index() takes NumPy's integers too, and refuses 3.0
+        if isinstance(t, bool | np.bool_ | str) or getattr(t, "dtype", None) == torch.bool:
+            raise TypeError(f"got {t!r}")
         return index(t) if whole else float(t)
     except (TypeError, ValueError) as error:
         kind = "whole numbers" if whole else "numbers"
