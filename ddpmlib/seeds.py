@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 from numbers import Integral
+from typing import Any
 
 USES = ("loss", "dropout")
 MOST_UPDATES = 2**23
@@ -82,6 +83,6 @@ def scrambled(number: int, key: bytes, half: int = 16) -> int:
     return left << half | right
 
 
-def _check(name: str, value: int, most: int) -> None:
+def _check(name: str, value: Any, most: int) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < most:
         raise ValueError(f"{name} must be a whole number in 0..{most - 1}, got {value!r}")

@@ -499,8 +499,8 @@ NOT_CALLED: dict[str, str] = {
     for name in [*PROCESSES, "Process"]
     for method in ("coefficients", "time_of", "network_time", "less_noisy")
 }
-NOT_CALLED |= dict.fromkeys(
-    """process.EDM process.VDM process.VE process.VP process.FlowMatching process.Interpolated
+OF_NUMBERS = """
+    process.EDM process.VDM process.VE process.VP process.FlowMatching process.Interpolated
     process.RectifiedFlow process.SubVP process.ZeroBased process.check_eta process.DDPM.table
     samplers.Ancestral samplers.Annealed samplers.Corrected samplers.Euler samplers.EulerMaruyama
     samplers.Heun samplers.Langevin samplers.SampleNoise samplers.checked_times samplers.even_times
@@ -520,17 +520,21 @@ NOT_CALLED |= dict.fromkeys(
     evaluation.Guidance evaluation.Guidance.record evaluation.Guidance.wrap evaluation.Sampling
     evaluation.Sampling.from_record evaluation.Sampling.next_state evaluation.Sampling.record
     evaluation.Sampling.times evaluation.Sampling.wrap evaluation.classes_in_turn
-    evaluation.is_measured""".split(),
+    evaluation.is_measured"""
+NOT_CALLED |= dict.fromkeys(
+    OF_NUMBERS.split(),
     NUMBERS,
 )
+OF_RECORDS = """samplers.State denoiser.Parameterization likelihood.Bound likelihood.Estimate process.Stride
+    evaluation.Reference Prediction"""
 NOT_CALLED |= dict.fromkeys(
-    """samplers.State denoiser.Parameterization likelihood.Bound likelihood.Estimate process.Stride
-    evaluation.Reference Prediction""".split(),
+    OF_RECORDS.split(),
     RECORD,
 )
+OF_FILES = """evaluation.evaluate evaluation.measure_samples evaluation.nll evaluation.network_of
+    evaluation.reference evaluation.accuracy_under_noise"""
 NOT_CALLED |= dict.fromkeys(
-    """evaluation.evaluate evaluation.measure_samples evaluation.nll evaluation.network_of
-    evaluation.reference evaluation.accuracy_under_noise""".split(),
+    OF_FILES.split(),
     "measures a checkpoint or a data set by the functions above: tests/test_evaluation.py",
 )
 NOT_CALLED |= {

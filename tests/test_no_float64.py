@@ -33,6 +33,7 @@ class Apple(Tensor):
         if inside.dtype in (torch.float64, torch.complex128):
             raise TypeError(f"the device has no {inside.dtype}")
         options = {"dtype": inside.dtype, "requires_grad": inside.requires_grad}
+        options["strides"] = inside.stride()
         made = Tensor._make_wrapper_subclass(cls, inside.size(), **options)
         made.inside = inside
         return made

@@ -77,7 +77,7 @@ def bootstrap(
 
     def redrawn() -> Tensor:
         rows = [p[torch.randint(len(p), (len(p),), generator=generator)] for p in parts]
-        return features[torch.cat(rows)]
+        return features[torch.cat(rows).to(features.device)]
 
     values = torch.tensor([metric(redrawn()) for _ in range(draws)], dtype=torch.float64)
     low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64))

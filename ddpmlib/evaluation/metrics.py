@@ -7,7 +7,7 @@ many samples, and what real images reach on the same features and counts.
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -255,7 +255,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     return _covered(fake, real, _radii(real, k)), _covered(real, fake, _radii(fake, k))
 
 
-def class_agreement(logits: Tensor, y: Tensor) -> float:
+def class_agreement(logits: Tensor, y: Any) -> float:
     """Share of samples that a classifier gives the class they were asked to be, in [0, 1].
 
     Args:

@@ -60,7 +60,7 @@ class Classifier(nn.Module):
             raise ValueError(
                 f"expected images of shape (B, {c}, H, W), sides >= 4, got {tuple(x.shape)}"
             )
-        check_asked(x, None, self.body[0].weight)
+        check_asked(x, None, next(self.body.parameters()))
         return self.neck(self.body(x))
 
     def forward(self, x: Tensor) -> Tensor:

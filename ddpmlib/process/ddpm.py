@@ -8,7 +8,7 @@ shape (B,) on the device of the data.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -165,7 +165,7 @@ class DDPM(Process):
             raise ValueError(f"times must lie in 0..{self.T}, got {t}")
 
 
-def _checked_beta(beta: Tensor) -> Tensor:
+def _checked_beta(beta: Any) -> Tensor:
     if not isinstance(beta, list | tuple):
         check_readable(as_tensor(beta, "beta"), "beta")
     beta = torch.as_tensor(beta).detach().to(device="cpu", dtype=torch.float64, copy=True)

@@ -391,8 +391,11 @@ class Process(ABC):
         """Raise ValueError unless both are times of this process and s is the less noisy one."""
         self.check_time(t)
         self.check_time(s)
-        tensors = isinstance(t, Tensor) and isinstance(s, Tensor)
-        if tensors and (t.shape != s.shape or t.device != s.device):
+        if (
+            isinstance(t, Tensor)
+            and isinstance(s, Tensor)
+            and (t.shape, t.device) != (s.shape, s.device)
+        ):
             raise ValueError(
                 f"both times of a step are of one shape and on one device, got {tuple(t.shape)} on "
                 f"{t.device} and {tuple(s.shape)} on {s.device}"

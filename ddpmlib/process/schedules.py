@@ -7,6 +7,7 @@ index *is* the time, t = 1..T, and t = 0 is clean data.
 import math
 from collections.abc import Callable
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ def _with_zero(beta: Tensor) -> Tensor:
     return torch.cat([beta.new_zeros(1), beta])
 
 
-def _check_T(T: int) -> None:
+def _check_T(T: Any) -> None:
     if isinstance(T, bool) or not isinstance(T, Integral) or T < 1:
         raise ValueError(f"a process counts whole steps and needs at least one step, got T = {T!r}")
 

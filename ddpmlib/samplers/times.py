@@ -70,7 +70,7 @@ def quadratic_times(T: int, steps: int) -> list[int]:
     return rising[::-1]
 
 
-def _check_steps(T: int, steps: int) -> None:
+def _check_steps(T: int, steps: Any) -> None:
     if isinstance(steps, bool) or not isinstance(steps, Integral) or not 1 <= steps <= T:
         raise ValueError(f"steps must lie in 1..T = 1..{T}, a whole number, got {steps}")
 
