@@ -90,6 +90,17 @@ def check_broadcast(*tensors: Tensor) -> None:
         raise ValueError(f"tensors must be of one dtype and on one device, got {found}")
 
 
+def check_both_times(t: Time, s: Time) -> None:
+    """Raise ValueError if both are tensors, of other shapes or on other devices."""
+    if not isinstance(t, Tensor) or not isinstance(s, Tensor):
+        return
+    if (t.shape, t.device) != (s.shape, s.device):
+        raise ValueError(
+            f"both times of a step are of one shape and on one device, got {tuple(t.shape)} on "
+            f"{t.device} and {tuple(s.shape)} on {s.device}"
+        )
+
+
 def cast(c: Coefficient, x: Tensor) -> Coefficient:
     """The coefficient in the dtype of ``x``; numbers stay as they are."""
     return c.to(x.dtype) if isinstance(c, Tensor) else c

@@ -96,12 +96,13 @@ def as_images(x: Any, name: str = "images") -> Tensor:
     check_readable(x, name)
     if x.dtype == torch.uint8 or not x.numel():
         return x
-    if bool(x.isnan().any()):
+    low, high = x.detach().aminmax()
+    if bool(low.isnan()):
         raise ValueError(f"{name} hold NaN: the network that made them has diverged")
-    if float(x.min()) >= 0 and float(x.max()) > PIXELS:
+    if low >= 0 and high > PIXELS:
         raise ValueError(
-            f"{name} of floats lie in [-1, 1], but these in [{float(x.min()):g}, "
-            f"{float(x.max()):g}]: give pixels 0..255 as uint8"
+            f"{name} of floats lie in [-1, 1], but these in [{float(low):g}, {float(high):g}]: "
+            "give pixels 0..255 as uint8"
         )
     return x
 

@@ -14,7 +14,6 @@ Any two streams are then the same by a chance of 2⁻³², as of seeds drawn at 
 from __future__ import annotations
 
 from hashlib import blake2b
-from numbers import Integral
 from typing import Any
 
 USES = ("loss", "dropout")
@@ -84,5 +83,5 @@ def scrambled(number: int, key: bytes, half: int = 16) -> int:
 
 
 def _check(name: str, value: Any, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or not 0 <= value < most:
-        raise ValueError(f"{name} must be a whole number in 0..{most - 1}, got {value!r}")
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not 0 <= value < most:
+        raise ValueError(f"{name} must lie in 0..{most - 1}, got {value!r}")

@@ -276,7 +276,9 @@ def test_the_step_as_it_is_written() -> None:
 
 
 @pytest.mark.equation("7.2")
-@pytest.mark.parametrize("var_mix", [0.0, 0.5, 1.0, torch.full((20_000,), 0.7, dtype=torch.float64)])
+@pytest.mark.parametrize(
+    "var_mix", [0.0, 0.5, 1.0, torch.full((20_000,), 0.7, dtype=torch.float64)]
+)
 def test_below_eta_one_every_variance_keeps_the_marginals(var_mix: float | Tensor) -> None:
     """x_s of the true x_0 is drawn from q(x_s|x_0), whatever variance the network says."""
     n, point, t, s = 20_000, 1.5, 80, 33

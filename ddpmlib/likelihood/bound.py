@@ -86,7 +86,7 @@ def bits_per_dim(nats: Nats, dims: int) -> Nats:
     Raises:
         ValueError: if ``dims`` is less than 1.
     """
-    check_whole("dims", dims)
+    check_whole("a sample has at least one dimension: dims", dims)
     if not isinstance(nats, int | float):
         check_floats(nats, "nats")
     return nats / (dims * math.log(2))

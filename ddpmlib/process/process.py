@@ -22,6 +22,7 @@ from ddpmlib.broadcast import (
     Time,
     cast,
     check_alike,
+    check_both_times,
     exact,
     expand,
     per_sample,
@@ -391,15 +392,7 @@ class Process(ABC):
         """Raise ValueError unless both are times of this process and s is the less noisy one."""
         self.check_time(t)
         self.check_time(s)
-        if (
-            isinstance(t, Tensor)
-            and isinstance(s, Tensor)
-            and (t.shape, t.device) != (s.shape, s.device)
-        ):
-            raise ValueError(
-                f"both times of a step are of one shape and on one device, got {tuple(t.shape)} on "
-                f"{t.device} and {tuple(s.shape)} on {s.device}"
-            )
+        check_both_times(t, s)
         below = self.less_noisy(s, t)
         on_gpu = isinstance(below, Tensor) and below.device.type != "cpu"
         if not on_gpu and not (below.all() if isinstance(below, Tensor) else below):

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from numbers import Integral
 from operator import index
 from typing import Any
 
@@ -71,8 +70,8 @@ def quadratic_times(T: int, steps: int) -> list[int]:
 
 
 def _check_steps(T: int, steps: Any) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, Integral) or not 1 <= steps <= T:
-        raise ValueError(f"steps must lie in 1..T = 1..{T}, a whole number, got {steps}")
+    if isinstance(steps, bool) or not hasattr(steps, "__index__") or not 1 <= steps <= T:
+        raise ValueError(f"steps must lie in 1..T = 1..{T}, got {steps}")
 
 
 def even_times(process: Process, steps: int, last: float | None = None) -> list[float]:
