@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ddpmlib.data.scale import to_uint8
 from ddpmlib.files import write_atomically
+from ddpmlib.inputs import as_images, as_values
 
 if TYPE_CHECKING:
     from IPython.display import HTML
@@ -57,8 +58,9 @@ def sheet(images: Tensor, ncol: int = 10, pad: int = 1) -> np.ndarray:
     """Tile images into one, row by row.
 
     Args:
-        images: (N, C, H, W), uint8, or float in [-1, 1] (clipped beyond); one channel is grey,
-            three are colours, and of any other number each is shown in grey, side by side.
+        images: (N, C, H, W), uint8, or float in [-1, 1] (clipped beyond), tensor or array of NumPy;
+            one channel is grey, three are colours, and of any other number each is shown in grey,
+            side by side.
         ncol: images per row.
         pad: white pixels between them.
 
@@ -66,8 +68,10 @@ def sheet(images: Tensor, ncol: int = 10, pad: int = 1) -> np.ndarray:
         uint8 (rows, columns, 3).
 
     Raises:
-        ValueError: if ``images`` is not such a batch, ``ncol`` < 1 or ``pad`` < 0.
+        ValueError: if ``images`` is not such a batch, holds NaN or pixels 0..255 as floats, or for
+            ``ncol`` < 1 or ``pad`` < 0.
     """
+    images = as_images(images)
     if ncol < 1 or pad < 0:
         raise ValueError(f"need ncol >= 1 and pad >= 0, got {ncol} and {pad}")
     x = rgb(images)
@@ -147,6 +151,7 @@ def scatter(points: Tensor, ax: Axes | None = None, reach: float = 2.5, **option
     """Show points (N, 2) in the square [-reach, reach]². Returns the axes."""
     import matplotlib.pyplot as plt
 
+    points = as_values(points, "points")
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"expected points (N, 2), got {tuple(points.shape)}")
     if ax is None:
@@ -190,7 +195,7 @@ def film(
         raise ValueError("a film needs an alternative text that says what it shows")
     pictures = _pictures(frames, ncol, width)
     # Tiles are blocks of one colour each, which lossless coding makes smaller as well as sharper.
-    data = _animated(pictures, seconds, hold, lossless=not isinstance(frames[0], np.ndarray))
+    data = _animated(pictures, seconds, hold, lossless=not _is_picture(frames[0]))
     source = "data:image/webp;base64," + base64.b64encode(data).decode()
     return HTML(
         f'<img class="film" width="{width}" alt="{escape(alt, quote=True)}" src="{source}">'
@@ -250,10 +255,15 @@ def curve(
     return ax
 
 
+def _is_picture(frame: Any) -> bool:
+    """Whether a frame is a finished picture, and no batch of images."""
+    return isinstance(frame, np.ndarray) and frame.ndim != 4
+
+
 def _pictures(frames: Sequence[Any], ncol: int, width: int) -> list[Image]:
     if not len(frames):
         raise ValueError("a film needs at least one frame")
-    arrays = [f if isinstance(f, np.ndarray) else sheet(f, ncol) for f in frames]
+    arrays = [f if _is_picture(f) else sheet(f, ncol) for f in frames]
     for a in arrays:
         if a.dtype != np.uint8 or a.ndim != 3 or a.shape[2] != 3 or a.shape != arrays[0].shape:
             raise ValueError(

@@ -14,6 +14,7 @@ Any two streams are then the same by a chance of 2⁻³², as of seeds drawn at 
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Any
 
 USES = ("loss", "dropout")
 MOST_UPDATES = 2**23
@@ -81,6 +82,6 @@ def scrambled(number: int, key: bytes, half: int = 16) -> int:
     return left << half | right
 
 
-def _check(name: str, value: int, most: int) -> None:
-    if not 0 <= value < most:
-        raise ValueError(f"{name} must lie in 0..{most - 1}, got {value}")
+def _check(name: str, value: Any, most: int) -> None:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not 0 <= value < most:
+        raise ValueError(f"{name} must lie in 0..{most - 1}, got {value!r}")

@@ -470,7 +470,7 @@ def test_without_classes_labels_are_ignored() -> None:
     [
         (lambda: labelled(2)(normal(3, 2), 20, torch.tensor([0, 1, 4])), "0..2 .3 is the null"),
         (lambda: labelled(2)(normal(3, 2), 20, torch.tensor([0, 1, -1])), "0..2"),
-        (lambda: labelled(2)(normal(3, 2), 20, torch.tensor([0, 1])), "one int64 label per sample"),
+        (lambda: labelled(2)(normal(3, 2), 20, torch.tensor([0, 1])), "one condition per sample"),
         (lambda: labelled(2)(normal(3, 2), 20, f64(0, 1, 2)), "one int64 label per sample"),
         (lambda: labelled(2).given(3), "no class 3"),
         (lambda: mixture(2).given(0), "no class 0"),

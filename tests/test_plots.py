@@ -86,7 +86,7 @@ def test_sheet_refuses_other_shapes(wrong):
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool])
 def test_sheet_refuses_numbers_whose_range_is_unknown(dtype):
-    with pytest.raises(ValueError, match="takes float images"):
+    with pytest.raises(ValueError, match="uint8 0..255 or floats"):
         plots.sheet(torch.ones(1, 1, 2, 2, dtype=dtype))
 
 

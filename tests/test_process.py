@@ -262,16 +262,33 @@ def test_every_eta_leads_from_kernel_to_kernel(t: int, s: int, eta: float) -> No
 
 @pytest.mark.equation("3.7")
 def test_the_step_as_it_is_written() -> None:
-    t, s, eta, u = 80, 33, 0.6, 0.4
+    t, s, u = 80, 33, 0.4
     x_t, x0, noise = normal(4, 3), normal(4, 3, seed=1), normal(4, 3, seed=2)
     a_t, a_s = PROCESS.alpha_bar[t], PROCESS.alpha_bar[s]
     beta_tilde = (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)
     eps = (x_t - a_t.sqrt() * x0) / (1 - a_t).sqrt()
-    sigma = ((1 - a_t / a_s) ** u * beta_tilde ** (1 - u)).sqrt()
-    left = (1 - a_s - eta**2 * beta_tilde).sqrt()
-    expected = a_s.sqrt() * x0 + left * eps + eta * sigma * noise
-    found = PROCESS.step(x_t, Prediction(x0, u), t, s, eta, noise)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+    ancestral = ((1 - a_t / a_s) ** u * beta_tilde ** (1 - u)).sqrt()
+    for eta, sigma in ((1.0, ancestral), (0.6, 0.6 * beta_tilde.sqrt())):
+        left = (1 - a_s - eta**2 * beta_tilde).sqrt()
+        expected = a_s.sqrt() * x0 + left * eps + sigma * noise
+        found = PROCESS.step(x_t, Prediction(x0, u), t, s, eta, noise)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.equation("7.2")
+@pytest.mark.parametrize(
+    "var_mix", [0.0, 0.5, 1.0, torch.full((20_000,), 0.7, dtype=torch.float64)]
+)
+def test_below_eta_one_every_variance_keeps_the_marginals(var_mix: float | Tensor) -> None:
+    """x_s of the true x_0 is drawn from q(x_s|x_0), whatever variance the network says."""
+    n, point, t, s = 20_000, 1.5, 80, 33
+    x0, eps, noise = torch.full((n,), point, dtype=torch.float64), normal(n), normal(n, seed=1)
+    x_t = PROCESS.q_sample(x0, t, eps)
+    x_s = PROCESS.step(x_t, Prediction(x0, var_mix), t, s, 0.7, noise)
+    var = float(1 - PROCESS.alpha_bar[s])
+    assert abs(float(x_s.var()) - var) < 4.5 * var * (2 / n) ** 0.5
+    ancestral = PROCESS.step(x_t, Prediction(x0, 1.0), t, s, 1.0, noise)
+    assert float(ancestral.var()) > 1.1 * var  # β is an upper bound
 
 
 def test_the_last_step_returns_the_prediction_and_no_noise() -> None:

@@ -277,6 +277,66 @@ def test_encode_then_decode_with_an_oracle() -> None:
 
 
 @pytest.mark.equation("3.9")
+def test_inversion_of_a_gaussian_is_its_closed_form() -> None:
+    """Along every axis DDIM multiplies by (a_s a_t c + b_s b_t)/(a_t² c + b_t²): one unknown."""
+    c, times, x = 0.3, [40, 30, 20, 10, 0], MEAN + normal(5, 2)
+    exact = oracle.Gaussian(PROCESS, MEAN, c * torch.eye(2, dtype=F64))
+    *states, last = ddim_invert(exact, PROCESS, x, times, refine=3)
+    by_hand = x
+    for s, t in pairwise(times[::-1]):
+        (a, b), (p, q) = (map(float, (PROCESS.scale[u], PROCESS.std[u])) for u in (s, t))
+        factor = (p**2 * c + q**2) / (a * p * c + b * q)
+        by_hand = p * MEAN + factor * (by_hand - a * MEAN)
+    torch.testing.assert_close(last.x, by_hand, rtol=0, atol=1e-9)
+    assert states[0].residual is None and last.residual.shape == (5,)
+    assert float(last.residual.max()) < 1e-9
+
+
+def slope_net(slope: float) -> Denoiser:
+    """A network whose noise is ``slope`` x, so that the fixed-point map is a straight line."""
+
+    class Net(torch.nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return slope * x
+
+    return Denoiser(Net(), PROCESS, EPS)
+
+
+def test_inversion_converges_where_plain_iteration_runs_away(recwarn) -> None:
+    t, s, x = 30, 20, normal(4, 3)
+    (a, b), (p, q) = PROCESS.kernel(s, x), PROCESS.kernel(t, x)
+    denoiser = slope_net(-2 / (q - p / a * b))  # the map's derivative is −2 everywhere
+    plain = x
+    for _ in range(20):
+        plain = p / a * x + (q - p / a * b) * denoiser.net(plain, x)
+    assert float(plain.abs().max()) > 1e4
+    *_, up = ddim_invert(denoiser, PROCESS, x, [t, s], refine=3)
+    back = draw(denoiser, PROCESS, up.x, [t, s], eta=0.0)
+    torch.testing.assert_close(back, x, rtol=0, atol=1e-9)
+    assert not recwarn.list
+
+
+def rough(x: Tensor, t: int, y: Tensor | None) -> Prediction:
+    """Noise that turns over within less than a step: no iteration finds its way."""
+    return Prediction(PROCESS.kernel(t, x)[0] * x + 0.6 * torch.sin(90 * x))
+
+
+def test_inversion_that_does_not_converge_keeps_the_best_and_says_so_once() -> None:
+    x, best = 0.3 * normal(8, 3), None
+    for refine in (2, 4, 8, 16):
+        with pytest.warns(UserWarning, match=f"within refine = {refine} calls per step") as seen:
+            *_, up = ddim_invert(rough, PROCESS, x, [30, 20], refine=refine)
+        assert len(seen) == 1 and "\n" not in str(seen[0].message)
+        assert best is None or bool((up.residual <= best).all())  # more calls are never worse
+        best = up.residual
+
+
+def test_one_call_per_step_never_warns(recwarn) -> None:
+    *_, up = ddim_invert(rough, PROCESS, 0.3 * normal(8, 3), [30, 20])
+    assert float(up.residual.min()) > 0 and not recwarn.list
+
+
+@pytest.mark.equation("3.9")
 def test_decode_then_encode_finds_the_latent() -> None:
     denoiser, times = Denoiser(SmoothNet(), PROCESS, V), [30, 20, 10, 0]
     x_T = normal(6, 3)

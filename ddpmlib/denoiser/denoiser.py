@@ -7,10 +7,11 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from ddpmlib.broadcast import Time
-from ddpmlib.condition import Condition, emptied, is_conditional
+from ddpmlib.broadcast import Time, check_alike
+from ddpmlib.condition import Condition, as_condition, emptied, is_conditional
 from ddpmlib.denoiser.parameterization import EPS, Parameterization
 from ddpmlib.equations import equation
+from ddpmlib.inputs import check_floats
 from ddpmlib.prediction import AnyDenoiser, Prediction
 from ddpmlib.process.process import Process
 
@@ -69,14 +70,18 @@ class Denoiser(nn.Module):
         Args:
             x_t: (B, ...).
             t: 1..T, or a noisy time of a continuous process; a number or (B,).
-            y: the condition, for example labels (B,), the null label among them; without one the
-                network is called without, which to our networks is the null label for all.
+            y: the condition, for example labels (B,), the null label among them, or one label for
+                all; without one the network is called without, which to our networks is the null
+                label for all.
         """
         output, var_mix = self.raw(x_t, t, y)
         return self.read(output, var_mix, x_t, t)
 
     def read(self, output: Tensor, var_mix: float | Tensor, x_t: Tensor, t: Time) -> Prediction:
         """The prediction that an answer of :meth:`raw` stands for."""
+        check_alike(x_t, output, "output")
+        if not isinstance(var_mix, int | float):
+            check_alike(x_t, var_mix, "var_mix")
         scale, std = self.process.kernel(t, x_t)
         x0, _ = self.parameterization.split(output, x_t, scale, std)
         return Prediction(x0, var_mix)
@@ -87,9 +92,10 @@ class Denoiser(nn.Module):
         """The network's own answer at (x_t, t), in the dtype of ``x_t``: output and ``var_mix``.
 
         Raises:
-            ValueError: if the network answers in another shape than it was asked.
+            ValueError: if ``x_t`` or ``y`` is not as for :meth:`forward`, or the network answers in
+                another shape than it was asked.
         """
-        t = self.process.per_sample(t, x_t)
+        t, y = self.process.per_sample(t, x_t), as_condition(y, x_t)
         told, asked = self.process.network_time(t), self._scaled(x_t, t)
         output = self.net(asked, told) if y is None else self.net(asked, told, y)
         output = output.to(x_t.dtype)
@@ -153,6 +159,7 @@ def learned_var_mix(v: Tensor) -> Tensor:
 
     −1 is β̃ and 1 is β (Nichol & Dhariwal 2021, eq. 15); nothing keeps it in that range.
     """
+    check_floats(v, "v")
     return (v + 1) / 2
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ddpmlib.broadcast import Coefficient, Time
-from ddpmlib.condition import Condition
+from ddpmlib.condition import Condition, as_condition
 from ddpmlib.equations import equation
+from ddpmlib.inputs import as_values, check_floats, check_readable
 from ddpmlib.prediction import Prediction
 from ddpmlib.process.process import Process
 
@@ -42,7 +43,16 @@ class Mixture:
         stds: Tensor,
         labels: Tensor | None = None,
     ) -> None:
-        if not len(means) or weights.shape != (len(means),) or stds.shape != weights.shape:
+        weights, means, stds = (
+            _parameter(value, name)
+            for name, value in (("weights", weights), ("means", means), ("stds", stds))
+        )
+        if (
+            not means.ndim
+            or not len(means)
+            or weights.shape != (len(means),)
+            or stds.shape != weights.shape
+        ):
             raise ValueError(
                 f"need means, and one weight and one std for each: got {len(means)} means, "
                 f"{tuple(weights.shape)} weights, {tuple(stds.shape)} stds"
@@ -70,6 +80,8 @@ class Mixture:
         """
         if self.null_label is None:
             raise ValueError("a mixture without labels has no class to leave out")
+        if not isinstance(y, Tensor):
+            raise ValueError(f"labels are a tensor (B,), got {type(y).__name__}")
         return torch.full_like(y, self.null_label)
 
     @equation("2.15", "2.16")
@@ -87,7 +99,7 @@ class Mixture:
         scale, means, var, variances = self._at(t, x)
         log_joint = self._log_joint(x, means, scale, var)
         if y is not None and self.labels is not None:
-            log_joint = log_joint.masked_fill(~self._members(y, len(x)), -math.inf)
+            log_joint = log_joint.masked_fill(~self._members(y, x), -math.inf)
         share = torch.softmax(log_joint, dim=1)  # p(k | x_t)
         gain = scale * variances / var  # regression of x_0 on x_t inside one component
         x0 = (share * (1 - gain * scale)) @ means + (share * gain).sum(1, keepdim=True) * x
@@ -151,14 +163,16 @@ class Mixture:
         return (scale * self.means[k] + spread * noise).reshape(n, *self.shape)
 
     def _flat(self, x_t: Tensor) -> Tensor:
-        if x_t.shape[1:] != self.shape:
+        check_readable(_parameter(x_t, "x_t", finite=False), "x_t")
+        if not x_t.ndim or x_t.shape[1:] != self.shape:
             raise ValueError(
                 f"expected data of shape (B, *{tuple(self.shape)}), got {tuple(x_t.shape)}"
             )
         return x_t.flatten(1) if x_t.ndim > 1 else x_t[:, None]
 
-    def _members(self, y: Condition, n: int) -> Tensor:
-        """Which components belong to each sample's label, (n, K)."""
+    def _members(self, y: Condition, x: Tensor) -> Tensor:
+        """Which components belong to each sample's label, (B, K)."""
+        n, y = len(x), as_condition(y, x)
         assert self.labels is not None and self.null_label is not None
         if not isinstance(y, Tensor) or y.shape != (n,) or y.dtype != torch.int64:
             got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
@@ -201,13 +215,29 @@ class FiniteData(Mixture):
     """
 
     def __init__(self, process: Process, points: Tensor, labels: Tensor | None = None) -> None:
-        ones = torch.ones(len(points), dtype=points.dtype)
+        points = _parameter(points, "points")
+        ones = torch.ones(points.shape[:1], dtype=points.dtype)
         super().__init__(process, ones, points, 0 * ones, labels)
 
 
+def _parameter(x: Tensor, name: str, finite: bool = True) -> Tensor:
+    """A tensor in which linear algebra is exact enough: float32 or float64, and finite."""
+    if finite:
+        x = as_values(x, name)
+    check_floats(x, name)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"exact denoisers compute in float32 or float64, and {name} is {x.dtype}")
+    return x
+
+
 def _checked_labels(labels: Tensor, components: int) -> Tensor:
-    whole = labels.dtype == torch.int64 and labels.shape == (components,)
-    if not whole or labels.unique().tolist() != list(range(int(labels.max()) + 1)):
+    whole = isinstance(labels, Tensor) and labels.dtype == torch.int64
+    if (
+        not whole
+        or labels.is_meta
+        or labels.shape != (components,)
+        or labels.unique().tolist() != list(range(int(labels.max()) + 1))
+    ):
         raise ValueError(
             f"labels must be int64, one for each of the {components} components, and cover 0..C-1"
         )
@@ -227,7 +257,13 @@ class Gaussian:
     """
 
     def __init__(self, process: Process, mean: Tensor, cov: Tensor) -> None:
-        if mean.ndim != 1 or cov.shape != (len(mean), len(mean)) or not torch.allclose(cov, cov.T):
+        mean, cov = _parameter(mean, "mean"), _parameter(cov, "cov")
+        if (
+            mean.ndim != 1
+            or not len(mean)
+            or cov.shape != (len(mean), len(mean))
+            or not torch.allclose(cov, cov.T)
+        ):
             raise ValueError(
                 f"need a mean (D,) and a symmetric covariance (D, D), got {tuple(mean.shape)} and "
                 f"{tuple(cov.shape)}"
@@ -285,6 +321,7 @@ class Gaussian:
 
     def _along(self, x_t: Tensor, t: Time) -> tuple[Coefficient, Tensor, Tensor, Tensor]:
         """scale, variances along the principal axes, x_t − its mean in those axes, the axes."""
+        check_readable(_parameter(x_t, "x_t", finite=False), "x_t")
         if x_t.ndim != 2 or x_t.shape[1] != len(self.mean):
             raise ValueError(
                 f"expected data of shape (B, {len(self.mean)}), got {tuple(x_t.shape)}"

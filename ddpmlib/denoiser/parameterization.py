@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ddpmlib.broadcast import Coefficient, Pair, weighted_sum
 from ddpmlib.equations import equation
+from ddpmlib.inputs import check_floats
 from ddpmlib.process.continuous import check_sigma_min
 
 Weights = Callable[[Coefficient, Coefficient], tuple[Coefficient, Coefficient]]
@@ -187,6 +188,8 @@ def edm_preconditioning(
     sigma: Coefficient, sigma_data: float = 0.5
 ) -> tuple[Coefficient, Coefficient, Coefficient]:
     """c_in, c_skip and c_out of Karras et al. (2022, table 1): D = c_skip z + c_out F(c_in z)."""
+    if not isinstance(sigma, int | float):
+        check_floats(sigma, "sigma")
     total = sigma**2 + sigma_data**2
     return total**-0.5, sigma_data**2 / total, sigma * sigma_data / total**0.5
 
@@ -203,5 +206,5 @@ def weight(p: Parameterization, a: Coefficient, b: Coefficient) -> Coefficient:
         the factor, as broad as a and b.
     """
     # An x̂_0 that is too large by one has, at the same z, an ε̂ that is too small by a/b.
-    one = torch.ones((), dtype=torch.float64)
+    one = torch.ones_like(a) if isinstance(a, Tensor) else torch.ones((), dtype=torch.float64)
     return p.target(one, -(a / b) * one, a, b) ** 2

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ddpmlib import samplers
-from ddpmlib.condition import Condition, count, moved, taken
+from ddpmlib.condition import Condition, as_condition, count, moved, taken
 from ddpmlib.data.sets import CLASSES
 from ddpmlib.denoiser.denoiser import Denoiser, FixedVariance
 from ddpmlib.evaluation.sampling import Sampling
@@ -167,7 +168,7 @@ def sample_batches(
         denoiser: or a wrapper around one, see :mod:`ddpmlib.guidance`; it is guided as
             ``sampling`` says.
         image_shape: (C, H, W).
-        y: labels (N,), or another condition of N samples; None together with ``n``.
+        y: labels (N,), or another condition of N samples; one label, or None, together with ``n``.
         sampling: how, by default ``Sampling()``, 50 steps of DDIM.
         card: of the denoiser, if a classifier that guides should be checked to be of its data.
         batch_size: samples at a time, in each process.
@@ -181,6 +182,8 @@ def sample_batches(
         ValueError: without labels or a number of samples, or if the denoiser cannot be sampled so.
     """
     sampling = sampling or Sampling()
+    if y is not None:
+        y = as_condition(y, torch.empty(_count(y, n)))
     total = n if y is None else count(y)
     if total is None or total < 1 or (n is not None and n != total):
         raise ValueError(f"give labels or a number of samples, at least 1: n = {n}, labels {y}")
@@ -199,6 +202,15 @@ def _in_rounds(batch: Callable[[Tensor], Tensor], indices: Sequence[Tensor]) -> 
     for first in progress_bar(range(0, len(indices), parallel.size())):
         own = first + parallel.rank()  # the last round may hold none for it
         yield from parallel.collected([batch(index) for index in indices[own : own + 1]])
+
+
+def _count(y: Any, n: int | None) -> int:
+    """How many samples a condition is for: its own number, or n where it is one label for all."""
+    if isinstance(y, Tensor | Mapping):
+        return count(y)
+    if isinstance(y, int):
+        return n or 0
+    return len(y) if isinstance(y, Sequence | np.ndarray) else 0
 
 
 def _batch(

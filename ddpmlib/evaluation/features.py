@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ddpmlib import data
 from ddpmlib.evaluation.metrics import Moments
+from ddpmlib.inputs import as_images
 from ddpmlib.models.classifier import Classifier
 from ddpmlib.training import parallel
 
@@ -137,13 +138,16 @@ def extract(
 
     Args:
         classifier: in evaluation mode.
-        x: (N, C, H, W), uint8 0..255 or float in [-1, 1]; clipped to the range of images.
+        x: (N, C, H, W), uint8 0..255 or float in [-1, 1], tensor or array; clipped to the range of
+            images.
         batch_size: images per pass.
 
     Returns:
         features (N, F) and logits (N, K), on the CPU.
     """
-    found = []
+    x, found = as_images(x), []
+    if not x.ndim or not len(x):
+        raise ValueError("there are no images to take the features of")
     for _, part in parallel.own(x.split(batch_size)):
         h = _features(classifier, part)
         found.append((h.cpu(), classifier.head(h).cpu()))
@@ -162,7 +166,8 @@ def moments(classifier: FeatureExtractor, x: Tensor, batch_size: int = 500) -> M
     """
     from tqdm import tqdm
 
-    if not len(x):
+    x = as_images(x)
+    if not x.ndim or not len(x):
         raise ValueError("there are no images to take the moments of")
     own = [part for _, part in parallel.own(x.split(batch_size))]
     quiet = None if parallel.is_main() else True

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ddpmlib.inputs import as_values
+
 Z95 = 1.959963984540054  # 97.5 % of a standard normal lie below
 
 
@@ -63,9 +65,11 @@ def bootstrap(
     Raises:
         ValueError: for fewer than 20 draws or 2 rows, or groups of another length.
     """
-    n = len(features)
+    features = as_values(features, "features")
+    n = len(features) if features.ndim else 1
     if draws < 20 or n < 2:
         raise ValueError(f"need draws >= 20 and at least 2 rows, got {draws} and {n}")
+    groups = None if groups is None else as_values(groups, "groups")
     if groups is not None and groups.shape != (n,):
         raise ValueError(f"need one group per row, ({n},), got {tuple(groups.shape)}")
     whole = torch.arange(n)
@@ -73,7 +77,7 @@ def bootstrap(
 
     def redrawn() -> Tensor:
         rows = [p[torch.randint(len(p), (len(p),), generator=generator)] for p in parts]
-        return features[torch.cat(rows)]
+        return features[torch.cat(rows).to(features.device)]
 
     values = torch.tensor([metric(redrawn()) for _ in range(draws)], dtype=torch.float64)
     low, high = torch.quantile(values, torch.tensor([0.025, 0.975], dtype=torch.float64))

@@ -7,12 +7,14 @@ many samples, and what real images reach on the same features and counts.
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ddpmlib.condition import as_condition
 from ddpmlib.equations import equation
+from ddpmlib.inputs import as_floats, as_images, as_tensor, as_values, check_readable, check_whole
 
 EPS = torch.finfo(torch.float64).eps
 LARGEST = 1e70
@@ -55,23 +57,30 @@ class Moments:
     @classmethod
     def of(cls, features: Tensor) -> Moments:
         """The moments of features (N, D)."""
-        _check_features(features)
+        features = _as_features(features)
         return cls(features.shape[1]).update(features)
 
     @classmethod
     def known(cls, n: int, mean: Tensor, cov: Tensor) -> Moments:
-        """Moments that were computed before: of ``n`` samples, with mean (D,) and cov (D, D)."""
-        if n < 2 or mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+        """Moments that were computed before: of ``n`` samples, with mean (D,) and cov (D, D).
+
+        Raises:
+            ValueError: for other shapes, or if ``cov`` is no covariance: not symmetric, or with a
+                negative eigenvalue.
+        """
+        check_whole("n", n)
+        mean, cov = _as_finite("a mean", mean), _as_finite("a covariance", cov)
+        if n < 2 or mean.ndim != 1 or not len(mean) or cov.shape != (len(mean), len(mean)):
             raise ValueError(
                 f"need n >= 2, a mean (D,) and a covariance (D, D), got n = {n}, "
                 f"{tuple(mean.shape)} and {tuple(cov.shape)}"
             )
-        _check_finite("moments", mean, cov)
-        if not torch.allclose(cov, cov.T) or bool((cov.diagonal() < 0).any()):
-            raise ValueError("a covariance is symmetric and has no negative variance")
+        mean, cov = _exact(mean), _exact(cov)
+        if not torch.allclose(cov, cov.T) or not _has_no_negative_eigenvalue(cov):
+            raise ValueError("a covariance is symmetric and has no negative variance or eigenvalue")
         moments = cls(len(mean))
-        moments.n, moments.mean = n, _exact(mean).clone()
-        moments._scatter = _exact(cov) * (n - 1)
+        moments.n, moments.mean = n, mean.clone()
+        moments._scatter = cov * (n - 1)
         return moments
 
     def update(self, features: Tensor) -> Moments:
@@ -80,7 +89,7 @@ class Moments:
         Raises:
             ValueError: for another D, or features that are not finite.
         """
-        _check_features(features, len(self.mean))
+        features = _as_features(features, len(self.mean))
         if len(features):
             x = _exact(features)
             mean = x.mean(0)
@@ -165,11 +174,11 @@ def inception_score(logits: Tensor, splits: int = 10) -> Score:
     Raises:
         ValueError: if there are fewer rows than splits, or a logit is not finite.
     """
-    if logits.ndim != 2 or not 1 <= splits <= len(logits):
+    logits = _as_finite("logits", logits)
+    if logits.ndim != 2 or not logits.shape[1] or not 1 <= splits <= len(logits):
         raise ValueError(
             f"need logits (N, K) and 1 <= splits <= N, got {tuple(logits.shape)} and {splits}"
         )
-    _check_finite("logits", logits)
     log_p = torch.log_softmax(_exact(logits), 1)
     scores = []
     for i in range(splits):
@@ -201,7 +210,7 @@ def kid(
     Raises:
         ValueError: if shapes differ in D, a set is smaller than ``size``, or is not finite.
     """
-    _check_pair(a, b)
+    a, b = _as_pair(a, b)
     if subsets < 1 or not 2 <= size <= min(len(a), len(b)):
         raise ValueError(
             f"{subsets} subsets of {size} need subsets >= 1 and 2 <= size <= {min(len(a), len(b))},"
@@ -235,7 +244,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     Raises:
         ValueError: if shapes differ in D, a set has no k neighbours, or is not finite.
     """
-    _check_pair(real, fake)
+    real, fake = _as_pair(real, fake)
     if not 1 <= k < min(len(real), len(fake)):
         raise ValueError(
             f"k must lie in 1..{min(len(real), len(fake)) - 1} for sets of {len(real)} and "
@@ -246,24 +255,28 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     return _covered(fake, real, _radii(real, k)), _covered(real, fake, _radii(fake, k))
 
 
-def class_agreement(logits: Tensor, y: Tensor) -> float:
+def class_agreement(logits: Tensor, y: Any) -> float:
     """Share of samples that a classifier gives the class they were asked to be, in [0, 1].
 
     Args:
         logits: (N, K).
-        y: the classes asked for, (N,).
+        y: the classes asked for, (N,), or one for all.
 
     Raises:
         ValueError: if there is not one label per row, no row, or a logit is not finite.
     """
-    _check_finite("logits", logits)
+    logits = _as_finite("logits", logits)
+    if not isinstance(y, Tensor):
+        y = as_condition(y, logits) if y is not None and logits.ndim else torch.empty(0)
+    check_readable(y, "labels")
     if logits.ndim != 2 or y.shape != logits.shape[:1] or not len(y):
         raise ValueError(
             f"need logits (N, K) and labels (N,), got {tuple(logits.shape)} and {tuple(y.shape)}"
         )
-    if y.is_floating_point() or not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
+    whole = not (y.is_floating_point() or y.is_complex() or y.dtype == torch.bool)
+    if not whole or not 0 <= int(y.min()) <= int(y.max()) < logits.shape[1]:
         raise ValueError(f"labels are whole numbers in 0..{logits.shape[1] - 1}, got {y}")
-    return float((logits.argmax(1) == y).double().mean())
+    return float((logits.argmax(1) == y.to(logits.device)).sum()) / len(y)
 
 
 def saturation(x: Tensor) -> Saturation:
@@ -277,14 +290,15 @@ def saturation(x: Tensor) -> Saturation:
         x: images as the sampler returned them, not clipped, of any shape, at least one pixel.
 
     Raises:
-        ValueError: if there is no pixel or one is not finite.
+        ValueError: if there is no pixel, one is not finite, or they are pixels 0..255.
     """
+    x = as_floats(as_images(x), "images")
     if not x.numel():
         raise ValueError("saturation needs at least one pixel")
-    _check_finite("images", x)
+    x = _as_finite("images", x)
     level = 2 / 255
     white, outside = x >= 1 - level, x.abs() > 1 + level
-    return Saturation(float(white.double().mean()), float(outside.double().mean()))
+    return Saturation(float(white.sum()) / x.numel(), float(outside.sum()) / x.numel())
 
 
 # ---- parts -------------------------------------------------------------------------------------
@@ -330,6 +344,7 @@ def _exact(x: Tensor) -> Tensor:
 
 
 def _as_moments(a: Tensor | Moments, b: Tensor | Moments) -> tuple[Moments, Moments]:
+    a, b = (x if isinstance(x, Moments) else _as_finite("features", x) for x in (a, b))
     shapes = [(x.n, len(x.mean)) if isinstance(x, Moments) else tuple(x.shape) for x in (a, b)]
     (n, *dims), (m, *others) = shapes
     if len(dims) != 1 or dims != others or min(n, m) < 2:
@@ -348,26 +363,31 @@ def _as_moments(a: Tensor | Moments, b: Tensor | Moments) -> tuple[Moments, Mome
     return first, second
 
 
-def _check_pair(a: Tensor, b: Tensor) -> None:
+def _has_no_negative_eigenvalue(cov: Tensor) -> bool:
+    """Up to rounding: with 10⁻⁶ of the largest variance on the diagonal, Cholesky's root exists."""
+    slack = 1e-6 * cov.diagonal().abs().max().clamp(min=torch.finfo(cov.dtype).tiny)
+    return not int(torch.linalg.cholesky_ex(cov + slack * torch.eye(len(cov)).to(cov)).info)
+
+
+def _as_pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    a, b = _as_finite("features", a), _as_finite("features", b)
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(
             f"need two feature sets (N, D) with the same D, got {tuple(a.shape)} and "
             f"{tuple(b.shape)}"
         )
-    _check_finite("features", a, b)
+    return a, b
 
 
-def _check_features(features: Tensor, dim: int | None = None) -> None:
+def _as_features(features: Tensor, dim: int | None = None) -> Tensor:
+    features = as_tensor(features, "features")
     if features.ndim != 2 or (dim is not None and features.shape[1] != dim):
         raise ValueError(f"need features of shape (N, {dim or 'D'}), got {tuple(features.shape)}")
-    _check_finite("features", features)
+    return _as_finite("features", features)
 
 
-def _check_finite(name: str, *tensors: Tensor) -> None:
-    for x in tensors:
-        if x.is_complex():
-            raise ValueError(f"{name} are real numbers, got complex ones")
-        if not bool(x.isfinite().all()):
-            raise ValueError(f"{name} hold NaN or infinity, with which nothing can be compared")
-        if x.numel() and float(x.abs().max()) > LARGEST:
-            raise ValueError(f"{name} beyond {LARGEST:g} have no square in float64: scale them")
+def _as_finite(name: str, x: Tensor) -> Tensor:
+    x = as_values(x, name)
+    if x.numel() and float(x.abs().max()) > LARGEST:
+        raise ValueError(f"{name} beyond {LARGEST:g} have no square in float64: scale them")
+    return x

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from ddpmlib import data
+from ddpmlib.condition import as_condition
 from ddpmlib.evaluation import features, intervals, statistics
 from ddpmlib.evaluation import metrics as measures
 from ddpmlib.evaluation.features import FeatureExtractor
 from ddpmlib.evaluation.metrics import Moments
+from ddpmlib.inputs import as_images
 from ddpmlib.models.classifier import Classifier
 
 OF_SAMPLES = ("agreement", "fid", "is", "kid", "pr", "saturation")
@@ -132,6 +134,8 @@ def measure_samples(
         - saturation: ``saturation``, the share of white pixels, with its ``_floor``, that of test
           images, and ``out_of_range``, see :func:`ddpmlib.evaluation.metrics.saturation`.
     """
+    x0 = as_images(x0, "samples")
+    y = None if y is None else as_condition(y, x0)
     fake, logits = features.extract(classifier, x0)
     real = real or reference(classifier, images, len(x0), y)
     if not isinstance(classifier, Classifier):  # it knows other classes, or none

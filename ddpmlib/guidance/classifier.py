@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddpmlib.broadcast import Time, per_sample
-from ddpmlib.condition import Condition
+from ddpmlib.condition import Condition, as_condition
 from ddpmlib.denoiser.denoiser import ProcessDenoiser
 from ddpmlib.equations import equation
 from ddpmlib.guidance.wrapper import (
@@ -21,6 +21,7 @@ from ddpmlib.guidance.wrapper import (
     weight_at,
 )
 from ddpmlib.prediction import Prediction
+from ddpmlib.process.process import check_noisy
 from ddpmlib.samplers.times import checked_times
 
 Classifier = Callable[[Tensor, Tensor], Tensor]
@@ -44,6 +45,11 @@ class _Classified(Wrapper):
                 f"the classifier was trained on the noise of {theirs}, and the denoiser on that of "
                 f"{self.process}: both must see the same x_t"
             )
+
+    def _slope(self, x_t: Tensor, t: Time, y: Condition | None) -> Tensor:
+        """The classifier's gradient; it is told times in the dtype that networks are told."""
+        check_noisy(self.process, t)
+        return class_gradient(self.classifier, x_t, self.process.per_sample(t, x_t), y)
 
 
 class ClassifierGuidance(_Classified):
@@ -83,14 +89,14 @@ class ClassifierGuidance(_Classified):
         """The guided prediction; arguments as for :class:`ddpmlib.denoiser.denoiser.Denoiser`.
 
         Raises:
-            ValueError: if s ≠ 0 and there are no labels or not such as the classifier knows, or if
-                ᾱ_t = 0, where nothing is left of the data.
+            ValueError: if s ≠ 0 and there are no labels or not such as the classifier knows, or at
+                a time where nothing is left of the data (ᾱ_t = 0) or that of clean data.
         """
         strength, prediction = weight_at(self.strength, t, x_t), self.denoiser(x_t, t, y)
         if is_zero(strength):
             return prediction
         scale, std = signal_left(self.process, t, x_t)
-        slope = class_gradient(self.classifier, x_t, t, y)
+        slope = self._slope(x_t, t, y)
         return Prediction(prediction.x0 + strength * (std**2 / scale) * slope, prediction.var_mix)
 
 
@@ -142,7 +148,7 @@ class MeanShift(_Classified):
         (scale_s, _), (_, std) = self.process.kernel(s, x_t), self.process.kernel(t, x_t)
         on_x0 = scale_s * self.process.variances(t, s)[1] / std**2
         covariance = self.process.posterior_std(t, s, prediction.var_mix) ** 2
-        slope = class_gradient(self.classifier, x_t, t, y)
+        slope = self._slope(x_t, t, y)
         return Prediction(
             prediction.x0 + strength * (covariance / on_x0) * slope, prediction.var_mix
         )
@@ -158,7 +164,7 @@ def class_gradient(classifier: Classifier, x_t: Tensor, t: Time, y: Condition | 
         classifier: see :data:`Classifier`; each sample's logits must depend on that sample alone.
         x_t: (B, ...).
         t: an int or (B,).
-        y: labels (B,) int64.
+        y: labels (B,) int64, or one for all.
 
     Returns:
         shape of ``x_t``.
@@ -168,11 +174,11 @@ def class_gradient(classifier: Classifier, x_t: Tensor, t: Time, y: Condition | 
             (B, K), if its answer does not depend on ``x_t`` by differentiable steps, or in
             ``torch.inference_mode``.
     """
+    t, y = per_sample(t, x_t), as_condition(y, x_t)
     if not isinstance(y, Tensor):
         raise ValueError("classifier guidance pulls towards a class: give labels y (B,)")
     if torch.is_inference_mode_enabled():
         raise ValueError("guidance needs gradients: take torch.no_grad in place of inference_mode")
-    t = per_sample(t, x_t)
     keep = torch.is_grad_enabled() and x_t.requires_grad
     with torch.enable_grad():
         x = x_t if keep else x_t.detach().requires_grad_()

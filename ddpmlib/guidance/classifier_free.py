@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ddpmlib.broadcast import Time
-from ddpmlib.condition import Condition, joined
+from ddpmlib.condition import Condition, as_condition, joined
 from ddpmlib.denoiser.denoiser import ProcessDenoiser
 from ddpmlib.equations import equation
 from ddpmlib.guidance.wrapper import Weight, Wrapper, checked_weight, is_zero, weight_at
+from ddpmlib.inputs import check_floats
 from ddpmlib.prediction import Prediction
 
 # ---- classifier-free guidance ------------------------------------------------------------------
@@ -56,6 +57,8 @@ class ClassifierFree(Wrapper):
             return self.denoiser(x_t, t, y)
         if y is None:
             raise ValueError("guidance pulls towards a class: give labels y, or set w = 0")
+        check_floats(x_t, "x_t")
+        y = as_condition(y, x_t)
         twice = torch.cat([t, t]) if isinstance(t, Tensor) else t
         both = self.denoiser(torch.cat([x_t, x_t]), twice, joined(y, self.without(y)))
         conditional, null = both.x0.chunk(2)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ddpmlib.broadcast import Coefficient, Time, expand
 from ddpmlib.condition import Condition, emptied, is_conditional
 from ddpmlib.denoiser.denoiser import ProcessDenoiser
+from ddpmlib.inputs import check_readable
 from ddpmlib.prediction import Prediction
 from ddpmlib.process.process import Process
 
@@ -75,6 +76,7 @@ class Unconditional(Wrapper):
 
 def checked_weight(name: str, weight: Weight) -> Weight:
     if isinstance(weight, Tensor):
+        check_readable(weight, name)
         good = weight.ndim == 1 and bool(weight.isfinite().all())
     else:
         good = callable(weight) or (isinstance(weight, int | float) and math.isfinite(weight))

@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ddpmlib.broadcast import Time, exact
-from ddpmlib.condition import Condition
+from ddpmlib.broadcast import Time, check_alike, check_broadcast, exact
+from ddpmlib.condition import Condition, as_condition
 from ddpmlib.equations import equation
+from ddpmlib.inputs import as_floats, check_floats, check_readable, check_whole
 from ddpmlib.likelihood.decoders import Decoder, discretised
 from ddpmlib.prediction import AnyDenoiser, Prediction
 from ddpmlib.process.process import Process
@@ -26,7 +27,12 @@ Nats = TypeVar("Nats", float, Tensor)
 
 @equation("4.7")
 def gaussian_kl(mean_q: Tensor, log_var_q: Tensor, mean_p: Tensor, log_var_p: Tensor) -> Tensor:
-    """KL(N(mean_q, var_q) ‖ N(mean_p, var_p)) of each dimension, in nats; shapes broadcast."""
+    """KL(N(mean_q, var_q) ‖ N(mean_p, var_p)) of each dimension, in nats; shapes broadcast.
+
+    Raises:
+        ValueError: if the four are not floats of one dtype that broadcast.
+    """
+    check_broadcast(mean_q, log_var_q, mean_p, log_var_p)
     log_ratio = log_var_q - log_var_p
     # expm1: at large t the variances nearly agree, and their ratio minus one would cancel away.
     spread = torch.expm1(log_ratio) - log_ratio
@@ -80,8 +86,9 @@ def bits_per_dim(nats: Nats, dims: int) -> Nats:
     Raises:
         ValueError: if ``dims`` is less than 1.
     """
-    if dims < 1:
-        raise ValueError(f"a sample has at least one dimension, got dims = {dims}")
+    check_whole("a sample has at least one dimension: dims", dims)
+    if not isinstance(nats, int | float):
+        check_floats(nats, "nats")
     return nats / (dims * math.log(2))
 
 
@@ -95,6 +102,9 @@ def prior_term(process: Process, x0: Tensor, t: Time | None = None) -> Tensor:
         ValueError: if not 1 ≤ t ≤ T: at t = 0 the kernel is a point and the term infinite.
     """
     t = process.end if t is None else t
+    if isinstance(t, Tensor):
+        raise ValueError(f"L_T is taken at one time for all, a number, got a tensor {t}")
+    x0 = as_floats(x0, "x0")
     scale, std = process.kernel(t, x0)
     if t == process.clean:
         raise ValueError("a chain starts in noise: L_T needs a time in 1..T, got 0")
@@ -134,6 +144,10 @@ def reverse_step_term(
     Raises:
         ValueError: if ``floor`` is not positive, or times and shapes are not as above.
     """
+    check_alike(x0, x_t, "x_t")
+    check_alike(x0, prediction.x0, "prediction.x0")
+    if not isinstance(prediction.var_mix, int | float):
+        check_alike(x0, prediction.var_mix, "prediction.var_mix")
     if floor is None:
         floor = decoder_floor(process, _last_times(process))
     if not floor > 0:
@@ -198,7 +212,8 @@ def elbo(
         ValueError: if times do not fall from at most T to 0, the batch is empty, or the decoder
             is :func:`discretised` and the data are not 8-bit images in [−1, 1].
     """
-    times = _chain(process, times)
+    x0, times = as_floats(x0, "x0"), _chain(process, times)
+    y = as_condition(y, x0)
     prior = prior_term(process, x0, times[0])
     _check_data(x0, decoder)
     floor, terms = decoder_floor(process, times), []
@@ -239,8 +254,11 @@ def elbo_monte_carlo(
     Raises:
         ValueError: if ``draws`` < 1, B < 2, or as for :func:`elbo`.
     """
-    if draws < 1 or len(x0) < 2:
-        raise ValueError(f"need draws >= 1 and at least 2 samples, got {draws} and {len(x0)}")
+    x0 = as_floats(x0, "x0")
+    check_whole("draws", draws)
+    if not x0.ndim or len(x0) < 2:
+        raise ValueError(f"need at least 2 samples, got data of shape {tuple(x0.shape)}")
+    y = as_condition(y, x0)
     times = _chain(process, times)
     total = prior_term(process, x0, times[0])
     _check_data(x0, decoder)
@@ -254,7 +272,7 @@ def elbo_monte_carlo(
         x_t = process.q_sample(x0, t, eps)
         term = reverse_step_term(process, x0, x_t, denoiser(x_t, t, y), t, s, decoder, floor)
         total = total + K / draws * _sum(term)
-    total = total.double()
+    total = total.cpu().double()  # in this order: some GPUs have no float64
     return Estimate(float(total.mean()), float(total.std()) / len(x0) ** 0.5, len(x0))
 
 
@@ -271,7 +289,8 @@ def _on_device(process: Process, times: Sequence[Time], x0: Tensor) -> Tensor:
 
 
 def _check_data(x0: Tensor, decoder: Decoder) -> None:
-    if not len(x0) or not bool(torch.isfinite(x0).all()):
+    check_readable(x0, "x0")
+    if not x0.ndim or not len(x0) or not bool(torch.isfinite(x0).all()):
         raise ValueError("the bound needs at least one sample, and finite ones")
     if decoder is discretised:
         level = (x0 + 1) * 127.5

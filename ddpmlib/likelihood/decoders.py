@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ddpmlib.broadcast import check_broadcast
 from ddpmlib.equations import equation
 
 Decoder = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -14,6 +15,7 @@ Decoder = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 def continuous(x0: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     """Log-density of a Gaussian decoder, for data that are real numbers."""
+    check_broadcast(x0, mean, log_var)
     return -0.5 * ((x0 - mean) ** 2 / log_var.exp() + log_var + math.log(2 * math.pi))
 
 
@@ -26,6 +28,7 @@ def discretised(x0: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
     Gaussian much narrower than a bin and for one much wider, as far out as a logarithm can be
     written.
     """
+    check_broadcast(x0, mean, log_var)
     half = 1 / 255
     centre, h = (x0 - mean) * torch.exp(-0.5 * log_var), half * torch.exp(-0.5 * log_var)
     lowest, highest = torch.special.log_ndtr(centre + h), torch.special.log_ndtr(h - centre)

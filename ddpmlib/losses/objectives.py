@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from ddpmlib.broadcast import flat_mean
-from ddpmlib.condition import Condition, chosen, count, device_of, emptied
+from ddpmlib.condition import Condition, as_condition, chosen, count, device_of, emptied
 from ddpmlib.denoiser.denoiser import Denoiser
 from ddpmlib.equations import equation
+from ddpmlib.inputs import as_floats
 from ddpmlib.likelihood.bound import bits_per_dim, reverse_step_term
 from ddpmlib.likelihood.decoders import Decoder, discretised
 from ddpmlib.losses.times import Times, uniform_over
@@ -37,7 +38,11 @@ def l_simple(
 
     Returns:
         the loss of each sample, (B,), in the dtype of ``x0``.
+
+    Raises:
+        ValueError: if arguments are not as above.
     """
+    x0, eps = as_floats(x0, "x0"), as_floats(eps, "eps")
     x_t = denoiser.process.q_sample(x0, t, eps)
     output, _ = denoiser.raw(x_t, t, y)
     return _squared_error(denoiser, output, x0, t, eps)
@@ -60,6 +65,7 @@ def l_vlb(
     Returns:
         (B,), in the dtype of ``x0``.
     """
+    x0, eps = as_floats(x0, "x0"), as_floats(eps, "eps")
     x_t = denoiser.process.q_sample(x0, t, eps)
     return _vlb(denoiser, x0, x_t, t, denoiser(x_t, t, y), decoder)
 
@@ -82,6 +88,7 @@ def l_hybrid(
     Returns:
         (B,), in the dtype of ``x0``.
     """
+    x0, eps = as_floats(x0, "x0"), as_floats(eps, "eps")
     x_t = denoiser.process.q_sample(x0, t, eps)
     output, var_mix = denoiser.raw(x_t, t, y)
     frozen = denoiser.read(output.detach(), var_mix, x_t, t)
@@ -131,7 +138,8 @@ def diffusion_loss(
     Args:
         model: the denoiser; its network must take conditions where they are given.
         x: clean data (B, ...), images in [-1, 1].
-        y: the condition, for example labels (B,), or None for unconditional training.
+        y: the condition, see :func:`ddpmlib.condition.as_condition`: labels, for example; None for
+            unconditional training.
         generator: source of times, noise and label dropout, on the device of ``x``.
         label_dropout: probability that a sample's condition is dropped (Ho & Salimans 2022).
         objective: the loss of each sample, by default L_simple.
@@ -139,16 +147,20 @@ def diffusion_loss(
 
     Raises:
         ValueError: if ``times`` are those of another process, a condition is to be dropped and
-            the network cannot be without, there is not one per sample, or the probability is none.
+            the network cannot be without, there is not one per sample, the batch is empty, or the
+            probability is none.
     """
     if not 0 <= label_dropout <= 1:
         raise ValueError(f"label_dropout must lie in [0, 1], got {label_dropout}")
-    if y is not None and count(y) != len(x):
-        raise ValueError(f"need one condition per sample, got {count(y)} for {len(x)} samples")
+    x = as_floats(x, "x")
+    if not x.ndim or not len(x):
+        raise ValueError("the mean loss of no samples is no number: give a batch (B, ...), B >= 1")
+    y = as_condition(y, x)
     times = uniform_over(model.process) if times is None else times
     times.check(model.process)
     t, weight = times.draw(len(x), generator)
-    eps = torch.randn(x.shape, device=x.device, generator=generator)
+    # Drawn in float32 whatever x is: one seed, one noise.
+    eps = torch.randn(x.shape, device=x.device, generator=generator).to(x.dtype)
     if y is not None and label_dropout > 0:
         y = dropped(model, y, label_dropout, generator)
     losses = objective(model, x, t, eps, y)

@@ -8,7 +8,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from ddpmlib.broadcast import exact
 from ddpmlib.equations import equation
+from ddpmlib.inputs import check_readable
 from ddpmlib.process.process import Process
 
 
@@ -100,11 +102,12 @@ class ImportanceTimes(nn.Module):
         self.register_buffer("seen", torch.zeros(T, dtype=torch.int64))
 
     def probabilities(self) -> Tensor:
-        """p_1, …, p_T, (T,) float64."""
-        flat = torch.full((self.T,), 1 / self.T, dtype=torch.float64, device=self.seen.device)
+        """p_1, …, p_T, (T,) float64 (float32 on Apple's GPU)."""
+        dtype = exact(self.seen)
+        flat = torch.full((self.T,), 1 / self.T, dtype=dtype, device=self.seen.device)
         if bool((self.seen < self.memory).any()):
             return flat
-        root = (self.history.double() ** 2).mean(1).sqrt()
+        root = (self.history.to(dtype) ** 2).mean(1).sqrt()
         total = root.sum()
         if not float(total) > 0:
             return flat
@@ -119,7 +122,12 @@ class ImportanceTimes(nn.Module):
     @torch.no_grad()
     def update(self, t: Tensor, losses: Tensor) -> None:
         """Note the unweighted losses (B,) of the times (B,) that were drawn."""
-        if len(t) != len(losses) or not 1 <= int(t.min()) <= int(t.max()) <= self.T:
+        alike = isinstance(t, Tensor) and isinstance(losses, Tensor) and t.shape == losses.shape
+        if not alike or t.ndim != 1 or t.dtype != torch.int64 or losses.is_complex():
+            raise ValueError("need times (B,) int64 and one loss for each time, both tensors")
+        check_readable(t, "times")
+        check_readable(losses, "losses")
+        if t.numel() and not 1 <= int(t.min()) <= int(t.max()) <= self.T:
             raise ValueError(f"need one loss for each time in 1..{self.T}, got times {t}")
         for i, loss in zip((t - 1).tolist(), losses.detach().float().tolist(), strict=True):
             if not math.isfinite(loss):

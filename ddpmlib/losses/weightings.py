@@ -20,6 +20,7 @@ Weighting = Callable[[Process, Tensor], Tensor]
 
 def _snr(process: Process, t: Tensor) -> Tensor:
     """SNR at noisy times."""
+    _check_times(t)
     # Looking into a GPU tensor would make the CPU wait, so only CPU times are ranged.
     if t.device.type == "cpu" and t.numel():
         low, high = sorted((process.clean, process.end))
@@ -29,9 +30,15 @@ def _snr(process: Process, t: Tensor) -> Tensor:
     return process.snr(t)
 
 
+def _check_times(t: Tensor) -> None:
+    if not isinstance(t, Tensor) or t.is_complex():
+        raise ValueError(f"weights belong to times, a tensor (B,) of real numbers, got {t!r:.40}")
+
+
 def simple(process: Process, t: Tensor) -> Tensor:
     """1 for every time (Ho et al. 2020, eq. 14); on x_0 that is SNR weighting."""
-    return torch.ones_like(t, dtype=torch.float64)
+    _check_times(t)
+    return torch.ones_like(t, dtype=exact(t))
 
 
 @equation("4.12", "5.6")
@@ -102,7 +109,9 @@ def weighted(
         (B,), in the dtype of ``x0``.
     """
     process, p = denoiser.process, denoiser.parameterization
+    _check_times(t)
     scale, std = process.coefficients(t.to(exact(t)) if t.is_floating_point() else t)
     own = _snr(process, t) / weight(p, scale, std)  # both are weights of the same |x_0−x̂_0|²
     factor = weighting(process, t) * own
-    return factor.to(x0.dtype) * l_simple(denoiser, x0, t, eps, y)
+    loss = l_simple(denoiser, x0, t, eps, y)
+    return factor.to(loss.dtype) * loss

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ddpmlib.inputs import check_asked, check_floats
 from ddpmlib.models.embedding import MOST_CLASSES
 from ddpmlib.records import check_sizes
 
@@ -55,11 +56,13 @@ class Classifier(nn.Module):
         Raises:
             ValueError: if ``x`` is not (B, C, H, W) with the channels this network was built for.
         """
+        check_floats(x, "x")
         c = self.config.channels
         if x.ndim != 4 or x.shape[1] != c or min(x.shape[2:]) < 4:
             raise ValueError(
                 f"expected images of shape (B, {c}, H, W), sides >= 4, got {tuple(x.shape)}"
             )
+        check_asked(x, None, next(self.body.parameters()))
         return self.neck(self.body(x))
 
     def forward(self, x: Tensor) -> Tensor:

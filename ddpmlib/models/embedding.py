@@ -27,6 +27,9 @@ def sinusoidal(t: Tensor, dim: int, longest: float = 10_000.0) -> Tensor:
     """
     if dim < 2 or dim % 2:
         raise ValueError(f"dim must be a positive even number, got {dim}")
+    if not isinstance(t, Tensor) or t.ndim != 1 or t.is_complex():
+        got = tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__
+        raise ValueError(f"times are a tensor (B,) of real numbers, got {got}")
     k = torch.arange(dim // 2, device=t.device, dtype=torch.float32)
     angles = t.float()[:, None] * torch.exp(-math.log(longest) * k / (dim // 2))
     return torch.cat([angles.sin(), angles.cos()], dim=1)
@@ -61,6 +64,9 @@ class Embedding(nn.Module):
         """
         if self.null_label is None:
             raise ValueError("this network knows no classes, and so none to leave out")
+        if not isinstance(y, Tensor) or y.dtype != torch.int64:
+            got = y.dtype if isinstance(y, Tensor) else type(y).__name__
+            raise ValueError(f"labels are a tensor (B,) of int64, got {got}")
         return torch.full_like(y, self.null_label)
 
     def forward(self, t: Tensor, y: Tensor | None = None) -> Tensor:
@@ -78,7 +84,9 @@ class Embedding(nn.Module):
             return h
         if y is None:
             y = torch.full_like(t, self.num_classes, dtype=torch.int64)
-        if y.shape != t.shape:
+        if not isinstance(y, Tensor):
+            raise ValueError(f"labels are a tensor (B,), got {type(y).__name__}")
+        if y.shape != t.shape or y.device != t.device:
             raise ValueError(
                 f"expected one label per sample, shape {tuple(t.shape)}, got {tuple(y.shape)}"
             )

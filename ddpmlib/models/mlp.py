@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ddpmlib.inputs import check_asked, check_floats
 from ddpmlib.models.embedding import Embedding
 
 
@@ -47,8 +48,10 @@ class MLP(nn.Module):
         Raises:
             ValueError: if ``x`` is not (B, dim).
         """
+        check_floats(x, "x")
         if x.ndim != 2 or x.shape[1] != self.dim:
             raise ValueError(f"expected points of shape (B, {self.dim}), got {tuple(x.shape)}")
+        check_asked(x, t, self.inp.weight)
         emb, h = self.embed(t, y), self.inp(x)
         for layer in self.layers:
             h = layer(h, emb)

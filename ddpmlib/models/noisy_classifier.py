@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ddpmlib.inputs import check_asked, check_floats
 from ddpmlib.models.embedding import Embedding
 from ddpmlib.models.unet import Block, Downsample, UNetConfig
+from ddpmlib.process.process import check_noisy
 
 if TYPE_CHECKING:
     from ddpmlib.process.ddpm import DDPM
@@ -67,14 +69,20 @@ class NoisyClassifier(nn.Module):
         """Classify; see the class for shapes.
 
         Raises:
-            ValueError: if ``x`` has other channels, or sides that the levels cannot halve.
+            ValueError: if ``x`` has other channels, or sides that the levels cannot halve, or a
+                time is not among 1..T of the process.
         """
+        check_floats(x, "x")
         c, d = self.config.channels, self.config.side_divisor
         if x.ndim != 4 or x.shape[1] != c or x.shape[2] % d or x.shape[3] % d:
             raise ValueError(
                 f"expected images of shape (B, {c}, H, W) with H and W multiples of {d}, "
                 f"got {tuple(x.shape)}"
             )
+        check_asked(x, t, self.inp.weight)
+        if self.process is not None:
+            self.process.check_time(t)
+            check_noisy(self.process, t)
         emb = F.silu(self.embed(t))
         h = self.inp(F.pixel_unshuffle(x, self.config.patch))
         for layer in (*self.down, self.mid):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ddpmlib.equations import equation
+from ddpmlib.inputs import check_asked, check_floats
 from ddpmlib.models.embedding import MOST_CLASSES, Embedding
 from ddpmlib.records import check_sizes
 
@@ -136,6 +137,7 @@ class UNet(nn.Module):
             ValueError: if ``x`` has other channels, or sides that the levels cannot halve.
         """
         self._check(x)
+        check_asked(x, t, self.inp.weight)
         emb = F.silu(self.embed(t, y))
         h = self.inp(F.pixel_unshuffle(x, self.config.patch))
         if h.device.type == "cpu" and not _plain_is_faster(h):
@@ -151,6 +153,7 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.out(F.silu(self.out_norm(h))), self.config.patch)
 
     def _check(self, x: Tensor) -> None:
+        check_floats(x, "x")
         c, d = self.config.channels, self.config.side_divisor
         if x.ndim != 4 or x.shape[1] != c or x.shape[2] % d or x.shape[3] % d:
             raise ValueError(

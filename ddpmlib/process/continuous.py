@@ -16,6 +16,7 @@ from torch.nn.functional import logsigmoid
 
 from ddpmlib.broadcast import Pair
 from ddpmlib.equations import equation
+from ddpmlib.inputs import check_floats
 from ddpmlib.process.ddpm import DDPM
 from ddpmlib.process.process import Process
 
@@ -23,6 +24,7 @@ from ddpmlib.process.process import Process
 @equation("B.3")
 def kernel(log_snr: Tensor) -> Pair:
     """The book's scale √ᾱ and std √(1−ᾱ) at a log-SNR, same shape: ᾱ = 1 / (1 + e^−λ)."""
+    check_floats(log_snr, "log_snr")
     return (0.5 * logsigmoid(log_snr)).exp(), (0.5 * logsigmoid(-log_snr)).exp()
 
 
@@ -136,14 +138,14 @@ class EDM(Process):
         end: σ_max, where samplers start.
 
     Raises:
-        ValueError: if it is not positive.
+        ValueError: if it is not positive and finite.
     """
 
     end: float = 80.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.end <= math.inf:
-            raise ValueError(f"the largest σ must be positive, got {self.end:g}")
+        if not 0 < self.end < math.inf:
+            raise ValueError(f"the largest σ must be positive and finite, got {self.end:g}")
 
     @property
     def prior_std(self) -> float:  # type: ignore[override]
@@ -240,7 +242,7 @@ class Interpolated(Process):
     def coefficients(self, t: Tensor) -> Pair:
         """cos φ and sin φ."""
         angles = self.process.table("angle", t.device).to(t)
-        below = t.floor().clamp(max=self.end - 1)
+        below = t.nan_to_num().floor().clamp(0, self.end - 1)
         k = below.long()
         angle = angles[k] + (t - below) * (angles[k + 1] - angles[k])
         return angle.cos(), angle.sin()

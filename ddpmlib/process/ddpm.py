@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ddpmlib.broadcast import Coefficient, Pair, Time, cast, check_same_shape, expand
+from ddpmlib.broadcast import Coefficient, Pair, Time, cast, check_alike, exact_on, expand
 from ddpmlib.equations import equation
+from ddpmlib.inputs import as_tensor, check_floats, check_readable
 from ddpmlib.process.process import Process, Stride
 from ddpmlib.process.schedules import log_snr
 
@@ -100,8 +101,7 @@ class DDPM(Process):
 
     def kernel(self, t: Time, x: Tensor) -> tuple[Coefficient, Coefficient]:
         """Scale √ᾱ_t and std √(1−ᾱ_t) of q(x_t|x_0), ready to multiply ``x`` (B, ...)."""
-        if not x.is_floating_point():
-            raise ValueError(f"data must be floating point, images in [-1, 1], got {x.dtype}")
+        check_floats(x)
         self.check_time(t)
         a = self._looked_up(t, x)
         return cast(a**0.5, x), cast((1 - a) ** 0.5, x)
@@ -130,9 +130,9 @@ class DDPM(Process):
         Raises:
             ValueError: if t is not in 1..T or ``noise`` has another shape than ``x_prev``.
         """
-        if not isinstance(t, int) or not 1 <= t <= self.T:
+        if isinstance(t, bool) or not isinstance(t, int) or not 1 <= t <= self.T:
             raise ValueError(f"a forward step arrives at one time, an int in 1..{self.T}, got {t}")
-        check_same_shape(x_prev, noise, "noise")
+        check_alike(x_prev, noise, "noise")
         beta = float(self.beta[t])
         return (1 - beta) ** 0.5 * x_prev + beta**0.5 * noise
 
@@ -141,6 +141,7 @@ class DDPM(Process):
     def _looked_up(self, t: Time, x: Tensor) -> Coefficient:
         """ᾱ at times that were checked."""
         if isinstance(t, Tensor):
+            check_floats(x)
             return expand(self.table("alpha_bar", t.device)[t], x)
         return self._alpha_bars[int(t)]
 
@@ -153,8 +154,7 @@ class DDPM(Process):
             device: where it is looked up.
         """
         if (name, device) not in self._on_device:
-            # Apple's GPU has no float64; everywhere else coefficients are formed in it.
-            dtype = torch.float32 if device.type == "mps" else torch.float64
+            dtype = exact_on(device)
             self._on_device[name, device] = getattr(self, name).to(device=device, dtype=dtype)
         return self._on_device[name, device]
 
@@ -178,7 +178,9 @@ class DDPM(Process):
             raise ValueError(f"times must lie in 0..{self.T}, got {t}")
 
 
-def _checked_beta(beta: Tensor) -> Tensor:
+def _checked_beta(beta: Any) -> Tensor:
+    if not isinstance(beta, list | tuple):
+        check_readable(as_tensor(beta, "beta"), "beta")
     beta = torch.as_tensor(beta).detach().to(device="cpu", dtype=torch.float64, copy=True)
     if beta.ndim != 1 or len(beta) < 2 or beta[0] != 0:
         raise ValueError(

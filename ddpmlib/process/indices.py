@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ddpmlib.broadcast import Pair, Time
 from ddpmlib.equations import equation
+from ddpmlib.inputs import as_values
 from ddpmlib.process.ddpm import DDPM
 from ddpmlib.process.process import Process
 
@@ -72,7 +73,7 @@ def beta_from_alpha_bar(alpha_bar: Tensor) -> Tensor:
     Raises:
         ValueError: if the products do not fall from below 1, as they do when β were given.
     """
-    table = alpha_bar.double()
+    table = as_values(alpha_bar, "running products").double()
     falls = table.ndim == 1 and bool(torch.diff(table, prepend=table.new_ones(1)).lt(0).all())
     if not falls or bool((table < 0).any()):
         raise ValueError("running products fall: 1 > alpha_bar_1 > alpha_bar_2 > ...; are these β?")

@@ -21,13 +21,15 @@ from ddpmlib.broadcast import (
     Pair,
     Time,
     cast,
-    check_same_shape,
+    check_alike,
+    check_both_times,
     exact,
     expand,
     per_sample,
     weighted_sum,
 )
 from ddpmlib.equations import equation
+from ddpmlib.inputs import check_floats
 from ddpmlib.prediction import Prediction
 
 
@@ -87,6 +89,7 @@ class Process(ABC):
     @equation("B.2")
     def log_snr(self, t: Tensor) -> Tensor:
         """λ = 2 log(a/b) at the times t; +inf for clean data, −inf for pure noise."""
+        self._check_kind(t)
         a, b = self.coefficients(t)
         return 2 * (a.log() - b.log())
 
@@ -97,12 +100,16 @@ class Process(ABC):
     @equation("B.2")
     def to_book(self, t: Tensor, z: Tensor) -> Pair:
         """The book's log-SNR (B,) and x_t (B, ...), with a² + b² = 1, of data z at times t (B,)."""
+        self._check_kind(t)
+        check_floats(z, "z")
         a, b = self.coefficients(t)
         return self.log_snr(t), z / expand(torch.hypot(a, b), z).to(z.dtype)
 
     @equation("B.2")
     def from_book(self, log_snr: Tensor, x_t: Tensor) -> Pair:
         """Times (B,) and data (B, ...) of this process, of the book's x_t with log-SNR (B,)."""
+        check_floats(log_snr, "log_snr")
+        check_floats(x_t, "x_t")
         t = self.time_of(log_snr)
         a, b = self.coefficients(t)
         return t, x_t * expand(torch.hypot(a, b), x_t).to(x_t.dtype)
@@ -115,8 +122,7 @@ class Process(ABC):
         Raises:
             ValueError: if a time is none of this process, or ``x`` does not hold floats.
         """
-        if not x.is_floating_point():
-            raise ValueError(f"data must be floating point, images in [-1, 1], got {x.dtype}")
+        check_floats(x)
         scale, std = self._at(t, x, self.coefficients)
         return cast(scale, x), cast(std, x)
 
@@ -135,7 +141,7 @@ class Process(ABC):
         Raises:
             ValueError: if a time is none of this process, or ``eps`` has another shape.
         """
-        check_same_shape(x0, eps, "eps")
+        check_alike(x0, eps, "eps")
         scale, std = self.kernel(t, x0)
         return scale * x0 + std * eps
 
@@ -150,7 +156,7 @@ class Process(ABC):
         Raises:
             ValueError: if the times are not ordered like that or the shapes differ.
         """
-        check_same_shape(x_s, noise, "noise")
+        check_alike(x_s, noise, "noise")
         stride = self.stride(t, s, x_s)
         return cast(stride.ratio, x_s) * x_s + cast(stride.beta**0.5, x_s) * noise
 
@@ -187,8 +193,8 @@ class Process(ABC):
         Raises:
             ValueError: if the times are not ordered like that or the shapes differ.
         """
+        check_alike(x_t, x0, "x0")
         stride = self.stride(t, s, x_t)
-        check_same_shape(x_t, x0, "x0")
         on_x0 = stride.scale_s * stride.beta / stride.var_t
         on_x_t = stride.ratio * stride.var_s / stride.var_t
         mean = cast(on_x0, x_t) * x0 + cast(on_x_t, x_t) * x_t
@@ -245,10 +251,10 @@ class Process(ABC):
     ) -> Tensor:
         """Draw x_s given x_t and a prediction of x_0: the reverse step of DDPM and DDIM.
 
-        x_s = a_s x̂_0 + √(b_s²−η²β̃) ε̂ + η σ noise, with ε̂ the noise that x̂_0 implies
-        (Song et al. 2021, DDIM, eqs. 12 and 16). η = 1 is ancestral sampling (Ho et al. 2020,
-        Algorithm 2) with σ set by ``prediction.var_mix``; η = 0 is deterministic DDIM.
-        The last step, to clean data, adds no noise.
+        x_s = a_s x̂_0 + √(b_s²−η²β̃) ε̂ + η √β̃ noise, with ε̂ the noise that x̂_0 implies
+        (Song et al. 2021, DDIM, eqs. 12 and 16); η = 0 is deterministic DDIM. η = 1 is ancestral
+        sampling (Ho et al. 2020, Algorithm 2), and there ``prediction.var_mix`` sets the variance
+        in place of β̃. The last step, to clean data, adds no noise.
 
         Args:
             x_t: (B, ...).
@@ -262,7 +268,7 @@ class Process(ABC):
         """
         if isinstance(t, Tensor) or isinstance(s, Tensor):
             raise ValueError(f"a step goes from one time to another, both numbers, got {t} and {s}")
-        check_same_shape(x_t, prediction.x0, "prediction.x0")
+        check_alike(x_t, prediction.x0, "prediction.x0")
         check_eta(eta)
         stride = self.stride(t, s, x_t)
         left = stride.var_s - eta**2 * stride.beta_tilde
@@ -274,10 +280,13 @@ class Process(ABC):
             return mean
         if noise is None:
             raise ValueError(f"the step {t} → {s} with eta = {eta} draws: give it noise")
-        check_same_shape(x_t, noise, "noise")
+        check_alike(x_t, noise, "noise")
         if isinstance(prediction.var_mix, Tensor):
-            check_same_shape(x_t, prediction.var_mix, "prediction.var_mix")
-        std = eta * _mixed_std(stride.beta_tilde, stride.beta, prediction.var_mix)
+            check_alike(x_t, prediction.var_mix, "prediction.var_mix")
+        # Another variance than β̃ is ancestral sampling's: with it at η < 1, x_s would not have the
+        # marginals that the mean is made for (Song et al. 2021 know η √β̃ alone).
+        var_mix = prediction.var_mix if eta == 1 else 0.0
+        std = eta * _mixed_std(stride.beta_tilde, stride.beta, var_mix)
         return weighted_sum(1, mean, std, noise)
 
     @equation("3.5")
@@ -287,13 +296,9 @@ class Process(ABC):
         Raises:
             ValueError: at the time of clean data, or if the shapes differ.
         """
-        check_same_shape(x_t, x0, "x0")
+        check_alike(x_t, x0, "x0")
         scale, std = self.kernel(t, x_t)
-        on_cpu = not isinstance(t, Tensor) or t.device.type == "cpu"
-        if on_cpu and bool((torch.as_tensor(t) == self.clean).any()):
-            raise ValueError(
-                f"clean data (t = {self.clean:g}) hold no noise to solve for; take a noisier time"
-            )
+        check_noisy(self, t)
         return (x_t - scale * x0) / std
 
     @equation("10.1")
@@ -324,7 +329,7 @@ class Process(ABC):
             ValueError: if the times are whole numbers, between which nothing flows, or the shapes
                 differ.
         """
-        check_same_shape(x0, eps, "eps")
+        check_alike(x0, eps, "eps")
         da, db = self._at(t, x0, self._rates, ranged=False)
         return weighted_sum(cast(da, x0), x0, cast(db, eps), eps)
 
@@ -377,10 +382,17 @@ class Process(ABC):
                 f"got {low:g}..{high:g}"
             )
 
+    def _check_kind(self, t: Tensor) -> None:
+        """Refuse what is no tensor of times; one that is may lie beyond the ends."""
+        if self.times_are_whole:
+            return self.check_time(t)
+        return check_floats(t, "times")
+
     def check_pair(self, t: Time, s: Time) -> None:
         """Raise ValueError unless both are times of this process and s is the less noisy one."""
         self.check_time(t)
         self.check_time(s)
+        check_both_times(t, s)
         below = self.less_noisy(s, t)
         on_gpu = isinstance(below, Tensor) and below.device.type != "cpu"
         if not on_gpu and not (below.all() if isinstance(below, Tensor) else below):
@@ -419,6 +431,7 @@ class Process(ABC):
 
     def _signal_at(self, t: Time, x: Tensor) -> Any:
         """a and b at t, where something is left of the data: a'/a is infinite where a = 0."""
+        check_floats(x)
         a, b = self._at(t, x, self.coefficients)
         on_cpu = not isinstance(a, Tensor) or a.device.type == "cpu"
         if on_cpu and bool((torch.as_tensor(a) == 0).any()):
@@ -435,8 +448,12 @@ class Process(ABC):
         if ranged:
             self.check_time(t)
         if isinstance(t, Tensor):
+            self._check_kind(t)
+            check_floats(x)
             t = t if self.times_are_whole else t.to(exact(t))
             return tuple(expand(v, x) for v in function(t))
+        if isinstance(t, bool) or not isinstance(t, int | float):
+            raise ValueError(f"a time is a number or a tensor, got {type(t).__name__}")
         dtype = torch.int64 if self.times_are_whole else torch.float64
         return tuple(float(v) for v in function(torch.tensor(t, dtype=dtype)))
 
@@ -444,14 +461,26 @@ class Process(ABC):
 def _mixed_std(beta_tilde: Coefficient, beta: Coefficient, var_mix: float | Tensor) -> Coefficient:
     """√(β^v β̃^(1−v)) with v = ``var_mix``."""
     if isinstance(var_mix, Tensor):
+        check_floats(var_mix, "var_mix")
         return torch.sqrt(beta**var_mix * beta_tilde ** (1 - var_mix))
+    if not isinstance(var_mix, int | float):
+        raise ValueError(f"var_mix is a number or a tensor, got {type(var_mix).__name__}")
     if not 0 <= var_mix <= 1:
         raise ValueError(f"var_mix must lie in [0, 1] (0: beta_tilde, 1: beta), got {var_mix}")
     # The powers of plain floats keep 0 ** 0 == 1, so s = 0 needs no clipped logarithm.
     return float((beta**var_mix * beta_tilde ** (1 - var_mix)) ** 0.5)
 
 
+def check_noisy(process: Process, t: Time) -> None:
+    """Raise ValueError at the time of clean data, among checked times; not read from a GPU."""
+    on_cpu = not isinstance(t, Tensor) or t.device.type == "cpu"
+    if on_cpu and bool((torch.as_tensor(t) == process.clean).any()):
+        raise ValueError(
+            f"clean data (t = {process.clean:g}) hold no noise to solve for; take a noisier time"
+        )
+
+
 def check_eta(eta: float) -> None:
     """Raise ValueError unless 0 ≤ η ≤ 1."""
-    if not 0 <= eta <= 1:
+    if not isinstance(eta, int | float) or not 0 <= eta <= 1:
         raise ValueError(f"eta must lie in [0, 1] (0 is DDIM, 1 is DDPM), got {eta}")

@@ -6,6 +6,8 @@ index *is* the time, t = 1..T, and t = 0 is clean data.
 
 import math
 from collections.abc import Callable
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,9 +105,9 @@ def _with_zero(beta: Tensor) -> Tensor:
     return torch.cat([beta.new_zeros(1), beta])
 
 
-def _check_T(T: int) -> None:
-    if T < 1:
-        raise ValueError(f"a process needs at least one step, got T = {T}")
+def _check_T(T: Any) -> None:
+    if isinstance(T, bool) or not isinstance(T, Integral) or T < 1:
+        raise ValueError(f"a process counts whole steps and needs at least one step, got T = {T!r}")
 
 
 def _end_points(T: int, first: float | None, last: float | None) -> tuple[float, float]:

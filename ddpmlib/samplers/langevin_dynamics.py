@@ -59,11 +59,11 @@ def langevin(
     Raises:
         ValueError: if t is not in 1..T, h not positive and finite, or ``steps`` < 1.
     """
+    check_same_process(denoiser, process)
     _check_level(process, t)
     if not 0 < h < math.inf:
         raise ValueError(f"the step size h must be positive and finite, got {h}")
     _check_steps(steps)
-    check_same_process(denoiser, process)
     step = Langevin(lambda process, t: h)
     return walk(denoiser, process, x, [t] * (steps + 1), step, y, generator=generator)
 
@@ -99,10 +99,10 @@ def annealed_langevin(
     Raises:
         ValueError: if times do not fall within T..0, ``snr`` is not positive, or ``steps`` < 1.
     """
+    check_same_process(denoiser, process)
     times = checked_times(process, times)
     _check_steps(steps)
     step_size(process, times[0], snr)
-    check_same_process(denoiser, process)
     step = Annealed(Langevin(partial(step_size, snr=snr), steps))
     return walk(denoiser, process, x, [times[0], *times], step, y, generator=generator)
 
@@ -136,10 +136,10 @@ def predictor_corrector(
     Raises:
         ValueError: if times, ``eta``, ``snr`` or ``steps`` are out of range.
     """
+    check_same_process(denoiser, process)
     predictor, times = Ancestral(eta), checked_times(process, times)
     _check_steps(steps)
     step_size(process, times[0], snr)
-    check_same_process(denoiser, process)
     step = Corrected(predictor, Langevin(partial(step_size, snr=snr), steps))
     return walk(denoiser, process, x, times, step, y, generator=generator)
 
@@ -254,5 +254,5 @@ def _check_level(process: Process, t: Time) -> None:
 
 
 def _check_steps(steps: int) -> None:
-    if not isinstance(steps, int) or steps < 1:
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps counts network calls and must be at least 1, got {steps}")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ddpmlib.broadcast import Time, expand
+from ddpmlib.broadcast import Time, check_alike, expand, flat_mean
 from ddpmlib.condition import Condition
 from ddpmlib.equations import equation
+from ddpmlib.inputs import check_floats, check_readable, check_whole
 from ddpmlib.prediction import AnyDenoiser, Denoise
 from ddpmlib.process.process import Process
 from ddpmlib.samplers.loop import check_same_process, walk
 from ddpmlib.samplers.noise import NoiseSource
 from ddpmlib.samplers.state import State
 from ddpmlib.samplers.times import checked_times
+
+CONVERGED = 1e-3  # RMS, of states whose values are about 1
+REACH = 1e3  # how far the search steps beyond its guesses, in units of their distance
 
 
 @equation("7.15")
@@ -37,11 +42,18 @@ def slerp(a: Tensor, b: Tensor, weight: float | Tensor) -> Tensor:
         ValueError: if shapes differ, a vector is zero, two point in opposite directions, or there
             is not one weight or one per sample.
     """
+    check_floats(a, "a")
+    check_floats(b, "b")
     if a.shape != b.shape or a.ndim < 2:
         raise ValueError(
             f"slerp needs two tensors of one shape (B, ...), got {tuple(a.shape)} and "
             f"{tuple(b.shape)}"
         )
+    check_alike(a, b, "b")
+    check_readable(a, "a")
+    if not isinstance(weight, int | float):
+        check_floats(weight, "weight")
+        check_readable(weight, "weight")
     norms = a.flatten(1).norm(dim=1) * b.flatten(1).norm(dim=1)
     cosine = (a * b).flatten(1).sum(1) / norms
     if not bool((norms > 0).all()) or bool((cosine < -1 + 1e-6).any()):
@@ -75,8 +87,10 @@ def ddim_invert(
 
     Each DDIM step x_t → x_s is solved for x_t by fixed-point iteration on the noise that the
     denoiser finds in x_t. One iteration is the usual encoder (Song et al. 2021, section 4.3), which
-    takes ε̂ at x_s and is exact only for small steps; a few more make it the inverse of
-    :func:`~ddpmlib.samplers.loop.sample` to rounding error wherever the iteration contracts.
+    takes ε̂ at x_s and is exact only for small steps. Further ones are mixed with the one before,
+    sample by sample, so that what they miss x_s by becomes least (Anderson 1965, with a memory of
+    one): the inverse of :func:`~ddpmlib.samplers.loop.sample` to rounding error where that
+    converges. Where it does not, the best guess so far is kept, and a warning says so at the end.
 
     Args:
         denoiser, process, y: as in
@@ -86,18 +100,65 @@ def ddim_invert(
         refine: network calls per step, at least 1.
 
     Yields:
-        the starting state, then one per step, up to ``times[0]``.
+        the starting state, then one per step, up to ``times[0]``, with its
+        :attr:`~ddpmlib.samplers.state.State.residual`.
 
     Raises:
         ValueError: if times do not fall within 0..T or ``refine`` < 1.
     """
-    if refine < 1:
-        raise ValueError(
-            f"refine counts network calls per step and must be at least 1, got {refine}"
-        )
+    check_whole("refine counts network calls per step and", refine)
     check_same_process(denoiser, process)
-    rising = checked_times(process, times)[::-1]
-    return walk(denoiser, process, x, rising, _Inversion(refine), y)
+    rising, step = checked_times(process, times)[::-1], _Inversion(refine)
+    return _watched(walk(denoiser, process, x, rising, step, y), step)
+
+
+def _watched(states: Iterator[State], step: _Inversion) -> Iterator[State]:
+    """The same states; after the last one a warning if the iteration did not converge."""
+    yield from states
+    # Looked at once, at the end: in the loop the CPU would wait for a GPU.
+    lost = int(torch.stack(step.stuck).any(0).sum()) if step.stuck else 0
+    if lost:
+        warnings.warn(
+            f"the inversion did not converge for {lost} of {len(step.stuck[0])} samples within "
+            f"refine = {step.refine} calls per step, and kept the best guesses: take more steps, "
+            "or see State.residual for how good they are",
+            stacklevel=2,
+        )
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """A guess of x_t, what the network says there, and what the fixed-point map makes of it."""
+
+    x: Tensor
+    x0: Tensor
+    image: Tensor
+
+    @property
+    def miss(self) -> Tensor:
+        return self.image - self.x
+
+    @property
+    def residual(self) -> Tensor:
+        """RMS of what the map still moves, (B,)."""
+        return flat_mean(self.miss**2).sqrt()
+
+    def where(self, mask: Tensor, other: _Guess) -> _Guess:
+        """This guess for the samples of the mask (B,), the other's for the rest."""
+        mask, a, b = expand(mask, self.x), vars(self), vars(other)
+        return _Guess(*(torch.where(mask, a[k], b[k]) for k in ("x", "x0", "image")))
+
+    def mixed(self, other: _Guess) -> Tensor:
+        """The image of that point between both guesses, and beyond, whose miss is least.
+
+        The miss is taken as linear between the two, sample by sample.
+        """
+        turn = self.miss - other.miss
+        share = flat_mean(turn * self.miss) / flat_mean(turn**2).clamp(
+            min=torch.finfo(turn.dtype).tiny
+        )
+        share = expand(share.clamp(-REACH, REACH), self.x)
+        return self.image - share * (self.image - other.image)
 
 
 @dataclass(frozen=True)
@@ -105,6 +166,7 @@ class _Inversion:
     """The DDIM step that would lead from t down to s, solved for x_t."""
 
     refine: int
+    stuck: list[Tensor] = field(default_factory=list)  # of each step: for which samples, (B,)
 
     def __call__(
         self,
@@ -116,9 +178,20 @@ class _Inversion:
     ) -> State:
         s, x = past[-1].t, past[-1].x
         (scale_s, std_s), (scale_t, std_t) = process.kernel(s, x), process.kernel(t, x)
-        guess = x
-        for _ in range(self.refine):
+
+        def asked(guess: Tensor) -> _Guess:
             x0 = denoise(guess, t).x0
             eps = process.eps_from_x0(guess, x0, t)
-            guess = scale_t / scale_s * (x - std_s * eps) + std_t * eps
-        return State(t, guess, x0)
+            return _Guess(guess, x0, scale_t / scale_s * (x - std_s * eps) + std_t * eps)
+
+        best = asked(x)
+        found = best.image
+        for _ in range(self.refine - 1):
+            now = asked(found)
+            better = now.residual < best.residual
+            best, other = now.where(better, best), best.where(better, now)
+            found = best.mixed(other)
+        if self.refine > 1:  # a last guess that was worse than another ends the search
+            found = torch.where(expand(better, x), found, best.x)
+            self.stuck.append(~better & (best.residual > CONVERGED))
+        return State(t, found, best.x0, best.residual)

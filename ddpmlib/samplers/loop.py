@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ddpmlib.broadcast import Time
-from ddpmlib.condition import Condition
+from ddpmlib.condition import Condition, as_condition
 from ddpmlib.equations import equation
+from ddpmlib.inputs import as_floats
 from ddpmlib.prediction import AnyDenoiser, Prediction
 from ddpmlib.process.process import Process
 from ddpmlib.samplers.ancestral import Ancestral, Noising
@@ -45,13 +46,15 @@ def sample(
     Args:
         denoiser: network, oracle or guided wrapper.
         process: the forward process, the denoiser's own if it carries one.
-        x: the state at ``times[0]``; normal with ``process.prior_std`` (B, ...) at ``process.end``.
+        x: the state at ``times[0]``, (B, ...), a tensor or an array of NumPy; normal with
+            ``process.prior_std`` at ``process.end``.
         times: by default T, T−1, ..., 0; see :mod:`ddpmlib.samplers.times`. A continuous process
             has no default.
         eta: 1 for DDPM, the default, 0 for DDIM, between them a family with the same marginals.
         step: another way of drawing the next state, in place of ``eta``: see
             :mod:`ddpmlib.samplers`.
-        y: condition, passed on to the denoiser: labels (B,) or a mapping of tensors (B, ...).
+        y: condition, passed on to the denoiser: a label or one for each sample, or a mapping of
+            tensors (B, ...), see :func:`ddpmlib.condition.as_condition`.
         hook: edits each new state before the chain goes on from it, and before it is yielded.
         generator: source of the step noise, see :data:`ddpmlib.samplers.noise.NoiseSource`.
 
@@ -82,8 +85,26 @@ def walk(
     hook: Hook | None = None,
     generator: NoiseSource = None,
 ) -> Iterator[State]:
-    """The loop itself: one step for each pair of times, unchecked; see :func:`sample`."""
+    """The loop itself, its times unchecked: one step for each pair; see :func:`sample`.
 
+    Raises:
+        ValueError: if ``x`` holds no floats, or ``y`` is no condition of its samples.
+    """
+    x = as_floats(x, "x")
+    return _walk(denoiser, process, x, times, step, as_condition(y, x), hook, generator)
+
+
+@torch.no_grad()
+def _walk(
+    denoiser: AnyDenoiser,
+    process: Process,
+    x: Tensor,
+    times: Sequence[Time],
+    step: Step,
+    y: Condition | None,
+    hook: Hook | None,
+    generator: NoiseSource,
+) -> Iterator[State]:
     def denoise(x: Tensor, t: Time) -> Prediction:
         return denoiser(x, t, y)
 
@@ -136,10 +157,15 @@ def last(states: Iterator[State]) -> State:
 
 
 def check_same_process(denoiser: AnyDenoiser, process: Process) -> None:
-    """Raise ValueError if the denoiser carries a process, and another one than this.
+    """Raise ValueError unless these are a denoiser and a process, its own if it carries one.
 
     A model that is asked at the noise levels of another process answers without a word, and badly.
     """
+    if not callable(denoiser) or not isinstance(process, Process):
+        raise ValueError(
+            "a sampler needs a denoiser and a process, got "
+            f"{type(denoiser).__name__} and {type(process).__name__}"
+        )
     theirs = getattr(denoiser, "process", None)
     if theirs is not None and theirs != process:
         raise ValueError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ddpmlib import seeds
+from ddpmlib.inputs import check_floats
 
 
 class SampleNoise:
@@ -38,6 +39,7 @@ class SampleNoise:
         Raises:
             ValueError: if ``x`` does not hold these samples, (len(self), ...).
         """
+        check_floats(x, "the state")
         if not x.ndim or len(x) != len(self):
             raise ValueError(
                 f"this noise is that of {len(self)} samples, and the state has shape "

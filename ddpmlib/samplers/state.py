@@ -21,11 +21,15 @@ class State:
         t: the time reached.
         x: x_t, (B, ...).
         x0: the prediction that led here, same shape; None at the start and after a forward draw.
+        residual: of inversion alone (:func:`ddpmlib.samplers.latents.ddim_invert`), (B,): by how
+            much, RMS, the fixed-point map moves the best guess of x at which the network was asked;
+            0 where DDIM leads back exactly.
     """
 
     t: Time
     x: Tensor
     x0: Tensor | None = None
+    residual: Tensor | None = None
 
 
 PAST = 4

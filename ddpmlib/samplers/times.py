@@ -6,6 +6,7 @@ from itertools import pairwise
 from operator import index
 from typing import Any
 
+import numpy as np
 import torch
 
 from ddpmlib.broadcast import Time
@@ -68,8 +69,8 @@ def quadratic_times(T: int, steps: int) -> list[int]:
     return rising[::-1]
 
 
-def _check_steps(T: int, steps: int) -> None:
-    if not 1 <= steps <= T:
+def _check_steps(T: int, steps: Any) -> None:
+    if isinstance(steps, bool) or not hasattr(steps, "__index__") or not 1 <= steps <= T:
         raise ValueError(f"steps must lie in 1..T = 1..{T}, got {steps}")
 
 
@@ -165,6 +166,8 @@ def checked_times(
 
 def _number(t: Any, whole: bool) -> Any:
     try:  # index() takes NumPy's integers too, and refuses 3.0
+        if isinstance(t, bool | np.bool_ | str) or getattr(t, "dtype", None) == torch.bool:
+            raise TypeError(f"got {t!r}")
         return index(t) if whole else float(t)
     except (TypeError, ValueError) as error:
         kind = "whole numbers" if whole else "numbers"

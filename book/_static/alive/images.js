@@ -55,8 +55,8 @@
         x0 = x0.map((u, i) => u + w * (u - none[i]));
       }
       const eps = x.map((u, i) => (u - scale * x0[i]) / std);
-      const noise = eta > 0 && s > 0
-        ? widened(generator.normals(size), varMix, process, t, s) : null;
+      let noise = eta > 0 && s > 0 ? generator.normals(size) : null;
+      if (noise && eta === 1) noise = widened(noise, varMix, process, t, s); // ancestral alone
       x = Diffusion.step(process, x, x0, t, s, eta, noise);
       yield { t: s, x, from: t, x0, eps };
     }
