@@ -89,8 +89,8 @@ BUGS: dict[str, Bug] = {
         edits=(
             Edit(
                 "process.process",
-                "eta * _mixed_std(stride.beta_tilde, stride.beta, prediction.var_mix)",
-                "eta * _mixed_std(stride.beta_tilde, stride.beta, prediction.var_mix) ** 2",
+                "eta * _mixed_std(stride.beta_tilde, stride.beta, var_mix)",
+                "eta * _mixed_std(stride.beta_tilde, stride.beta, var_mix) ** 2",
             ),
         ),
         caught_by=(

@@ -3,7 +3,7 @@
 Each grid shows the same samples: :data:`N` of them, the classes in turn, by :data:`STEPS` steps of
 DDIM from noise that belongs to their numbers and not to the run. Nothing random is drawn but this
 noise, from generators of its own, so that a run reaches the same bits with grids and without. A
-grid costs as much as about three updates with batches of 64.
+grid costs as much as about five updates with batches of 64 (measured on digits, on the CPU).
 """
 
 from __future__ import annotations
