@@ -105,9 +105,9 @@ def ending_at_once() -> Iterator[None]:
 
 
 def sentence(signum: int, hint: str = "") -> str:
-    """What the command line says when a signal ends it; the first line is that of the ^C."""
+    """What the command line says when a signal ends it."""
     how = "interrupted" if signum == signal.SIGINT else f"ended by {signal.Signals(signum).name}"
-    return f"\nddpmlib: {how}{hint}"
+    return f"ddpmlib: {how}{hint}"
 
 
 def _note(signum: int, frame: FrameType | None) -> None:

@@ -53,6 +53,7 @@ OTHERS = {
     "data": "reads files: tests/test_data.py",
     "cli": "takes command lines: tests/test_cli.py",
     "experiments": "takes rows of results: tests/test_experiments.py",
+    "interop": "takes models and schedulers of diffusers: tests/test_interop.py",
     "teaching": "belongs to the book: tests/test_exercises.py, tests/test_museum.py",
 }
 
@@ -534,7 +535,8 @@ NOT_CALLED |= dict.fromkeys(
     RECORD,
 )
 OF_FILES = """evaluation.evaluate evaluation.measure_samples evaluation.nll evaluation.network_of
-    evaluation.reference evaluation.accuracy_under_noise"""
+    evaluation.reference evaluation.accuracy_under_noise evaluation.class_names
+    evaluation.images_of evaluation.label_of evaluation.sample_batches evaluation.samples"""
 NOT_CALLED |= dict.fromkeys(
     OF_FILES.split(),
     "measures a checkpoint or a data set by the functions above: tests/test_evaluation.py",

@@ -151,7 +151,7 @@ def test_a_card_is_shown_and_an_entry_of_it_is_too(run, capsys):
 
 def test_a_measurement_is_shown_and_its_text_is_no_second_line(run, capsys, monkeypatch):
     entry = {"fid": 1.5, "hardware": f"{EVIL}\nfid 0.0"}
-    monkeypatch.setattr(evaluation, "evaluate", lambda *a, **b: [entry])
+    monkeypatch.setattr(evaluation, "evaluate", lambda *a, report, **b: report(entry))
     said = shows(capsys, ["evaluate", str(run)])
     assert said.count("\n") == 2 and r"x\x9b2J\u202e\x7f\nfid 0.0" in said
 

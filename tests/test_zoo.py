@@ -777,7 +777,8 @@ def test_a_run_that_is_not_finished_is_loaded_with_its_averaged_weights(
     assert same(averaged, model.state_dict()) and not model.training
     assert recipes.from_dict(card.recipe) == recipe and card.name == recipe.name
     assert card.image_shape == (1, 8, 8) and card.num_classes == 10
-    assert card.training == {"step": 4, "steps": 9}
+    classes = list("0123456789")
+    assert card.training == {"step": 4, "steps": 9, "classes": classes}
     assert card.parameters == sum(p.numel() for p in model.parameters())
 
 
@@ -785,7 +786,7 @@ def test_a_run_that_is_not_finished_is_loaded_with_its_averaged_weights(
     ("key", "value"),
     [
         ("recipe", None), ("recipe", "[]"), ("recipe", "{}"), ("shape", None), ("shape", "[8, 8]"),
-        ("shape", "[1, 8, -8]"), ("shape", "3"), ("shape", "{"),
+        ("shape", "[1, 8, -8]"), ("shape", "3"), ("shape", "{}"),
     ],
 )  # fmt: skip
 def test_a_state_that_does_not_say_what_it_trains_is_not_loaded(copied, key, value):

@@ -54,7 +54,12 @@ def add_equations(
 def keep_marked(
     app: Sphinx, what: str, name: str, thing: object, skip: bool, options: object
 ) -> bool | None:
-    """What implements an equation is never left out, private or not."""
+    """What implements an equation is never left out, private or not, but where it is asked to be.
+
+    A package leaves out what its modules describe: described twice, its source would lead astray.
+    """
+    if name in (getattr(options, "exclude_members", None) or ()):
+        return None
     return False if marks(thing) and inspect.isroutine(thing) else None
 
 

@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt as stop:
         signum = getattr(stop, "signum", signal.SIGINT)
-        print(interruption.sentence(signum, _hint(args, stop)), file=sys.stderr)
+        print(file=sys.stderr)  # ends the line of the ^C
+        complain(interruption.sentence(signum, _hint(args, stop)))
         return 128 + signum
     return 0
 

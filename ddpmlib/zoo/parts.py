@@ -8,7 +8,6 @@ from no file. The betas of a chain are a tensor among the weights, to the last b
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -169,7 +168,7 @@ def process_values(process: Process) -> tuple[dict[str, Any], dict[str, Tensor]]
     """
     name = type(process).__name__
     if PROCESSES.get(name) is type(process):
-        return {"name": name} | {k: _number(v) for k, v in vars(process).items()}, {}
+        return {"name": name} | {k: float(v) for k, v in vars(process).items()}, {}
     chain = process if type(process) is DDPM else getattr(process, "process", None)
     if type(process) not in (DDPM, Interpolated, ZeroBased) or type(chain) is not DDPM:
         raise ValueError(
@@ -187,19 +186,13 @@ def predicts_values(parameterization: Parameterization) -> dict[str, Any]:
     """
     weights = getattr(parameterization.target, "weights", None)
     numbers = asdict(weights) if is_dataclass(weights) and not isinstance(weights, type) else {}
-    values = {"name": parameterization.name} | {k: _number(v) for k, v in numbers.items()}
+    values = {"name": parameterization.name} | {k: float(v) for k, v in numbers.items()}
     if parameterization.name not in PREDICTS or _parameterization(values) != parameterization:
         raise ValueError(
             f"the parameterization {parameterization.name!r} is none of this library's "
             f"({', '.join(PREDICTS)}): what it means cannot be kept"
         )
     return values
-
-
-def _number(value: Any) -> float | str:
-    """As JSON knows it: infinity, which EDM may end at, is a word."""
-    value = float(value)
-    return value if math.isfinite(value) else repr(value)
 
 
 # ---- and back ------------------------------------------------------------------------------------

@@ -281,7 +281,7 @@ def _carried_out(
     now, state = stretches[-1], folder / STATE
     if dataset.source is not None and parallel.is_main():
         write_source(folder, dataset.source)
-    trainer.notes = notes(stretches, start)
+    trainer.notes = notes(stretches, start) | {"classes": list(dataset.classes)}
     parallel.wait()  # all have read the state
     with interruption.deferred():
         if trainer.step == now.since:  # a new stretch, which must not be forgotten

@@ -52,6 +52,7 @@ def so_far(path: Path) -> tuple[Card, dict[str, Tensor]]:
         stacklevel=3,
     )
     how: dict[str, Any] = {"step": saved.step, "steps": found.settings.steps}
+    how |= {"classes": saved.said["classes"]} if "classes" in saved.said else {}
     card = Card(
         name=found.name, recipe=values, sha256="",
         parameters=sum(v.numel() for v in averaged.values()), dtype="float32",
