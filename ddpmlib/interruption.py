@@ -94,7 +94,7 @@ def ending_at_once() -> Iterator[None]:
     """Within the block both signals end the process: for imports, in which an exception is lost."""
 
     def end(signum: int, frame: FrameType | None) -> None:
-        os.write(2, f"{sentence(signum)}\n".encode())
+        os.write(2, f"\n{sentence(signum)}\n".encode())
         os._exit(128 + signum)
 
     before = _handled(end)

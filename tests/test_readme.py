@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pictures import write_folder
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
@@ -58,10 +60,13 @@ FASTER = {
 @pytest.mark.slow
 def test_training_and_sampling_by_command_line(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    write_folder(tmp_path / "photos")
     for _, verb, *arguments in commands("ddpmlib"):
         command = [sys.executable, "-m", "ddpmlib", verb, *arguments, *FASTER[verb]]
         subprocess.run(command, cwd=tmp_path, env=env, check=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"runs", "my_digits.png", "guided.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "photos", "runs", "my_digits.png", "guided.png"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,6 @@ def walk(
     return _walk(denoiser, process, x, times, step, as_condition(y, x), hook, generator)
 
 
-@torch.no_grad()
 def _walk(
     denoiser: AnyDenoiser,
     process: Process,

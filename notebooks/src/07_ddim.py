@@ -755,7 +755,7 @@ assert linear.std[250] > 1.3 * cosine.std[250]
 # $$
 #
 # which takes the noise at the *wrong end* of the step: DDIM will decode with $\hat\varepsilon(x_t,t)$, see (3.9). So the round trip does not close exactly. `ddim_invert` asks for $\hat\varepsilon$ at $(x_s, t)$ (at $t=0$ a network has nothing to say), and with `refine` > 1 it puts the
-# $x_t$ so found back into (3.9), which brings it nearer to the exact inverse. Here are 30 real scans that the network has not been trained on.
+# $x_t$ so found back into (3.9), mixed with the guess before it (Anderson acceleration), which brings it nearer to the exact inverse. Here are 30 real scans that the network has not been trained on.
 
 # %% tags=["nbval-ignore-output"]
 from ddpmlib.samplers import ddim_invert
