@@ -143,6 +143,16 @@ def test_resuming_on_other_images_is_refused(cwd, capsys):
     assert {p: p.read_bytes() for p in Path("runs/a").iterdir()} == before
 
 
+@pytest.mark.parametrize("option", ["--flip", "--recipe mnist"])
+def test_what_was_decided_at_the_start_is_not_taken_up_later(cwd, capsys, option):
+    write_folder(cwd / "a", 12)
+    words = ["train", "--images", "a", *SMALL]
+    assert main(words) == 0
+    assert main([*words, "--resume"]) == 0
+    _, err = failed(capsys, [*words, *option.split(), "--resume"])
+    assert "are decided when a run begins" in err
+
+
 @pytest.mark.parametrize("kind", ["classifier", "noisy-classifier"])
 def test_a_classifier_needs_classes(cwd, capsys, kind):
     write_folder(cwd / "a", 6, kinds=())

@@ -93,6 +93,24 @@ def check_unused(args: argparse.Namespace) -> None:
             raise ValueError(f"{option} is for your own images: give --images too")
 
 
+def check_same(args: argparse.Namespace, asked: Recipe, before: Recipe) -> None:
+    """Raise ValueError if options ask for another recipe than that of a run which goes on.
+
+    Args:
+        args: of the command line.
+        asked: the recipe that its options make.
+        before: that of the run.
+    """
+    from ddpmlib.zoo import recipes
+
+    steps = {"settings.steps": before.settings.steps}
+    if (args.kind or args.like or args.flip) and recipes.changed(asked, steps) != before:
+        raise ValueError(
+            "--kind, --recipe and --flip are decided when a run begins, and this one is of another "
+            "recipe: leave them out with --resume, or give another folder by --out"
+        )
+
+
 def without_path(args: argparse.Namespace) -> str:
     """The command that a card shows, which may ship: without the folders above the images."""
     if args.images is None:

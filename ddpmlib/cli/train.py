@@ -113,6 +113,8 @@ def _asked(args: argparse.Namespace) -> tuple[Recipe, Path, Dataset | None]:
                 f"{folder} holds a run of {before.recipe.name}, not of {named.name}: give another "
                 "folder by --out, or leave the recipe out"
             )
+        if named is not None and dataset is not None:
+            own_images.check_same(args, named, before.recipe)
         again = dataset or _read_again(folder, before.recipe)
         return recipes.changed(before.recipe, _changes(args)), folder, again
     if named is None:

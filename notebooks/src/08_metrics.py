@@ -811,7 +811,7 @@ for n in (10, 20, 40, 64):
 # %% [markdown]
 # ## Train it here
 #
-# What is there to train in a measure? The feature extractor. A distance in feature space depends on whose features they are, so we train a second classifier, same recipe, another seed, on the 1,442 scans.
+# What is there to train in a measure? The classifier whose features it uses. A distance in feature space depends on whose features they are, so we train a second one, same recipe, another seed, on the 1,442 scans.
 
 # %% tags=["nbval-ignore-output"]
 from dataclasses import replace
@@ -904,7 +904,7 @@ _ = plots.grid(both, ncol=10)
 
 # %% [markdown]
 # *What to see:* above, noise with a perfect Inception Score and perfect agreement {cite}`barratt2018note`; below, for comparison, honest samples of 20 calls with a slightly lower one.
-# Never optimise with the classifier that your report uses.
+# Do not optimise samples against the classifier that your report measures with.
 #
 # ## The same measures at scale
 #

@@ -500,7 +500,7 @@ for row in results.rows("chain"):
 assert min(share.values()) > 0.9
 
 # %% [markdown]
-# *What to see:* **refuted**, as in [chapter 07](07_ddim.ipynb) with another reference and another net. When the last quarter begins, 97 % of the fall or more is done (under cosine with DDIM more than all of it). On a logarithmic axis something is left of the claim for one case, ancestral sampling under the linear schedule, whose last quarter still halves the distance.
+# *What to see:* **refuted**, as in [chapter 07](07_ddim.ipynb) with another net and other reference images. When the last quarter begins, 97 % of the fall or more is done (under cosine with DDIM more than all of it). On a logarithmic axis something is left of the claim for one case, ancestral sampling under the linear schedule, whose last quarter still halves the distance.
 # And a finding that we did not look for: the two samplers walk nearly side by side through the first half, where the layout is decided, and part in the second. There ancestral sampling goes on improving while DDIM under the cosine schedule gets *worse*, from the last quarter's beginning to its end. Whatever DDIM loses on these nets, it loses among the small details.
 #
 # ## What goes wrong

@@ -119,7 +119,10 @@ _, logits = features.extract(mnist_extractor, images)
 agreed = [
     metrics.class_agreement(part, torch.arange(10)) for part in logits.split(10)
 ]
-print("another classifier agrees:", *(f"{share:.0%}" for share in agreed))
+print(
+    "mnist-classifier reads the class asked for in:",
+    *(f"{share:.0%}" for share in agreed),
+)
 assert agreed[0] < 0.4 and min(agreed[2:]) > 0.7
 
 # %% [markdown]
@@ -1017,7 +1020,7 @@ plots.film(
 #
 # ## One knob turned: the strength
 #
-# The slides compare scale 1 with scale 10. Here are more of them, in numbers: 300 samples a line, 20 ancestral steps. The classifier that measures (`digits-classifier`) has seen neither noise nor samples. `told`: the same network simply told the class, which is what exact guidance with $s=1$ would give; and the classifier on top of that.
+# The slides compare scale 1 with scale 10. Here are more of them, in numbers: 300 samples a line, 20 ancestral steps. They are measured by `digits-classifier`, which has seen neither noise nor samples. `told`: the same network simply told the class, which is what exact guidance with $s=1$ would give; and the noisy classifier guiding on top of that.
 
 # %% tags=["nbval-ignore-output"]
 extractor, _ = zoo.load("digits-classifier", device="cpu")
@@ -1265,7 +1268,7 @@ assert all(v > 40 for name, v in wrong.items() if name not in unseen)
 #
 # ### 2. The explosion at the first step
 #
-# The exact gradient fades like $\sqrt{\bar\alpha_t}$, (10.8). Does a trained one? The network with and without its label gives the right side of (10.8), so we can hold both classifiers against it, on noised test digits with their true labels:
+# The exact gradient fades like $\sqrt{\bar\alpha_t}$, (10.8). Does a trained one? The network with and without its label gives the right side of (10.8), so we can hold the two noisy classifiers and the clean twin against it, on noised test digits with their true labels:
 
 # %% mystnb={"image": {"alt": "Left: length of the gradient over t, logarithmic. The difference of predictions falls steeply towards t = 1000, the noisy classifiers flatten out, the clean twin climbs above the others and stays there. Right: cosine between gradient and difference of predictions: moderate for the noisy classifiers in the middle of the chain, low for the clean one."}} tags=["nbval-ignore-output"]
 pick = torch.arange(0, 355, 3)
@@ -1327,7 +1330,7 @@ remedies = {
     ),
     "mean shift, η = 1": (MeanShift(silent, shipped, 4.0, times), 1.0),
 }  # fmt: skip
-print(f"{'':28} |x| of the image   classifier sees the class")
+print(f"{'':28} |x| of the image   digits-classifier sees it")
 explosion = {}
 for name, (denoiser, eta) in remedies.items():
     how = evaluation.Sampling(steps=20, eta=eta)

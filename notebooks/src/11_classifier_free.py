@@ -881,7 +881,7 @@ for name in ("mnist", "fashion_mnist"):
 # %% [markdown]
 # What 99 % costs: on MNIST between 0.7 and 1.3 in distance above the unguided model (0.27), or 0.2 for one who is content with the 98.96 % of the last third; on Fashion-MNIST, with guidance at all times, *nothing*: the distance (unguided 3.16) is lower, and the price is paid in recall alone.
 #
-# ### Three ways to treat a prediction
+# ### No, static or dynamic thresholding
 #
 # Without a threshold, clipped to the range of images, and with the dynamic one; MNIST, then Fashion-MNIST:
 
@@ -978,7 +978,7 @@ assert (
 )
 
 # %% [markdown]
-# *What to see:* row 2, the wrong sign, is loud: every column shows anything but its class. Row 4 against row 3 is the quiet one: both are fine digits, and nothing tells you that the "unguided" baseline of your table is guided. Row 5 is quiet, too. Look at the column of 0: there label and "null" are the same and guidance is off, so the zero is that of row 3; all others are driven away from zeros instead of from the average digit, and the classifier reads every one of them. Row 6 breaks (11.13) and is as bad as the wrong sign, for
+# *What to see:* row 2, the wrong sign, is loud: every column shows anything but its class. Row 4 against row 3 is the quiet one: both are fine digits, and nothing tells you that the "unguided" baseline of your table is guided. Row 5 is quiet, too. Look at the column of 0: there label and "null" are the same and guidance is off, so the zero is that of row 3; all others are driven away from zeros instead of from the average digit, and `mnist-classifier` reads every one of them. Row 6 breaks (11.13) and is as bad as the wrong sign, for
 # a reason worth a minute: the noise of the *raw* prediction is $(x_t-\sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$, with the whole overshoot subtracted. The clip takes the push away from $\hat x_0$ and leaves its recoil in $\hat\varepsilon$: the sum is guidance *away* from the class.
 #
 # The tests that catch them, in `tests/test_guidance.py`: `test_w_weighs_as_the_book_says` and `test_classifier_free_is_classifier_guidance_of_strength_1_plus_w` (roles, sign and convention, on a mixture with exact predictions), `test_the_null_label_of_a_network_is_what_y_none_means` and `test_both_passes_are_one_batch_with_the_null_label_behind` (null label), `test_the_noise_is_that_of_the_thresholded_prediction` (stale $\hat\varepsilon$).

@@ -3,7 +3,7 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/A_museum_of_bugs.ipynb)
 #
-# A diffusion model can be wrong and still draw digits. Here hang fourteen mistakes of one line each that people really make: what was written, what it looks like, why, and the test that notices. Some shout. The best ones whisper, and two of them make a number *better*.
+# A diffusion model can be wrong and still draw digits. Here hang fifteen mistakes of one line each that people really make: what was written, what it looks like, why, and the test that notices. Some shout. The best ones whisper, and two of them make a number *better*.
 #
 # Nothing is retouched. Each picture is drawn by a copy of this book's library with the wrong line in place of the right one, and the book's tests put the same lines in place and demand that the named tests fail. Your own `ddpmlib` stays as it is.
 

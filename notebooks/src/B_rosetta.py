@@ -522,7 +522,7 @@ for lam in (-4.0, 0.0, 4.0):
 #
 # ## From scratch, then from the library
 #
-# Why were four rows of the first figure the same? Where $a$ and $b$ are *straight* in $u$, Euler's step with (B.12) lands exactly where the predicted pair is at the new label:
+# Why were four rows of the first figure the same? Where $a$ and $b$ are *straight* in $u$, Euler's step with (B.12) lands exactly on the noisy point that $\hat x_0$ and $\hat\varepsilon$ make at the new label:
 #
 # $$
 # z+(u_s-u)\,(a'\hat x_0+b'\hat\varepsilon)=\big(a+(u_s-u)\,a'\big)\hat x_0+\big(b+(u_s-u)\,b'\big)\hat\varepsilon=a(u_s)\,\hat x_0+b(u_s)\,\hat\varepsilon ,
