@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -475,13 +476,21 @@ def test_samples_of_a_name_are_those_of_its_denoiser(finished):
 
     assert torch.equal(found(12), expected([*range(10), 0, 1]))
     assert len(found()) == 100 and torch.equal(found()[:12], found(100)[:12])
-    for y in (7, "7"):
+    for y in (7, "7", np.int64(7)):
         assert torch.equal(found(3, y), expected([7, 7, 7]))
     for y in ([7, 1], ["7", 1], torch.tensor([7, 1])):
         assert torch.equal(found(y=y), expected([7, 1]))
     other = Sampling(steps=3, eta=1.0, seed=4)
     assert torch.equal(found(2, how=other), expected([0, 1], other))
     assert torch.equal(found(5, batch_size=2), expected([0, 1, 2, 3, 4], batch_size=2))
+
+
+def test_one_label_for_all_may_be_a_number_of_numpy(finished):
+    denoiser, card = zoo.load(finished, "cpu")
+    one, other = (
+        evaluation.generate(denoiser, card.image_shape, y, TWO, n=3) for y in (7, np.int64(7))
+    )
+    assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize(

@@ -327,6 +327,33 @@ def test_broken_files_are_left_out_on_request(tmp_path, told):
     assert told == [s for s in told if s.startswith(f"left out: {n} files cannot be read")]
 
 
+@pytest.mark.parametrize("kind", ["gif", "tif"])
+def test_what_breaks_after_its_first_frame_is_left_out_as_told(tmp_path, told, kind):
+    write_folder(tmp_path, 4, kinds=())
+    first, *others = [Image.fromarray(picture(50 + i, 0)) for i in range(3)]
+    path = tmp_path / f"a.{kind}"
+    first.save(path, save_all=True, append_images=others)
+    break_later_frames(path)
+    images = data.from_folder(tmp_path, size=SIZE, skip_broken=True, tell=told.append)
+    assert told[0].startswith(f"left out: 1 file cannot be read (a.{kind}: ")
+    assert len(images.x_train) + len(images.x_test) == 4
+
+
+def break_later_frames(path):
+    whole = path.read_bytes()
+    for n in range(len(whole) - 1, 0, -1):
+        path.write_bytes(whole[:n])
+        try:
+            read(path)
+        except pictures.BrokenPicture:
+            break
+        try:
+            pictures.frames(path)
+        except pictures.BrokenPicture:
+            return
+    pytest.fail("no cut breaks the later frames alone")
+
+
 def test_a_folder_of_broken_files_alone_is_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     with pytest.raises(ValueError, match="none of the pictures in .* can be read"):
@@ -373,10 +400,30 @@ def test_copies_are_named_and_none_is_trained_on_and_tested(tmp_path, told):
 
 @pytest.mark.parametrize(
     ("path", "name"),
-    [("a b/", "a-b"), ("x/Ünï cøde!", "Ünï-cøde"), ("cats.npz", "cats"), ("mnist", "my-mnist")],
+    [
+        ("a b/", "a-b"),
+        ("x/Ünï cøde!", "Uni-cde"),
+        ("Bäume", "Baume"),
+        ("照片", "images"),
+        ("-x", "x"),
+        ("--", "images"),
+        ("con", "my-con"),
+        ("COM1.npz", "my-COM1"),
+        ("x" * 200, "x" * 90),
+        ("cats.npz", "cats"),
+        ("mnist", "my-mnist"),
+    ],
 )
 def test_the_folder_names_the_data(path, name):
     assert own.plain_name(path) == name
+    own.check_own_name(name)
+
+
+@pytest.mark.parametrize("name", ["digits", "Bäume", "-x"])
+def test_a_name_is_refused_before_any_picture_is_looked_at(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(folders, "listed", lambda *a: pytest.fail("must not look"))
+    with pytest.raises(ValueError, match="a data set of this library|is a plain file name"):
+        data.from_folder(tmp_path, name)
 
 
 def test_the_name_of_a_data_set_of_the_library_is_refused(tmp_path):
@@ -449,6 +496,23 @@ def test_archives_that_are_split_and_name_their_classes(tmp_path):
     small = data.from_path(tmp_path / "a.npz", size=(6, 8), grey=True)
     assert small.image_shape == (1, 6, 8)
     assert own.again(small.source, "a").fingerprint == small.fingerprint
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_an_archive_of_other_channels_is_read_again_and_neither_grey_nor_rgb(tmp_path, channels):
+    np.savez(tmp_path / "a.npz", x=pixels(shape=(12, 16, channels)))
+    images = data.from_path(tmp_path / "a.npz")
+    assert images.image_shape == (channels, 12, 16)
+    assert own.again(images.source, "a").fingerprint == images.fingerprint
+    for grey in (True, False):
+        with pytest.raises(ValueError, match=f"images of {channels} channels are neither grey nor"):
+            data.from_path(tmp_path / "a.npz", grey=grey)
+
+
+def test_grey_images_that_were_made_rgb_are_read_again_as_rgb(tmp_path):
+    np.savez(tmp_path / "a.npz", x=pixels(shape=(12, 16)))
+    images = data.from_path(tmp_path / "a.npz", grey=False)
+    assert own.again(images.source, "a").image_shape == images.image_shape == (3, 12, 16)
 
 
 def test_arrays_are_resized_as_files_are(tmp_path):
@@ -557,6 +621,36 @@ def test_other_names_of_columns_and_known_labels():
     assert labels.tolist() == [4] * 6
     with pytest.raises(ValueError, match="5 for 6 images"):
         data.from_map_style(items, image="img", labels=[4] * 5)
+
+
+def test_pillow_images_of_a_data_set_become_what_files_of_them_would(tmp_path):
+    deep = np.linspace(0, 65535, 40 * 56).reshape(SIZE).round().astype(np.uint16)
+    clear = np.zeros((*SIZE, 4), np.uint8)
+    clear[:, :20] = (200, 10, 0, 255)
+    for values in (deep, clear):
+        x, _ = data.from_map_style([(Image.fromarray(values), 0)])
+        expected = read(save(tmp_path / "a.png", values))
+        assert np.array_equal(x[0].permute(1, 2, 0).squeeze(), expected)
+    with pytest.raises(ValueError, match="image 0 cannot be read: floating-point pixels"):
+        data.from_map_style([(Image.fromarray(np.ones(SIZE, np.float32)), 0)])
+
+
+def test_a_given_label_comes_before_the_targets_of_the_items():
+    items = Items("array", pixels(6), np.arange(6))
+    items.targets = [5] * 6
+    assert data.from_map_style(items)[1].tolist() == [5] * 6
+    assert data.from_map_style(items, label=1)[1].tolist() == list(range(6))
+    assert data.from_map_style(items, label=1, labels=[4] * 6)[1].tolist() == [4] * 6
+    with pytest.raises(ValueError, match="6 of 6 items have no label at 2, the first .* item 0"):
+        data.from_map_style(items, label=2)
+
+
+def test_labels_of_some_items_alone_are_refused():
+    items = [{"image": x, "label": None if i in (2, 4) else i} for i, x in enumerate(pixels(6))]
+    with pytest.raises(ValueError, match="2 of 6 items have no label, the first of them item 2: "):
+        data.from_map_style(items)
+    _, labels = data.from_map_style([{"image": x, "label": None} for x in pixels(6)])
+    assert labels is None
 
 
 def test_what_does_not_fit_stays_where_it_is():

@@ -251,12 +251,25 @@ def test_labels_that_the_model_does_not_know_are_refused(y, match, kind):
 
 
 def test_labels_of_another_kind_are_refused_and_other_conditions_pass():
-    with pytest.raises(TypeError, match="labels are a tensor or a NumPy array, got list"):
-        inputs.checked_condition([0] * 20, 20, nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="labels are a tensor, an array or a list, got str"):
+        inputs.checked_condition("0" * 20, 20, nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="labels in a list must be numbers, got <U1"):
+        inputs.checked_condition(["0"] * 20, 20, nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="labels in a list must make an array: "):
+        inputs.checked_condition([[0], [0, 1]] * 10, 20, nn.Linear(2, 2))
     text = {"text": torch.randn(20, 5), "place": torch.randn(20, 2)}
     assert inputs.checked_condition(text, 20, denoiser()) == text
     assert inputs.checked_condition(torch.randn(20, 5), 20, denoiser()).shape == (20, 5)
     assert inputs.checked_condition(torch.arange(20), 20, nn.Linear(2, 2)).tolist() == [*range(20)]
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_labels_may_be_a_list_or_a_tuple(kind):
+    x, y = images()
+    given = kind(y.tolist())
+    assert torch.equal(inputs.checked_condition(given, 20, denoiser()), y)
+    assert torch.equal(inputs.checked_condition({"y": given}, 20, denoiser())["y"], y)
+    assert torch.equal(trainer(x, given, model=denoiser(0)).y, y)
 
 
 def test_a_bounded_part_of_a_set_is_read_for_its_fingerprint():

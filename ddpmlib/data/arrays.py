@@ -130,9 +130,11 @@ def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
     return out
 
 
-def _coloured(x: Tensor, grey: bool | None) -> Tensor:
+def _coloured(x: Tensor, grey: bool | None, before: bool) -> Tensor:
     """With one channel or three, if that is asked; with one anyway if three are the same."""
     c = x.shape[1]
+    if before and not grey and c not in (1, 3):
+        return x
     if c == 3 and (grey or (grey is None and bool((x == x[:, :1]).all()))):
         weights = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)  # ITU-R 601, as Pillow's
         return x[:, :1].clone() if grey is None else (x * weights).sum(1, True).round().byte()
@@ -153,6 +155,7 @@ def from_npz(
     size: tuple[int, int] | None = None,
     grey: bool | None = None,
     fit: Callable[[tuple[int, int]], tuple[int, int]] = lambda size: size,
+    before: bool = False,
 ) -> Dataset:
     """A data set from an .npz file, from which nothing is ever unpickled.
 
@@ -165,6 +168,8 @@ def from_npz(
         size: height and width to bring the images to; by default their own.
         grey: one channel or three; None for one if the three are always the same.
         fit: what becomes of the size, see :func:`ddpmlib.data.folders.nearest`.
+        before: whether ``grey`` is that of a :class:`ddpmlib.data.sets.Source`, where False also
+            stands for images of neither one channel nor three, which stay as they are.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -184,7 +189,7 @@ def from_npz(
     try:
         words = [str(word) for word in arrays.get("classes", ())]
         plain = from_arrays(name, x, *others, classes=words)
-        x_train, x_test = (_coloured(x, grey) for x in (plain.x_train, plain.x_test))
+        x_train, x_test = (_coloured(x, grey, before) for x in (plain.x_train, plain.x_test))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if x_train.shape[1] != x_test.shape[1]:  # grey by chance in one part alone

@@ -231,8 +231,9 @@ def read(
     several: list[str] = []
     for path in _progress(listing.names, "reading"):
         try:
-            arrays[path] = pictures.read_picture(listing.root / path, size, grey)
+            pixels = pictures.read_picture(listing.root / path, size, grey)
             several += [path] if pictures.frames(listing.root / path) > 1 else []
+            arrays[path] = pixels  # after all that can raise: no broken file is trained on
         except pictures.BrokenPicture as error:
             broken[path] = str(error)
     _settle_broken(broken, skip_broken, tell)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ddpmlib.data import pictures
 from ddpmlib.data.folders import most_bytes
 
 
@@ -29,8 +30,9 @@ class MapStyle:
     Args:
         items: (image, label) by number as torchvision has them, or dictionaries as Hugging Face.
             An image is a Pillow image, a uint8 array (H, W) or (H, W, C), or a uint8 tensor (H, W)
-            or (C, H, W). All have one shape, and number i is always the same: augmentation
-            belongs into the loss.
+            or (C, H, W). A Pillow image is made plain as a file's is, see
+            :func:`ddpmlib.data.pictures.plain`. All have one shape, and number i is always the
+            same: augmentation belongs into the loss.
         image: where in an item the image is, by default 0 in a tuple, "image" in a dictionary.
     """
 
@@ -63,7 +65,10 @@ class MapStyle:
         """Image number i, (C, H, W)."""
         value = _part(self.items[i], self.image, 0, "image")
         if not isinstance(value, Tensor | np.ndarray) and hasattr(value, "convert"):
-            value = np.array(value if value.mode in ("L", "RGB") else value.convert("RGB"))
+            try:
+                value = np.array(pictures.plain(value))
+            except pictures.BrokenPicture as error:
+                raise ValueError(f"image {i} cannot be read: {error}") from error
         if isinstance(value, np.ndarray):
             planes = torch.from_numpy(np.ascontiguousarray(value).copy())
             planes = planes.permute(2, 0, 1) if planes.ndim == 3 else planes
@@ -98,9 +103,10 @@ def from_map_style(
     Args:
         items: see :class:`MapStyle`.
         image, label: where in an item they are, by default 0 and 1 in a tuple, "image" and "label"
-            in a dictionary; items without a label are images without classes.
-        labels: whole numbers, one per item, if they are known: items whose images do not fit into
-            memory then need not all be read for the sake of their labels.
+            in a dictionary; items without a label are images without classes. A ``label`` that is
+            given comes before what the items keep as ``targets``.
+        labels: whole numbers, one per item, if they are known, which come before both: items whose
+            images do not fit into memory then need not all be read for the sake of their labels.
         limit: bytes of images that are kept in memory; by default half of what is free.
 
     Returns:
@@ -108,11 +114,12 @@ def from_map_style(
         int64 or None.
 
     Raises:
-        ValueError: for images of other shapes or types, or labels that are no whole numbers.
+        ValueError: for images of other shapes or types, or labels that are no whole numbers or
+            are missing in some items.
     """
     samples = MapStyle(items, image)
     n, each = len(samples), int(np.prod(samples.shape))
-    known = _known_labels(items, labels)
+    known = None if label is not None and labels is None else _known_labels(items, labels)
     fits = n * each <= (most_bytes() if limit is None else limit)
     if not fits and known is not None:
         return samples, known
@@ -122,9 +129,19 @@ def from_map_style(
             x[i] = samples.batch(torch.tensor([i]))[0]
         if known is None:
             found.append(_part(items[i], label, 1, "label"))
-    if known is None and not any(value is None for value in found):
-        known = _whole(found)
-    return (x if fits else samples), known
+    return (x if fits else samples), _found_labels(found, label) if known is None else known
+
+
+def _found_labels(found: Sequence[Any], label: int | str | None) -> Tensor | None:
+    """The labels of all items; None if no item has one."""
+    missing = [i for i, value in enumerate(found) if value is None]
+    if missing and (label is not None or len(missing) < len(found)):
+        where = "" if label is None else f" at {label!r}"
+        raise ValueError(
+            f"{len(missing):,} of {len(found):,} items have no label{where}, the first of them "
+            f"item {missing[0]}: give every image a label, or none"
+        )
+    return None if missing else _whole(found)
 
 
 def _known_labels(items: Any, labels: Sequence[int] | Tensor | None) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from ddpmlib.data import folders
 from ddpmlib.data.arrays import from_npz
 from ddpmlib.data.folders import Tell
 from ddpmlib.data.sets import DATASETS, Dataset, Source
-from ddpmlib.records import check_plain_name
+from ddpmlib.records import DEVICES, check_plain_name
 
 Size = tuple[int, int]
+LONGEST = 90  # characters of a name that is made from a folder's
 
 
 def as_it_is(size: Size) -> Size:
@@ -41,11 +43,12 @@ def from_folder(
         tell: gets each sentence about what was left out or changed.
 
     Raises:
-        FileNotFoundError, ValueError: see :mod:`ddpmlib.data.folders`.
+        FileNotFoundError, ValueError: see :mod:`ddpmlib.data.folders` and :func:`check_own_name`.
     """
+    name = name or plain_name(path)
+    check_own_name(name)
     found = folders.listed(path, tell)
     asked = size or folders.common_size(found, tell)
-    name = name or plain_name(path)
     return folders.read(found, name, fit(asked), grey=grey, skip_broken=skip_broken, tell=tell)
 
 
@@ -68,7 +71,7 @@ def from_path(
     path = Path(path)
     name = name or plain_name(path)
     check_own_name(name)
-    if path.suffix.lower() == ".npz" and not path.is_dir():
+    if _is_archive(path):
         return from_npz(path, name, size=size, grey=grey, fit=fit)
     if path.is_file():
         raise ValueError(f"images come as a folder or an .npz file, and {path} is neither")
@@ -85,23 +88,33 @@ def again(source: Source, name: str, tell: Tell = print) -> Dataset:
         ValueError: if it can no longer be read so.
     """
     height, width = source.size
+    path, size = Path(source.path), (height, width)
+    if _is_archive(path):
+        check_own_name(name)
+        return from_npz(path, name, size=size, grey=source.grey, before=True)
     return from_path(
-        source.path, name, size=(height, width), grey=source.grey,
-        skip_broken=source.skip_broken, tell=tell,
-    )  # fmt: skip
+        path, name, size=size, grey=source.grey, skip_broken=source.skip_broken, tell=tell
+    )
+
+
+def _is_archive(path: Path) -> bool:
+    return path.suffix.lower() == ".npz" and not path.is_dir()
 
 
 def plain_name(path: Path | str) -> str:
     """A name for a data set and its run, from that of its folder or file.
 
-    >>> plain_name("Holiday pictures/"), plain_name("mnist.npz")
-    ('Holiday-pictures', 'my-mnist')
+    Accents are dropped, as is what no plain name may hold, and "images" stands for nothing left.
+
+    >>> plain_name("Holiday pictures/"), plain_name("mnist.npz"), plain_name("Bäume")
+    ('Holiday-pictures', 'my-mnist', 'Baume')
     """
     found = Path(path).resolve()
     stem = found.stem if found.suffix.lower() == ".npz" else found.name
-    words = "".join(c if c.isalnum() or c in "-_" else " " for c in stem).split()
-    name = "-".join(words) or "images"
-    return f"my-{name}" if name in DATASETS else name
+    letters = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode("ascii")
+    words = "".join(c if c.isalnum() or c in "-_" else " " for c in letters).split()
+    name = "-".join(words).lstrip("-")[:LONGEST] or "images"
+    return f"my-{name}" if name in DATASETS or name.lower() in DEVICES else name
 
 
 def check_own_name(name: str) -> None:

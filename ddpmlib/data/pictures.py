@@ -68,10 +68,10 @@ def read_picture(path: Path, size: tuple[int, int], grey: bool | None = None) ->
     with _opened(path) as image:
         if image.format in ("JPEG", "MPO"):  # half a photograph's pixels are enough, and quick
             image.draft(None, (2 * max(size), 2 * max(size)))
-        plain = resized(_plain(image), size)
+        picture = resized(plain(image), size)
         if grey:
-            return np.asarray(plain.convert("L"))
-        pixels = np.asarray(plain.convert("RGB"))
+            return np.asarray(picture.convert("L"))
+        pixels = np.asarray(picture.convert("RGB"))
     colourless = grey is None and bool((pixels == pixels[..., :1]).all())
     return pixels[..., 0] if colourless else pixels
 
@@ -123,8 +123,12 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _plain(image: Any) -> Any:
-    """Upright, eight bits, L or RGB."""
+def plain(image: Any) -> Any:
+    """A Pillow image as :func:`read_picture` sees it: upright, on white, eight bits, L or RGB.
+
+    Raises:
+        BrokenPicture: for pixels whose range is not known.
+    """
     from PIL import Image, ImageOps
 
     image.load()

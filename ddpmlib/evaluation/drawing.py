@@ -110,7 +110,7 @@ def _labels(
 ) -> Tensor | None:
     if y is None:
         return classes_in_turn(card, n)
-    if isinstance(y, int | str):
+    if isinstance(y, int | np.integer | str):
         return torch.full((n,), label_of(card, y))
     several = y.tolist() if isinstance(y, Tensor) else y
     return torch.tensor([label_of(card, one) for one in several])
@@ -208,7 +208,7 @@ def _count(y: Any, n: int | None) -> int:
     """How many samples a condition is for: its own number, or n where it is one label for all."""
     if isinstance(y, Tensor | Mapping):
         return count(y)
-    if isinstance(y, int):
+    if isinstance(y, int | np.integer):
         return n or 0
     return len(y) if isinstance(y, Sequence | np.ndarray) else 0
 

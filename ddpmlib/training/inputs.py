@@ -72,7 +72,7 @@ def checked_condition(y: Any, n: int, model: nn.Module) -> Condition | None:
             which means none, is no class to be trained.
 
     Raises:
-        TypeError: if it is neither an array nor a tensor, nor a mapping of these.
+        TypeError: if it is no array, tensor or list of numbers, nor a mapping of these.
         ValueError: if there are more or fewer than samples, or a label is no class.
     """
     if y is None:
@@ -93,11 +93,23 @@ def checked_condition(y: Any, n: int, model: nn.Module) -> Condition | None:
 
 
 def _tensor(values: Any) -> Tensor:
+    if isinstance(values, list | tuple):
+        values = _array(values)
     if isinstance(values, np.ndarray):
         return torch.from_numpy(np.ascontiguousarray(values).copy())
     if not isinstance(values, Tensor):
-        raise TypeError(f"labels are a tensor or a NumPy array, got {type(values).__name__}")
+        raise TypeError(f"labels are a tensor, an array or a list, got {type(values).__name__}")
     return values
+
+
+def _array(values: list[Any] | tuple[Any, ...]) -> np.ndarray:
+    try:
+        found = np.asarray(values)
+    except ValueError as error:  # rows of different lengths
+        raise ValueError(f"labels in a list must make an array: {error}") from error
+    if found.dtype.kind not in "buif":
+        raise TypeError(f"labels in a list must be numbers, got {found.dtype}")
+    return found
 
 
 def _whole(y: Tensor) -> Tensor:
