@@ -153,6 +153,20 @@ def test_what_was_decided_at_the_start_is_not_taken_up_later(cwd, capsys, option
     assert "are decided when a run begins" in err
 
 
+def test_a_run_goes_on_where_its_images_lie_now(cwd):
+    write_folder(cwd / "a", 12)
+    assert main(["train", "--images", "a", *SMALL]) == 0
+    (cwd / "a").rename(cwd / "moved")
+    again = ["train", "--images", "moved", "--resume", "--out", "runs/a", "--steps", "4"]
+    assert main([*again, "--device", "cpu"]) == 0
+    assert card_of("runs/a").recipe["settings"]["steps"] == 4
+    assert main(["train", "a", "--resume", "--steps", "5", "--device", "cpu"]) == 0  # by its name
+    recipe = recipes.changed(recipes.from_dict(card_of("runs/a").recipe), {"settings.steps": 6})
+    assert runs.train(recipe, "runs/a", resume=True, device="cpu").loss[-1][0] == 6
+    commands = card_of("runs/a").training["command"]
+    assert "--out runs/a" not in commands and "--images moved" in commands
+
+
 @pytest.mark.parametrize("kind", ["classifier", "noisy-classifier"])
 def test_a_classifier_needs_classes(cwd, capsys, kind):
     write_folder(cwd / "a", 6, kinds=())

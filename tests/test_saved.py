@@ -515,3 +515,36 @@ def test_a_model_of_frozen_layers_alone_is_not_trained():
 
     with pytest.raises(ValueError, match=r"all weights are frozen.*requires_grad_\(\)"):
         Trainer(model, loss, images, None, settings, device="cpu")
+
+
+def test_a_model_is_not_saved_under_a_name_that_means_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="digits is a shipped checkpoint, which would be loaded"):
+        zoo.save(perceptron(), "digits", shape=[2])
+    assert list(tmp_path.iterdir()) == []
+
+
+class WithAPart(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.denoiser = nn.Linear(2, 2)
+
+    def forward(self, x, t):
+        return self.denoiser(x)
+
+
+def test_a_network_may_call_a_part_as_it_likes(tmp_path):
+    zoo.save(WithAPart(), tmp_path / "m.safetensors", shape=[2], build=WithAPart)
+    assert isinstance(zoo.load(tmp_path / "m.safetensors", "cpu", build=WithAPart)[0], WithAPart)
+
+
+def test_a_saved_model_ships_without_a_log(tmp_path):
+    zoo.save(perceptron(), tmp_path / "mine", shape=[2])
+    path = zoo.ship(tmp_path / "mine", dtype="float32", folder=tmp_path / "shipped")
+    assert isinstance(zoo.load(path, "cpu")[0], Denoiser)
+
+
+def test_a_saved_model_of_no_data_is_not_measured(tmp_path):
+    zoo.save(perceptron(), tmp_path / "m.safetensors", shape=[2])
+    with pytest.raises(FileNotFoundError, match="does not say where its images lie"):
+        evaluate(tmp_path / "m.safetensors", device="cpu")

@@ -799,6 +799,16 @@ def test_a_state_that_does_not_say_what_it_trains_is_not_loaded(copied, key, val
         zoo.load(copied, "cpu")
 
 
+def test_a_state_with_other_weights_than_its_recipe_needs_is_not_loaded(copied):
+    (copied / zoo.MODEL).unlink()
+    found = state.read(copied / zoo.STATE)
+    said = {k: v for k, v in found.said.items() if k not in ("format", "step")}
+    said["recipe"]["net"]["width"] = 16
+    state.write(copied / zoo.STATE, found.tensors, found.step, said)
+    with pytest.raises(ValueError, match="other weights than its card's recipe needs"):
+        zoo.load(copied, "cpu")
+
+
 def test_an_unknown_name_says_what_there_is(finished, shipped):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint 'minst': .*\(none shipped\)"):
         zoo.load("minst")

@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     with interruption.ending_at_once():
         args = parser().parse_args(words)
-    args.command = shlex.join(["ddpmlib", *_repeatable(words)])
+    # A run that is named by its folder alone is not told without it.
+    unnamed = all(getattr(args, name, "") is None for name in ("recipe", "images"))
+    args.command = shlex.join(["ddpmlib", *_repeatable(words, () if unnamed else ("--out",))])
     try:
         with interruption.heeded():
             _run(args)
@@ -68,7 +70,9 @@ def _hint(args: argparse.Namespace, stop: KeyboardInterrupt) -> str:
         return ""
     kept = getattr(stop, "kept", "")
     return (
-        f"; {kept}, and `--resume` goes on" if kept else "; `--resume` goes on from the last state"
+        f"; {kept}, and `--resume` goes on"
+        if kept
+        else "; if a state was saved, `--resume` goes on from it"
     )
 
 
@@ -85,14 +89,15 @@ def _run(args: argparse.Namespace) -> None:
                 args.run(args)
 
 
-def _repeatable(words: Sequence[str]) -> list[str]:
+def _repeatable(words: Sequence[str], places: Sequence[str] = ("--out",)) -> list[str]:
     """The words that decide the result: not where it was put, nor that it was interrupted.
 
     Nor how long it might take: how many steps that were is added when it is known.
     """
-    pairs, dropped = zip(["", *words], words, strict=False), ("--out", "--minutes")
+    dropped = (*places, "--minutes")
+    pairs = zip(["", *words], words, strict=False)
     kept = [w for before, w in pairs if before not in dropped and w not in (*dropped, "--resume")]
-    return [w for w in kept if not w.startswith(("--out=", "--minutes="))]
+    return [w for w in kept if not w.startswith(tuple(f"{name}=" for name in dropped))]
 
 
 def _settle(args: argparse.Namespace) -> None:

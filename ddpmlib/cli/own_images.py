@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,29 +94,44 @@ def check_unused(args: argparse.Namespace) -> None:
             raise ValueError(f"{option} is for your own images: give --images too")
 
 
-def check_same(args: argparse.Namespace, asked: Recipe, before: Recipe) -> None:
-    """Raise ValueError if options ask for another recipe than that of a run which goes on.
-
-    Args:
-        args: of the command line.
-        asked: the recipe that its options make.
-        before: that of the run.
-    """
+def run_name(args: argparse.Namespace) -> str:
+    """The name of the run that a command line with ``--images`` is about."""
+    from ddpmlib.data import own
     from ddpmlib.zoo import recipes
 
-    steps = {"settings.steps": before.settings.steps}
-    if (args.kind or args.like or args.flip) and recipes.changed(asked, steps) != before:
+    like = _named(args)
+    kind = like.kind if like else args.kind or "diffusion"
+    return recipes.own_name(args.name or own.plain_name(args.images), kind)
+
+
+def read_again(args: argparse.Namespace, folder: Path, before: Recipe) -> Dataset:
+    """The images of a run that goes on, from where they lie now.
+
+    Raises:
+        ValueError: if options ask for another recipe than that of the run.
+    """
+    from ddpmlib.data import own
+    from ddpmlib.zoo import recipes
+    from ddpmlib.zoo.source import read_source
+
+    if not (args.kind or args.like or args.flip or args.size or args.grey or args.rgb):
+        source = replace(read_source(folder), path=str(Path(args.images).resolve()))
+        return own.again(source, before.data, say)
+    recipe, dataset = chosen(args)
+    asked = recipes.changed(recipe, {"settings.steps": before.settings.steps})
+    if (args.kind or args.like or args.flip) and asked != before:
         raise ValueError(
             "--kind, --recipe and --flip are decided when a run begins, and this one is of another "
             "recipe: leave them out with --resume, or give another folder by --out"
         )
+    return dataset
 
 
 def without_path(args: argparse.Namespace) -> str:
     """The command that a card shows, which may ship: without the folders above the images."""
     if args.images is None:
         return str(args.command)
-    short = Path(args.images).name
+    short = Path(args.images).resolve().name
     changed = {args.images: short, f"--images={args.images}": f"--images={short}"}
     return shlex.join(changed.get(word, word) for word in shlex.split(args.command))
 

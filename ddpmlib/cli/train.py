@@ -55,8 +55,9 @@ def add(verbs: Any) -> None:
         "folder; `ddpmlib film` joins them",
     )  # fmt: skip
     parser.add_argument(
-        "--tensorboard", action="store_true", help="write events for TensorBoard beside the log"
-    )
+        "--tensorboard", action=argparse.BooleanOptionalAction,
+        help="write events for TensorBoard beside the log",
+    )  # fmt: skip
     parser.add_argument(
         "--bf16", action=argparse.BooleanOptionalAction, help="default: on a CUDA GPU"
     )
@@ -104,21 +105,15 @@ def _asked(args: argparse.Namespace) -> tuple[Recipe, Path, Dataset | None]:
     from ddpmlib.zoo import STATE, recipes
     from ddpmlib.zoo.stretches import recorded
 
-    named, dataset = _named(args)
-    folder = args.out or RUNS / (named.name if named else "")
-    before = recorded(folder / STATE) if args.resume else None
-    if before is not None:
-        if named and named.name != before.recipe.name:
-            raise ValueError(
-                f"{folder} holds a run of {before.recipe.name}, not of {named.name}: give another "
-                "folder by --out, or leave the recipe out"
-            )
-        if named is not None and dataset is not None:
-            own_images.check_same(args, named, before.recipe)
-        again = dataset or _read_again(folder, before.recipe)
-        return recipes.changed(before.recipe, _changes(args)), folder, again
-    if named is None:
+    folder = _run_of(args) if args.resume else None
+    before = recorded(folder / STATE) if folder else None
+    if folder and before:
+        dataset = _checked(args, folder, before.recipe)
+        return recipes.changed(before.recipe, _changes(args)), folder, dataset
+    if args.resume and not (args.recipe or args.images) and folder:
         raise FileNotFoundError(f"there is no run in {folder} to go on with: name a recipe")
+    named, dataset = _named(args)
+    folder = args.out or RUNS / named.name
     if dataset is not None:
         for line in recipes.described(named, dataset):
             say(line)
@@ -127,8 +122,33 @@ def _asked(args: argparse.Namespace) -> tuple[Recipe, Path, Dataset | None]:
     return named, folder, dataset
 
 
-def _named(args: argparse.Namespace) -> tuple[Recipe | None, Dataset | None]:
-    """The recipe that a command line asks for, and own images; a resumed run needs neither."""
+def _run_of(args: argparse.Namespace) -> Path | None:
+    """The folder of the run that is to go on, as far as options say it."""
+    if args.out:
+        return Path(args.out)
+    if args.images is not None:
+        return RUNS / own_images.run_name(args)
+    return RUNS / str(args.recipe) if args.recipe else None
+
+
+def _checked(args: argparse.Namespace, folder: Path, before: Recipe) -> Dataset | None:
+    """The own images of a run that goes on, if they are named again; it must be the same run."""
+    from ddpmlib.zoo import recipes
+
+    if args.images is not None:
+        return own_images.read_again(args, folder, before)
+    own_images.check_unused(args)
+    named = recipes.RECIPES.get(args.recipe) if args.recipe else None
+    if named and named.name != before.name:
+        raise ValueError(
+            f"{folder} holds a run of {before.name}, not of {named.name}: give another folder by "
+            "--out, or leave the recipe out"
+        )
+    return None
+
+
+def _named(args: argparse.Namespace) -> tuple[Recipe, Dataset | None]:
+    """The recipe that a command line asks for, and own images."""
     from ddpmlib.zoo import recipes
 
     if args.images is not None:
@@ -137,21 +157,10 @@ def _named(args: argparse.Namespace) -> tuple[Recipe | None, Dataset | None]:
     own_images.check_unused(args)
     if args.recipe is not None:
         return recipes.changed(recipe_named(args.recipe), _changes(args)), None
-    if args.resume and args.out:
-        return None, None
     raise ValueError(
         "train what? Name a recipe, for example `ddpmlib train digits`, give your own --images, or "
         "go on with a run by --resume --out FOLDER"
     )
-
-
-def _read_again(folder: Path, recipe: Recipe) -> Dataset | None:
-    """The own images of a run that goes on; None for a data set of the library."""
-    from ddpmlib import data
-    from ddpmlib.data import own
-    from ddpmlib.zoo.source import read_source
-
-    return None if recipe.data in data.DATASETS else own.again(read_source(folder), recipe.data)
 
 
 def _changes(args: argparse.Namespace) -> dict[str, Any]:

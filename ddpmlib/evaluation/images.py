@@ -31,7 +31,7 @@ def images_of(card: Card, folder: Path, given: Dataset | Path | str | None = Non
         FileNotFoundError: if nobody says where own images are, or nothing is there.
         ValueError: if they are other data than those that the checkpoint was trained on.
     """
-    name = card.recipe["data"]
+    name = card.recipe.get("data", "")
     if isinstance(given, Dataset):
         images = given
     elif given is not None:

@@ -203,7 +203,8 @@ def ship(
     small = {k: _converted(k, v, getattr(torch, dtype)) for k, v in tensors.items()}
     small |= {k: v for k, v in tensors.items() if k == parts.BETA}  # no weight, but a schedule
     target = (folder or shipped()) / f"{name or card.name}.safetensors"
-    log = read_content(source.parent / LOG, LARGEST_LOG)
+    log_of_run = source.parent / LOG
+    log = read_content(log_of_run, LARGEST_LOG) if log_of_run.is_file() else b""
     # Metrics belong to the exact weights they were measured on, so they do not travel.
     card = replace(card, name=target.stem, dtype=dtype, metrics=[])
     write_model(small, card, target, log)

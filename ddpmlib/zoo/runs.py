@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from ddpmlib import data, interruption
-from ddpmlib.data import Dataset
+from ddpmlib.data import Dataset, own
 from ddpmlib.files import PACKAGE
 from ddpmlib.locks import Held, locked
 from ddpmlib.training import parallel
@@ -35,7 +35,7 @@ from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, start_from, write_model
 from ddpmlib.zoo.log import Log
 from ddpmlib.zoo.previews import Previews
 from ddpmlib.zoo.recipe import Recipe, changed, to_dict
-from ddpmlib.zoo.source import write_source
+from ddpmlib.zoo.source import SOURCE, read_source, write_source
 from ddpmlib.zoo.stretches import Recorded, Stretch, continued, notes, options, recorded, told
 from ddpmlib.zoo.weights import read
 
@@ -58,7 +58,7 @@ def train(
     save_every: int | None = None,
     log_every: int | None = None,
     sample_every: int | None = None,
-    tensorboard: bool = False,
+    tensorboard: bool | None = None,
     command: str = "",
 ) -> Card:
     """Carry a recipe out in ``folder``: train with a progress bar and a log, then export.
@@ -72,7 +72,8 @@ def train(
             to the new end, and the next update has the rate of the new schedule.
         folder: where the run lives; created if needed.
         dataset: in place of the one that the recipe names; the card then names this one, and the
-            folder says where it was read from, see :mod:`ddpmlib.zoo.source`.
+            folder says where it was read from, see :mod:`ddpmlib.zoo.source`. A resumed run reads
+            it again from there.
         resume: go on from the last saved state, if there is one; also done without a word where
             ``torchrun`` started the processes again.
         minutes: in place of the recipe's steps, as many as fit into this time, see
@@ -101,15 +102,16 @@ def train(
         TrainingDiverged: if the loss is no longer finite.
         ImportError: if TensorBoard is asked for and not installed.
     """
-    if tensorboard:
-        events.check_installed()
     folder, state = Path(folder), Path(folder) / STATE
     _check_folder(folder, resume or parallel.restarted())
-    recipe, dataset = _fitting(recipe, dataset)
+    recipe, dataset = _fitting(recipe, dataset, folder)
     stamp, before = _stamp(state), recorded(state)
     given: dict[str, Any] = {"bf16": bf16, "compile": compile, "channels_last": channels_last}
     given |= {"accumulate": accumulate, "save_every": save_every, "log_every": log_every}
+    given |= {"sample_every": sample_every, "tensorboard": tensorboard}
     how = options(before, given)
+    if how["tensorboard"]:
+        events.check_installed()
     torch.manual_seed(recipe.settings.seed)
     model = recipe.build()
     start = _start(model, init, before)
@@ -120,7 +122,8 @@ def train(
         data_fingerprint=dataset.fingerprint,
     )  # fmt: skip
     shape, k = dataset.image_shape, recipe.num_classes
-    grids = None if sample_every is None else Previews(folder, trainer, shape, k, sample_every)
+    every = how["sample_every"]
+    grids = None if every is None else Previews(folder, trainer, shape, k, every)
     with _reserved(folder):
         if _stamp(state) != stamp:
             raise ValueError(f"{folder} has changed since this run was prepared: try again")
@@ -132,7 +135,7 @@ def train(
         if trainer.step == now.steps and (card := _finished(folder, recipe)):
             return card
         stretches = continued(before.stretches if before else (), now)
-        watched = partial(_watched, folder, trainer, grids, tensorboard)
+        watched = partial(_watched, folder, trainer, grids, how["tensorboard"])
         return _carried_out(recipe, trainer, dataset, folder, stretches, start[1], watched)
 
 
@@ -185,12 +188,17 @@ def _reserved(folder: Path) -> Iterator[None]:
 # ---- before the first update ---------------------------------------------------------------------
 
 
-def _fitting(recipe: Recipe, dataset: Dataset | None) -> tuple[Recipe, Dataset]:
-    """The data set that a recipe names, or the recipe that names the data set; they fit."""
-    if dataset is None:
+def _fitting(recipe: Recipe, dataset: Dataset | None, folder: Path) -> tuple[Recipe, Dataset]:
+    """The data set that a recipe names, or the recipe that names the data set; they fit.
+
+    A run of own images that goes on reads them again from where they lay.
+    """
+    if dataset is not None:
+        recipe = changed(recipe, {"data": dataset.name})
+    elif recipe.data in data.DATASETS or not (folder / SOURCE).is_file():
         dataset = data.load(recipe.data)
     else:
-        recipe = changed(recipe, {"data": dataset.name})
+        dataset = own.again(read_source(folder), recipe.data)
     recipe.check(dataset)
     return recipe, dataset
 
@@ -256,7 +264,8 @@ def _stretch(trainer: Trainer, how: Mapping[str, Any], command: str) -> Stretch:
         since=trainer.step, steps=trainer.settings.steps, bf16=trainer.bf16,
         compile=how["compile"], channels_last=how["channels_last"], accumulate=how["accumulate"],
         save_every=how["save_every"], log_every=how["log_every"], device=str(trainer.device),
-        processes=parallel.size(), command=command,
+        processes=parallel.size(), command=command, sample_every=how["sample_every"],
+        tensorboard=how["tensorboard"],
     )  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from ddpmlib.models.noisy_classifier import NoisyClassifier
 from ddpmlib.models.unet import UNet
 from ddpmlib.zoo import parts
 from ddpmlib.zoo.card import Card
-from ddpmlib.zoo.checkpoints import MODEL, STATE, write_model
+from ddpmlib.zoo.checkpoints import MODEL, STATE, names, write_model
 
 
 def save(
@@ -76,6 +76,10 @@ def save(
             parameterization that is none of the library's, a state that is no tensor.
         FileExistsError: if the folder holds a run.
     """
+    if str(path) in names():
+        raise ValueError(
+            f"{path} is a shipped checkpoint, which would be loaded: give another name"
+        )
     path = Path(path) if Path(path).suffix == ".safetensors" else Path(path) / MODEL
     if path.name == MODEL and (path.parent / STATE).exists():
         raise FileExistsError(f"{path.parent} holds a run: save in another folder")
@@ -113,7 +117,7 @@ def _recipe_of(
     model: nn.Module, build: parts.Build | None, arguments: Mapping[str, Any] | None
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The parts as JSON values, and the table of a chain."""
-    if hasattr(model, "denoiser"):
+    if build is None and hasattr(model, "denoiser"):
         raise ValueError(
             f"a {type(model).__name__} only edits what another model says: save that one, and wrap "
             "it again after the load"

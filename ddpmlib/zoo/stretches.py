@@ -19,7 +19,7 @@ from ddpmlib.zoo.recipes.kinds import from_dict
 
 USUAL: dict[str, Any] = {
     "bf16": None, "compile": False, "channels_last": False, "accumulate": 1, "save_every": 100,
-    "log_every": 50,
+    "log_every": 50, "sample_every": None, "tensorboard": False,
 }  # fmt: skip
 LAST = ("device", "bf16", "accumulate", "processes", "compile", "channels_last")
 
@@ -34,6 +34,8 @@ class Stretch:
         bf16, compile, channels_last, accumulate: see
             :class:`ddpmlib.training.trainer.Trainer`.
         save_every, log_every: updates between saves and between lines of the log.
+        sample_every, tensorboard: grids of samples and events, see
+            :func:`ddpmlib.zoo.runs.train`.
         device, processes: on what, and shared by how many.
         command: that began it.
     """
@@ -49,6 +51,8 @@ class Stretch:
     device: str
     processes: int
     command: str
+    sample_every: int | None = None
+    tensorboard: bool = False
 
 
 @dataclass(frozen=True)

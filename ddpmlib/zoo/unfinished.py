@@ -6,11 +6,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ddpmlib.training import state
 from ddpmlib.zoo.card import Card
 from ddpmlib.zoo.recipes.kinds import from_dict
+from ddpmlib.zoo.weights import check_weights
 
 PREFIX = "ema.module."  # of the averaged weights in a state
 
@@ -45,6 +47,9 @@ def so_far(path: Path) -> tuple[Card, dict[str, Tensor]]:
             "will, or finish it"
         ) from error
     averaged = {k.removeprefix(PREFIX): v for k, v in saved.tensors.items() if k.startswith(PREFIX)}
+    with torch.device("meta"):
+        needed = found.build().state_dict()
+    check_weights(path, averaged, needed)
     warnings.warn(
         f"the run in {path.parent} is not finished: these are its averaged weights after "
         f"{saved.step:,} of {found.settings.steps:,} updates",

@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
             f"{path} was written with another recipe, image_shape or num_classes than its card "
             "names; fetch the card again, or train the model again"
         )
-    _check_weights(path, tensors, needed)
+    check_weights(path, tensors, needed)
     return card, tensors
 
 
@@ -91,10 +91,17 @@ def _joined(path: Path, card: Card, needed: dict[str, Tensor] | None) -> bytes:
     return b"".join(file.read_bytes() for file in files)
 
 
-def _check_weights(
-    path: Path, tensors: dict[str, Tensor], needed: dict[str, Tensor] | None
-) -> None:
-    """Whether these are the weights of a network, by name, shape and kind, and are finite."""
+def check_weights(path: Path, tensors: dict[str, Tensor], needed: dict[str, Tensor] | None) -> None:
+    """Whether these are the weights of a network, by name, shape and kind, and are finite.
+
+    Args:
+        path: what a message calls them.
+        tensors: what was read.
+        needed: the weights of the network, on the meta device; None if nobody knows them yet.
+
+    Raises:
+        ValueError: if not.
+    """
     if needed is not None:
         _check_fit(path, tensors, needed)
     for name, found in tensors.items():

@@ -319,7 +319,7 @@ for t in (1, T // 2, T - 1):
 # \tag{3.7}
 # $$
 #
-# with $z=0$ when $s=0$.
+# with $z=0$ when $s=0$, and $\sigma_{t\to s}^2=\tilde\beta_{t\to s}$ for $\eta<1$; at $\eta=1$ other variances are allowed, see [chapter 6](06_iddpm.ipynb).
 #
 # - $\eta = 1$, $s=t-1$, $\sigma_{t\to s}^2 = \tilde\beta_{t\to s}$ is Algorithm 2. *Check:*
 #

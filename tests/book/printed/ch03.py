@@ -128,7 +128,7 @@ def step_names() -> dict:
             r"\hat x_0": prediction(eps),
             r"\hat\varepsilon": eps,
             r"\eta": 0.6,
-            r"\sigma_{t\to s}": PROCESS.posterior_std(t, s, 0.3),
+            r"\sigma_{t\to s}": PROCESS.posterior_std(t, s, 0.0),  # as η < 1
         }
     )
 
