@@ -85,6 +85,13 @@ def read_log(path: Path | str) -> dict[str, list[float]]:
     return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
 
 
+def thinned(pairs: list[tuple[int, float]], most: int = 200) -> list[tuple[int, float]]:
+    """At most ``most`` points of a curve, each the mean of its neighbours."""
+    size = -(-len(pairs) // most) or 1
+    groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+    return [(g[-1][0], round(sum(v for _, v in g) / len(g), 6)) for g in groups]
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The lines of a log; a kill may have cut the last one, which is then left out."""
     content = read_content(path, LARGEST) if path.is_file() else b""

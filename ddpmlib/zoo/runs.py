@@ -32,7 +32,7 @@ from ddpmlib.training.trainer import Trainer
 from ddpmlib.zoo import tensorboard as events
 from ddpmlib.zoo.card import Card
 from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, start_from, write_model
-from ddpmlib.zoo.log import Log
+from ddpmlib.zoo.log import Log, thinned
 from ddpmlib.zoo.previews import Previews
 from ddpmlib.zoo.recipe import Recipe, changed, to_dict
 from ddpmlib.zoo.source import SOURCE, read_source, write_source
@@ -313,7 +313,7 @@ def _carried_out(
             image_shape=dataset.image_shape,
             num_classes=recipe.num_classes,
             training=how,
-            loss=_thinned([(row["step"], round(row["loss"], 6)) for row in log.rows]),
+            loss=thinned([(row["step"], round(row["loss"], 6)) for row in log.rows]),
         )
         write_model(averaged.state_dict(), card, folder / MODEL)
     parallel.wait()
@@ -341,13 +341,6 @@ def _circumstances(trainer: Trainer) -> dict[str, Any]:
         "torch": torch.__version__,
         "commit": _commit(),
     }
-
-
-def _thinned(pairs: list[tuple[int, float]], most: int = 200) -> list[tuple[int, float]]:
-    """At most ``most`` points of a curve, each the mean of its neighbours."""
-    size = -(-len(pairs) // most) or 1
-    groups = [pairs[i : i + size] for i in range(0, len(pairs), size)]
-    return [(g[-1][0], round(sum(v for _, v in g) / len(g), 6)) for g in groups]
 
 
 def _commit() -> str | None:
