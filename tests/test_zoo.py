@@ -32,6 +32,7 @@ from ddpmlib.zoo import (
     DiffusionRecipe,
     NoisyClassifierRecipe,
     checkpoints,
+    log,
     recipes,
     runs,
 )
@@ -1099,10 +1100,10 @@ def test_a_card_with_an_unknown_field_or_none_at_all_is_refused(copied):
 
 def test_thinned_curves_keep_their_mean_and_their_end():
     pairs = [(k, float(k % 7)) for k in range(1, 1001)]
-    thin = runs._thinned(pairs)
+    thin = log.thinned(pairs)
     assert len(thin) == 200 and thin[-1][0] == 1000
     assert thin[0] == (5, 3.0)  # the mean of 1, 2, 3, 4, 5
-    assert runs._thinned(pairs[:200]) == pairs[:200] and runs._thinned([]) == []
+    assert log.thinned(pairs[:200]) == pairs[:200] and log.thinned([]) == []
 
 
 def test_the_commit_is_only_that_of_the_clone_itself(tmp_path, monkeypatch):
