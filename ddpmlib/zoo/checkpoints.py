@@ -204,7 +204,7 @@ def ship(
     small |= {k: v for k, v in tensors.items() if k == parts.BETA}  # no weight, but a schedule
     target = (folder or shipped()) / f"{name or card.name}.safetensors"
     log_of_run = source.parent / LOG
-    log = read_content(log_of_run, LARGEST_LOG) if log_of_run.is_file() else b""
+    log = read_content(log_of_run, LARGEST_LOG) if log_of_run.exists() else b""
     # Metrics belong to the exact weights they were measured on, so they do not travel.
     card = replace(card, name=target.stem, dtype=dtype, metrics=[])
     write_model(small, card, target, log)
