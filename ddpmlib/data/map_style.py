@@ -97,8 +97,8 @@ def from_map_style(
 
     >>> from torchvision.datasets import FakeData
     >>> x, y = from_map_style(FakeData(size=8, image_size=(3, 16, 16), num_classes=2))
-    >>> x.shape, x.dtype, y.tolist()[:3]
-    (torch.Size([8, 3, 16, 16]), torch.uint8, [1, 0, 0])
+    >>> x.shape, x.dtype, y.shape
+    (torch.Size([8, 3, 16, 16]), torch.uint8, torch.Size([8]))
 
     Args:
         items: see :class:`MapStyle`.
