@@ -54,7 +54,7 @@ def run(folder: Path, words: list[str]) -> str:
 def test_the_commands_of_the_page_run_on_200_pictures(photos):
     said = [run(photos, ["-m", "ddpmlib", *words]) for words in commands()]
     assert (
-        "photos: 180 images to train on and 20 to test with, 64×64 pixels, RGB, 2 classes"
+        "photos: 186 images to train on and 14 to test with, 64×64 pixels, RGB, 2 classes"
         in (said[0])
     )
     assert (photos / "samples.png").is_file()
