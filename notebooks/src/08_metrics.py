@@ -1058,9 +1058,7 @@ faults = {
     "one per class": memorised,
     "inverted": -x_test,
     "range [0, 1]": (x_test + 1) / 2,
-    "range [0, 255]": digits.x_test.float().clamp(
-        -1, 1
-    ),  # clipped: refused as it is
+    "range [0, 255]": digits.x_test.float().clamp(-1, 1),
     "white noise": torch.randn(x_test.shape, generator=g),
     "grey": torch.zeros_like(x_test),
 }
