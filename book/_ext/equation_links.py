@@ -1,15 +1,16 @@
-"""From each numbered equation to its function and its test, and from each "(1.4)" to the equation.
+"""Links between numbered equations, functions and tests, and from each number to what it names.
 
 What stands where is read from the sources by `ddpmlib.equations`. Behind a displayed formula with
-a number come small links: to the function in the API reference, to its source and to the tests on
-the repository. In running text "(1.4)" becomes a link to the formula, and a name such as
-`ddpmlib.process.ddpm.DDPM` or a test's id, where it stands as code, a link to what it names. A
-number twice, without a function and a test, or one that does not exist, is a warning: the build
-fails.
+a number come small links: to the function in the API reference, to its source in the book, and to
+the tests on the repository. In running text "(1.4)" becomes a link to the formula, "Fig. 1.4" one
+to the figure whose caption begins so, and a name such as `ddpmlib.process.ddpm.DDPM` or a test's
+id, where it stands as code, a link to what it names. A number twice, an equation without a test, or
+a number that does not exist, is a warning: the build fails.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the library besi
 from ddpmlib import equations
 
 ROOT = equations.PACKAGE.parent
+FIGURE = re.compile(rf"\bFig\.\s({equations.NUMBER.pattern})")
 # Text in these is no running text: a number in it stays as it is.
 CLOSED = (
     nodes.literal,
@@ -63,16 +65,31 @@ def collect(app: Sphinx, doctree: nodes.document) -> None:
         block["ids"][:0] = [anchor(tag) for tag in tags]
         found += tags
     _tags(app.env)[app.env.docname] = found
+    _figures(app.env)[app.env.docname] = _captions(doctree)
+
+
+def _captions(doctree: nodes.document) -> list[str]:
+    """The numbers of the captions of a page, whose paragraphs get an id and a class."""
+    found = []
+    for caption in doctree.findall(nodes.paragraph):
+        number, bold = FIGURE.match(caption.astext()), caption.next_node(nodes.strong)
+        if number and bold and FIGURE.match(bold.astext()):
+            caption["ids"].append("fig-" + number[1].replace(".", "-"))
+            caption["classes"].append("figure-caption")
+            found.append(number[1])
+    return found
 
 
 def purge(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
     """Forget a page that is read anew."""
     _tags(env).pop(docname, None)
+    _figures(env).pop(docname, None)
 
 
 def merge(app: Sphinx, env: BuildEnvironment, docnames: list[str], other: Any) -> None:
     """Take over what a process beside this one has read."""
-    _tags(env).update({name: _tags(other)[name] for name in docnames if name in _tags(other)})
+    for own, theirs in ((_tags(env), _tags(other)), (_figures(env), _figures(other))):
+        own.update({name: theirs[name] for name in docnames if name in theirs})
 
 
 def _tags(env: Any) -> dict[str, list[str]]:
@@ -81,21 +98,35 @@ def _tags(env: Any) -> dict[str, list[str]]:
     return env.equation_tags
 
 
+def _figures(env: Any) -> dict[str, list[str]]:
+    if not hasattr(env, "figure_numbers"):
+        env.figure_numbers = {}
+    return env.figure_numbers
+
+
 def check(app: Sphinx, env: BuildEnvironment) -> None:
     """Warn about numbers that stand twice, or that nothing in the library or the tests names."""
-    pages: dict[str, list[str]] = {}
-    for docname, found in sorted(_tags(env).items()):
-        for tag in found:
-            pages.setdefault(tag, []).append(docname)
+    pages = _pages(_tags(env), "equation (%s) stands twice")
+    _pages(_figures(env), "Fig. %s stands twice")
     functions, tests, _ = _marks()
     for tag, docnames in pages.items():
-        if len(docnames) > 1:
-            logger.warning("equation (%s) stands twice", tag, location=docnames[1])
         if tag not in tests:
             logger.warning("equation (%s) has no test", tag, location=docnames[0])
     for tag in [tag for tag in {**functions, **tests} if tag not in pages]:
         names = functions.get(tag, []) + tests.get(tag, [])
         logger.warning("%s: there is no equation (%s)", ", ".join(names), tag)
+
+
+def _pages(numbers: dict[str, list[str]], twice: str) -> dict[str, list[str]]:
+    """Number → the pages that hold it; a warning if there are two."""
+    pages: dict[str, list[str]] = {}
+    for docname, found in sorted(numbers.items()):
+        for number in found:
+            pages.setdefault(number, []).append(docname)
+    for number, docnames in pages.items():
+        if len(docnames) > 1:
+            logger.warning(twice, number, location=docnames[1])
+    return pages
 
 
 # Writing
@@ -109,6 +140,8 @@ def link(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             page.add_row(block)
         for text in [one for one in doctree.findall(nodes.Text) if _runs(one)]:
             page.link_numbers(text)
+        for text in [one for one in doctree.findall(nodes.Text) if _runs(one)]:
+            page.link_figures(text)
         for literal in [one for one in doctree.findall(nodes.literal) if _runs(one)]:
             page.link_name(literal)
 
@@ -130,6 +163,7 @@ class Page:
         self.app, self.docname = app, docname
         self.objects = app.env.get_domain("py").objects  # type: ignore[attr-defined]
         self.home = {tag: name for name, tags in _tags(app.env).items() for tag in tags}
+        self.figures = {n: name for name, found in _figures(app.env).items() for n in found}
         self.functions, self.tests, self.places = _marks()
 
     def address(self, docname: str, fragment: str) -> str:
@@ -142,6 +176,12 @@ class Page:
         """Where a name of the library is described; None for any other name."""
         entry = self.objects.get(name) or self.objects.get(f"{equations.PACKAGE.name}.{name}")
         return None if entry is None else self.address(entry.docname, entry.node_id)
+
+    def listing(self, name: str) -> str:
+        """Where the source of a marked function stands in the book, by sphinx.ext.viewcode."""
+        module = self.places[name][0].removesuffix(".py").removesuffix("/__init__")
+        inner = name.removeprefix(module.replace("/", ".") + ".")
+        return self.address(f"_modules/{module}", inner)
 
     def source(self, name: str) -> str:
         """Where a marked function or test stands on the repository, line and all."""
@@ -168,7 +208,7 @@ class Page:
                 logger.warning("%s has no entry in the reference", name, location=self.docname)
             else:
                 yield _a(address, f"<code>{escape(short)}</code>", said)
-            yield _a(self.source(name), "source", f"source of {name} on the repository")
+            yield _a(self.listing(name), "source", f"source of {name}")
 
     def _tests(self, tag: str) -> Iterator[str]:
         for number, name in enumerate(self.tests.get(tag, []), 1):
@@ -196,6 +236,24 @@ class Page:
         address = self.address(self.home[tag], anchor(tag))
         classes = ["equation-reference"]
         return nodes.reference(shown, shown, internal=True, refuri=address, classes=classes)
+
+    def link_figures(self, text: nodes.Text) -> None:
+        """Turn "Fig. 1.4" into a link, but not where the caption itself begins."""
+        said, new, end = text.astext(), list[nodes.Node](), 0
+        if isinstance(text.parent, nodes.strong):
+            return
+        for found in FIGURE.finditer(said):
+            new += [nodes.Text(said[end : found.start()]), self._figure(found[1], found[0])]
+            end = found.end()
+        if new:
+            text.parent.replace(text, [*new, nodes.Text(said[end:])])
+
+    def _figure(self, number: str, shown: str) -> nodes.Node:
+        if number not in self.figures:
+            logger.warning("there is no Fig. %s", number, location=self.docname)
+            return nodes.Text(shown)
+        address = self.address(self.figures[number], "fig-" + number.replace(".", "-"))
+        return nodes.reference(shown, shown, internal=True, refuri=address)
 
     def link_name(self, literal: nodes.literal) -> None:
         """Turn the name of a function or of a test, set as code, into a link."""
@@ -230,4 +288,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-merge-info", merge)
     app.connect("env-check-consistency", check)
     app.connect("doctree-resolved", link)
-    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 1}
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": 2}

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # The problem and the forward process
+# # 1. The problem and the forward process
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/01_forward.ipynb)
 #
@@ -11,7 +11,7 @@
 # exact, and each claim is checked against a number.
 
 # %% tags=["setup", "hide-input"]
-# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
 import os
 import subprocess
 import sys
@@ -41,13 +41,14 @@ if spec is None or spec.origin is None:
             said = getattr(error, "stderr", "") or str(error)
             why = said.strip().split("\n")[0]
             raise RuntimeError(
-                f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
-                "check the network, or start this notebook in a clone of the repository."
+                f"ddpmlib is not installed here, and git cannot fetch it from {url} "
+                f"({why}): check the network, or start this notebook in a clone of "
+                "the repository."
             ) from None
         if commit not in ("", head.strip()):
             raise RuntimeError(
-                f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
-                "delete this folder and run the cell again."
+                f"{root} is not {release} of {url}, commit {commit}, and was not "
+                "imported: delete this folder and run the cell again."
             )
     sys.path.insert(0, str(root))
 
@@ -1355,7 +1356,7 @@ def steps_to_forget(beta: float, residual: float) -> int:
 # exercises.check("1.1", steps_to_forget)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def steps_to_forget_solution(beta: float, residual: float) -> int:
     # (1-β)^t ≤ r  ⟺  t log(1-β) ≤ log r  ⟺  t ≥ log r / log(1-β), as log(1-β) < 0.
     # The small subtraction keeps rounding from adding a step when r is a power of 1-β.
@@ -1385,7 +1386,7 @@ def covariance(alpha_bar_s: float, alpha_bar_t: float) -> float:
 # exercises.check("1.2", covariance)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def covariance_solution(alpha_bar_s: float, alpha_bar_t: float) -> float:
     # x_t = √(ᾱ_t/ᾱ_s) x_s + noise, the noise independent of x_s:
     # Cov(x_s, x_t) = √(ᾱ_t/ᾱ_s) Var(x_s) = √(ᾱ_t/ᾱ_s) (1 - ᾱ_s).
@@ -1415,7 +1416,7 @@ def straight(T: int, first: float, last: float) -> torch.Tensor:
 # exercises.check("1.3", straight)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def straight_solution(T: int, first: float, last: float) -> torch.Tensor:
     # log(ᾱ/(1-ᾱ)) = λ  ⟺  ᾱ = 1/(1+e^(-λ)), the logistic function.
     alpha_bar = torch.sigmoid(
@@ -1453,7 +1454,7 @@ def shifted(alpha_bar: torch.Tensor, factor: int) -> torch.Tensor:
 # exercises.check("1.4", shifted)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def shifted_solution(alpha_bar: torch.Tensor, factor: int) -> torch.Tensor:
     # Averaging factor² pixels multiplies the SNR by factor², so the new SNR is the old / factor²:
     # ᾱ'/(1-ᾱ') = ᾱ / (k (1-ᾱ)) with k = factor², hence ᾱ' = ᾱ / (ᾱ + k (1-ᾱ)).
@@ -1485,7 +1486,7 @@ def divergence(mixture: oracle.Mixture, t: int) -> float:
 # exercises.check("1.5", divergence)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def divergence_solution(mixture: oracle.Mixture, t: int) -> float:
     x = torch.linspace(-9, 9, 20_001, dtype=torch.float64)
     log_q = mixture.log_prob(x, t)
@@ -1527,7 +1528,7 @@ for t in (50, 200, 400, 1000):
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
-# %%
+# %% mystnb={"code_prompt_show": "Equations, functions, tests", "code_prompt_hide": "Hide the table"} tags=["hide-cell"]
 equations.table("01")
 
 # %% [markdown]

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # The reverse process
+# # 2. The reverse process
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/02_reverse.ipynb)
 #
@@ -8,7 +8,7 @@
 # > **Predict the clean image, then draw the next one.**
 
 # %% tags=["setup", "hide-input"]
-# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
 import os
 import subprocess
 import sys
@@ -38,13 +38,14 @@ if spec is None or spec.origin is None:
             said = getattr(error, "stderr", "") or str(error)
             why = said.strip().split("\n")[0]
             raise RuntimeError(
-                f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
-                "check the network, or start this notebook in a clone of the repository."
+                f"ddpmlib is not installed here, and git cannot fetch it from {url} "
+                f"({why}): check the network, or start this notebook in a clone of "
+                "the repository."
             ) from None
         if commit not in ("", head.strip()):
             raise RuntimeError(
-                f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
-                "delete this folder and run the cell again."
+                f"{root} is not {release} of {url}, commit {commit}, and was not "
+                "imported: delete this folder and run the cell again."
             )
     sys.path.insert(0, str(root))
 
@@ -1023,7 +1024,7 @@ answer = ...  # your answer: [beta_tilde_1, beta_tilde_2, beta_tilde_3]
 
 # exercises.check("2.1", answer)
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # alpha_bar = 1, 0.9, 0.72, 0.504
 solution = [0.0, (1 - 0.9) / (1 - 0.72) * 0.2, (1 - 0.72) / (1 - 0.504) * 0.3]
 
@@ -1047,7 +1048,7 @@ def eps_form(x_t, eps, alpha_bar_t, alpha_bar_s):
 # exercises.check("2.2", eps_form)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def eps_form(x_t, eps, alpha_bar_t, alpha_bar_s):
     alpha = alpha_bar_t / alpha_bar_s
     return (x_t - (1 - alpha) / (1 - alpha_bar_t) ** 0.5 * eps) / alpha**0.5
@@ -1073,7 +1074,7 @@ def reverse_variance(v, alpha_bar_t, alpha_bar_s):
 # exercises.check("2.3", reverse_variance)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def reverse_variance(v, alpha_bar_t, alpha_bar_s):
     beta = 1 - alpha_bar_t / alpha_bar_s
     of_x0 = v * (1 - alpha_bar_t) / (v * alpha_bar_t + 1 - alpha_bar_t)
@@ -1103,7 +1104,7 @@ def my_sampler(denoise, process, x, times, generator):
 # exercises.check("2.4", my_sampler)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def my_sampler(denoise, process, x, times, generator):
     a = process.alpha_bar.tolist()
     for t, s in zip(times, times[1:], strict=False):
@@ -1150,7 +1151,7 @@ answer = variance_of_x0, best_variance
 # exercises.check("2.5", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # With the quotient rule, d/dx E[x0|x] = E[x0 (√ᾱ x0 - x)] / (1-ᾱ) - E[x0] E[√ᾱ x0 - x] / (1-ᾱ)
 #                                      = √ᾱ / (1-ᾱ) (E[x0²] - E[x0]²), all given x.
 # The derivative of (2.18) is (1 + (1-ᾱ) h) / √ᾱ. Set them equal:
@@ -1216,7 +1217,7 @@ for i, k in enumerate(counts[:4]):
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
-# %%
+# %% mystnb={"code_prompt_show": "Equations, functions, tests", "code_prompt_hide": "Hide the table"} tags=["hide-cell"]
 equations.table("02")
 
 # %% [markdown]

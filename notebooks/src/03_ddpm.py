@@ -1,5 +1,5 @@
 # %% [markdown]
-# # DDPM: train a network, sample from it
+# # 3. DDPM: train a network, sample from it
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/03_ddpm.ipynb)
 #
@@ -9,7 +9,7 @@
 # the reason for every line that does it.
 
 # %% tags=["setup", "hide-input"]
-# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
 import os
 import subprocess
 import sys
@@ -39,13 +39,14 @@ if spec is None or spec.origin is None:
             said = getattr(error, "stderr", "") or str(error)
             why = said.strip().split("\n")[0]
             raise RuntimeError(
-                f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
-                "check the network, or start this notebook in a clone of the repository."
+                f"ddpmlib is not installed here, and git cannot fetch it from {url} "
+                f"({why}): check the network, or start this notebook in a clone of "
+                "the repository."
             ) from None
         if commit not in ("", head.strip()):
             raise RuntimeError(
-                f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
-                "delete this folder and run the cell again."
+                f"{root} is not {release} of {url}, commit {commit}, and was not "
+                "imported: delete this folder and run the cell again."
             )
     sys.path.insert(0, str(root))
 
@@ -861,7 +862,7 @@ answer = ...  # (loss of the ε-network, loss of the x₀-network)
 
 # exercises.check("3.1", answer)
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 3.1: E‖ε‖² per pixel is the variance of a standard normal; E x_0² is given.
 exercises.check("3.1", (1.0, 0.7))
 
@@ -880,7 +881,7 @@ answer = ...  # (eps_from_v, v_from_eps)
 # exercises.check("3.2", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 3.2
 def eps_from_v(v, x_t, alpha_bar):
     return (1 - alpha_bar) ** 0.5 * x_t + alpha_bar**0.5 * v
@@ -907,7 +908,7 @@ answer = ...  # a function of (alpha_bar, c)
 # exercises.check("3.3", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 3.3: Cov(ε, x_t) = √(1−ᾱ), Var(x_t) = ᾱ c² + 1 − ᾱ
 def floor(alpha_bar, c):
     return 1 - (1 - alpha_bar) / (alpha_bar * c**2 + 1 - alpha_bar)
@@ -931,7 +932,7 @@ answer = ...  # a function (eps_net, x, alpha_bar, times) -> x_0
 # exercises.check("3.4", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 3.4
 def ddim(eps_net, x, alpha_bar, times):
     for t, s in zip(times[:-1], times[1:], strict=True):
@@ -954,7 +955,7 @@ exercises.check("3.4", ddim)
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
-# %%
+# %% mystnb={"code_prompt_show": "Equations, functions, tests", "code_prompt_hide": "Hide the table"} tags=["hide-cell"]
 from ddpmlib import equations
 
 equations.table("03")

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # The evidence lower bound
+# # 4. The evidence lower bound
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/04_elbo.ipynb)
 #
@@ -8,7 +8,7 @@
 # model that ships with this book and twenty scans that it was not trained on. By the end of the chapter you will have derived every one.
 
 # %% tags=["setup", "hide-input"]
-# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
 import os
 import subprocess
 import sys
@@ -38,13 +38,14 @@ if spec is None or spec.origin is None:
             said = getattr(error, "stderr", "") or str(error)
             why = said.strip().split("\n")[0]
             raise RuntimeError(
-                f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
-                "check the network, or start this notebook in a clone of the repository."
+                f"ddpmlib is not installed here, and git cannot fetch it from {url} "
+                f"({why}): check the network, or start this notebook in a clone of "
+                "the repository."
             ) from None
         if commit not in ("", head.strip()):
             raise RuntimeError(
-                f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
-                "delete this folder and run the cell again."
+                f"{root} is not {release} of {url}, commit {commit}, and was not "
+                "imported: delete this folder and run the cell again."
             )
     sys.path.insert(0, str(root))
 
@@ -920,7 +921,7 @@ answer = ...  # (bits per dimension, nats per image)
 
 # exercises.check("4.1", answer)
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 4.1
 exercises.check("4.1", (1900 / (784 * math.log(2)), 784 * math.log(256)))
 
@@ -939,7 +940,7 @@ answer = ...  # a function of alpha_bar
 # exercises.check("4.2", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 4.2
 def weights(alpha_bar):
     snr = alpha_bar[1:] / (1 - alpha_bar[1:])
@@ -963,7 +964,7 @@ answer = ...  # a function of (alpha_bar_1, v)
 # exercises.check("4.3", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 4.3: the mean squared error, that is Var(x_0 | x_1) = β_1 V_0 / V_1
 def best_variance(alpha_bar_1, v):
     return (1 - alpha_bar_1) * v / (alpha_bar_1 * v + 1 - alpha_bar_1)
@@ -987,7 +988,7 @@ answer = ...  # a function (eps_net, x0, alpha_bar, times, noise) -> (B,)
 # exercises.check("4.4", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 4.4
 def bound_of_strides(eps_net, x0, alpha_bar, times, noise):
     a = alpha_bar[times[0]]
@@ -1018,7 +1019,7 @@ exercises.check("4.4", bound_of_strides)
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
-# %%
+# %% mystnb={"code_prompt_show": "Equations, functions, tests", "code_prompt_hide": "Hide the table"} tags=["hide-cell"]
 from ddpmlib import equations
 
 equations.table("04")

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Noise schedules
+# # 5. Noise schedules
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/05_schedules.ipynb)
 #
@@ -7,7 +7,7 @@
 # network studies, how many steps a sampler wastes, and whether a picture can come out dark.
 
 # %% tags=["setup", "hide-input"]
-# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
 import os
 import subprocess
 import sys
@@ -37,13 +37,14 @@ if spec is None or spec.origin is None:
             said = getattr(error, "stderr", "") or str(error)
             why = said.strip().split("\n")[0]
             raise RuntimeError(
-                f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
-                "check the network, or start this notebook in a clone of the repository."
+                f"ddpmlib is not installed here, and git cannot fetch it from {url} "
+                f"({why}): check the network, or start this notebook in a clone of "
+                "the repository."
             ) from None
         if commit not in ("", head.strip()):
             raise RuntimeError(
-                f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
-                "delete this folder and run the cell again."
+                f"{root} is not {release} of {url}, commit {commit}, and was not "
+                "imported: delete this folder and run the cell again."
             )
     sys.path.insert(0, str(root))
 
@@ -1069,7 +1070,7 @@ answer = ...  # (u at λ = 0, u at λ = -6, shift)
 
 # exercises.check("5.1", answer)
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 5.1: u = (2/π) arctan e^(-λ/2), and λ' - λ = -2 log 4
 answers = (0.5, 2 / math.pi * math.atan(math.e**3), -2 * math.log(4))
 exercises.check("5.1", answers)
@@ -1089,7 +1090,7 @@ answer = ...  # a function (alpha_bar, gamma) -> weight
 # exercises.check("5.2", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 5.2: ᾱ · min(1, γ (1-ᾱ)/ᾱ) = min(ᾱ, γ (1-ᾱ))
 def min_snr_on_v(alpha_bar, gamma):
     return torch.minimum(alpha_bar, gamma * (1 - alpha_bar))
@@ -1112,7 +1113,7 @@ answer = ...  # a function (beta, n) -> beta
 # exercises.check("5.3", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 5.3
 def shifted(beta, n):
     a = (1 - beta).cumprod(0)
@@ -1137,7 +1138,7 @@ answer = ...  # a function (lam, m, T) -> log-SNRs (T,)
 # exercises.check("5.4", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 5.4
 def best_path(lam, m, T):
     root = m.sqrt()
@@ -1161,7 +1162,7 @@ exercises.check("5.4", best_path)
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
-# %%
+# %% mystnb={"code_prompt_show": "Equations, functions, tests", "code_prompt_hide": "Hide the table"} tags=["hide-cell"]
 equations.table("05")
 
 # %% [markdown]

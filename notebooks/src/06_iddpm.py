@@ -1,5 +1,5 @@
 # %% [markdown]
-# # IDDPM: learning the variance
+# # 6. IDDPM: learning the variance
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/06_iddpm.ipynb)
 #
@@ -9,7 +9,7 @@
 # too much on the right, and in the middle the variance that this chapter derives, then learns.
 
 # %% tags=["setup", "hide-input"]
-# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
 import os
 import subprocess
 import sys
@@ -39,13 +39,14 @@ if spec is None or spec.origin is None:
             said = getattr(error, "stderr", "") or str(error)
             why = said.strip().split("\n")[0]
             raise RuntimeError(
-                f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
-                "check the network, or start this notebook in a clone of the repository."
+                f"ddpmlib is not installed here, and git cannot fetch it from {url} "
+                f"({why}): check the network, or start this notebook in a clone of "
+                "the repository."
             ) from None
         if commit not in ("", head.strip()):
             raise RuntimeError(
-                f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
-                "delete this folder and run the cell again."
+                f"{root} is not {release} of {url}, commit {commit}, and was not "
+                "imported: delete this folder and run the cell again."
             )
     sys.path.insert(0, str(root))
 
@@ -1007,7 +1008,7 @@ answer = ...  # (v* of the point, v* of the standard normal)
 
 # exercises.check("6.1", answer)
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 6.1: σ*² is β̃ for the point and β for the normal.
 exercises.check("6.1", (0.0, 1.0))
 
@@ -1026,7 +1027,7 @@ answer = ...  # a function of (alpha_bar, t, s, v)
 # exercises.check("6.2", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 6.2
 def variance(alpha_bar, t, s, v):
     beta = 1 - alpha_bar[t] / alpha_bar[s]
@@ -1051,7 +1052,7 @@ answer = ...  # a function: second_moment (T,) -> (p (T,), weight (T,))
 # exercises.check("6.3", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 6.3
 def calmest(second_moment):
     root = second_moment.sqrt()
@@ -1077,7 +1078,7 @@ answer = ...  # a function that returns a scalar tensor
 # exercises.check("6.4", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 6.4
 def hybrid(output, target, place, beta_tilde, beta, on_x0, share):
     log_var = place * math.log(beta) + (1 - place) * math.log(beta_tilde)
@@ -1100,7 +1101,7 @@ exercises.check("6.4", hybrid)
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
-# %%
+# %% mystnb={"code_prompt_show": "Equations, functions, tests", "code_prompt_hide": "Hide the table"} tags=["hide-cell"]
 from ddpmlib import equations
 
 equations.table("06")

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # DDIM: the same network, fewer steps
+# # 7. DDIM: the same network, fewer steps
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/07_ddim.ipynb)
 #
@@ -8,7 +8,7 @@
 # for: the same noise gives the same digit, images can be encoded, and codes interpolated.
 
 # %% tags=["setup", "hide-input"]
-# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
 import os
 import subprocess
 import sys
@@ -38,13 +38,14 @@ if spec is None or spec.origin is None:
             said = getattr(error, "stderr", "") or str(error)
             why = said.strip().split("\n")[0]
             raise RuntimeError(
-                f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
-                "check the network, or start this notebook in a clone of the repository."
+                f"ddpmlib is not installed here, and git cannot fetch it from {url} "
+                f"({why}): check the network, or start this notebook in a clone of "
+                "the repository."
             ) from None
         if commit not in ("", head.strip()):
             raise RuntimeError(
-                f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
-                "delete this folder and run the cell again."
+                f"{root} is not {release} of {url}, commit {commit}, and was not "
+                "imported: delete this folder and run the cell again."
             )
     sys.path.insert(0, str(root))
 
@@ -1086,7 +1087,7 @@ answer = ...  # a function mix(a, b, w)
 # exercises.check("7.1", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 7.1: lerp, divided by its own standard deviation
 def mix(a, b, w):
     return ((1 - w) * a + w * b) / ((1 - w) ** 2 + w**2) ** 0.5
@@ -1109,7 +1110,7 @@ answer = ...  # a function (denoiser, process, x, times, noise) -> x_0
 # exercises.check("7.2", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 7.2: only the prediction survives a step
 def forgetful(denoiser, process, x, times, noise):
     for t, s in zip(times[:-1], times[1:], strict=True):
@@ -1136,7 +1137,7 @@ answer = ...  # (one_step, exact), functions of (r_T, c)
 # exercises.check("7.3", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 7.3: x̄ (1 − r²/(c²+r²)) = x̄ c²/(c²+r²); and x̄ ∝ √(c²+r²) on the curve
 def one_step(r_T, c):
     return c**2 / (c**2 + r_T**2) ** 0.5
@@ -1163,7 +1164,7 @@ answer = ...  # a function (eps_net, x, alpha_bar, times) -> x_0
 # exercises.check("7.4", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 7.4
 def heun(eps_net, x, alpha_bar, times):
     for t, s in zip(times[:-1], times[1:], strict=True):
@@ -1191,7 +1192,7 @@ exercises.check("7.4", heun)
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
-# %%
+# %% mystnb={"code_prompt_show": "Equations, functions, tests", "code_prompt_hide": "Hide the table"} tags=["hide-cell"]
 from ddpmlib import equations
 
 equations.table("07")

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Measuring samples: FID, Inception Score and their traps
+# # 8. Measuring samples: FID, Inception Score and their traps
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/08_metrics.ipynb)
 #
@@ -8,7 +8,7 @@
 # how each of them can lie: what an FID of 300 means, and why an FID of 3 may mean nothing.
 
 # %% tags=["setup", "hide-input"]
-# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
 import os
 import subprocess
 import sys
@@ -38,13 +38,14 @@ if spec is None or spec.origin is None:
             said = getattr(error, "stderr", "") or str(error)
             why = said.strip().split("\n")[0]
             raise RuntimeError(
-                f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
-                "check the network, or start this notebook in a clone of the repository."
+                f"ddpmlib is not installed here, and git cannot fetch it from {url} "
+                f"({why}): check the network, or start this notebook in a clone of "
+                "the repository."
             ) from None
         if commit not in ("", head.strip()):
             raise RuntimeError(
-                f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
-                "delete this folder and run the cell again."
+                f"{root} is not {release} of {url}, commit {commit}, and was not "
+                "imported: delete this folder and run the cell again."
             )
     sys.path.insert(0, str(root))
 
@@ -1133,7 +1134,7 @@ answer = ...  # (distance, score)
 
 # exercises.check("8.1", answer)
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 8.1: 3² + (1 − 2)²; log IS = log 2 − ⅓ log 2
 exercises.check("8.1", (10.0, 2 ** (2 / 3)))
 
@@ -1151,7 +1152,7 @@ answer = ...  # ("A" or "B" at 1,000, "A" or "B" at 50,000, n of the tie)
 
 # exercises.check("8.2", answer)
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 8.2: 5.0 against 3.8; 2.06 against 2.62; (3000 − 1200) / (2.6 − 2.0).
 # The same n for both does not make the order right: the bias belongs to the model.
 exercises.check("8.2", ("B", "A", 3000))
@@ -1171,7 +1172,7 @@ answer = ...  # a function (C_a, C_b) -> T
 # exercises.check("8.3", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 8.3
 def transport(C_a, C_b):
     def root(C):
@@ -1200,7 +1201,7 @@ answer = ...  # a function real (N, D) -> (2D, D)
 # exercises.check("8.4", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 8.4: Σ over the points of (distance)² is 2 r² on each axis = (2D − 1) λ
 def forge(real):
     values, vectors = torch.linalg.eigh(torch.cov(real.T))
@@ -1222,7 +1223,7 @@ exercises.check("8.4", forge)
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
-# %%
+# %% mystnb={"code_prompt_show": "Equations, functions, tests", "code_prompt_hide": "Hide the table"} tags=["hide-cell"]
 from ddpmlib import equations
 
 equations.table("08")

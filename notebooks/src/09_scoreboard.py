@@ -1,5 +1,5 @@
 # %% [markdown]
-# # The scoreboard
+# # 9. The scoreboard
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/09_scoreboard.ipynb)
 #
@@ -8,7 +8,7 @@
 # is read from a file in `data/results` that a command of the repository wrote.
 
 # %% tags=["setup", "hide-input"]
-# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
 import os
 import subprocess
 import sys
@@ -38,13 +38,14 @@ if spec is None or spec.origin is None:
             said = getattr(error, "stderr", "") or str(error)
             why = said.strip().split("\n")[0]
             raise RuntimeError(
-                f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
-                "check the network, or start this notebook in a clone of the repository."
+                f"ddpmlib is not installed here, and git cannot fetch it from {url} "
+                f"({why}): check the network, or start this notebook in a clone of "
+                "the repository."
             ) from None
         if commit not in ("", head.strip()):
             raise RuntimeError(
-                f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
-                "delete this folder and run the cell again."
+                f"{root} is not {release} of {url}, commit {commit}, and was not "
+                "imported: delete this folder and run the cell again."
             )
     sys.path.insert(0, str(root))
 
@@ -577,7 +578,7 @@ answer = (..., ...)  # standard errors apart, samples needed
 
 # exercises.check("9.1", answer)
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 9.1
 p, q, n = 0.972, 0.978, 5000
 spread = (p * (1 - p) + q * (1 - q)) ** 0.5
@@ -605,7 +606,7 @@ def components(F):
 # exercises.check("9.2", components)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 9.2
 def components(F):
     drawing = F.var(dim=1).mean()
@@ -634,7 +635,7 @@ def verdict(a, b):
 # exercises.check("9.3", verdict)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 9.3
 def verdict(a, b):
     (mean_a, error_a), (mean_b, error_b) = map(over_seeds, (a, b))
@@ -656,7 +657,7 @@ exercises.check("9.3", verdict)
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
-# %%
+# %% mystnb={"code_prompt_show": "Equations, functions, tests", "code_prompt_hide": "Hide the table"} tags=["hide-cell"]
 from ddpmlib import equations
 
 equations.table("09")

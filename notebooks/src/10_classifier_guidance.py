@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Scores, Langevin, and guidance by a classifier
+# # 10. Scores, Langevin, and guidance by a classifier
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/10_classifier_guidance.ipynb)
 #
@@ -8,7 +8,7 @@
 # why that is Bayes' rule, computes what it samples when the pull is made stronger than Bayes would, and shows two ways in which it fails.
 
 # %% tags=["setup", "hide-input"]
-# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
 import os
 import subprocess
 import sys
@@ -38,13 +38,14 @@ if spec is None or spec.origin is None:
             said = getattr(error, "stderr", "") or str(error)
             why = said.strip().split("\n")[0]
             raise RuntimeError(
-                f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
-                "check the network, or start this notebook in a clone of the repository."
+                f"ddpmlib is not installed here, and git cannot fetch it from {url} "
+                f"({why}): check the network, or start this notebook in a clone of "
+                "the repository."
             ) from None
         if commit not in ("", head.strip()):
             raise RuntimeError(
-                f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
-                "delete this folder and run the cell again."
+                f"{root} is not {release} of {url}, commit {commit}, and was not "
+                "imported: delete this folder and run the cell again."
             )
     sys.path.insert(0, str(root))
 
@@ -1370,7 +1371,7 @@ answer = ...  # (settled, bound)
 # exercises.check("10.1", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 10.1: h = ε/2 in (10.4)
 def settled_variance(sigma, epsilon):
     return 4 * sigma**4 / (4 * sigma**2 - epsilon)
@@ -1397,7 +1398,7 @@ answer = ...  # a function (x, abar, w, m, c) -> score
 # exercises.check("10.2", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 10.2
 def two_sided_score(x, abar, w, m, c):
     var, centre = abar * c + 1 - abar, abar**0.5 * m
@@ -1422,7 +1423,7 @@ answer = ...  # a function (eps_net, classifier, x_t, t, y, abar, s) -> eps
 # exercises.check("10.3", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 10.3
 def guide(eps_net, classifier, x_t, t, y, abar, s):
     with torch.enable_grad():
@@ -1450,7 +1451,7 @@ answer = ...  # a function (s, c) -> strength
 # exercises.check("10.4", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 10.4: c^k = 1 / (s/c − s + 1)
 def equivalent_strength(s, c):
     import math
@@ -1482,7 +1483,7 @@ answer = ...  # (doubled, calibrate)
 # exercises.check("10.5", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 10.5: c⁴ (1/c + (1−c)/c² + (1−c)²/3c³) = c² + c(1−c)²/3
 def doubled(c):
     return c**2 + c * (1 - c) ** 2 / 3
@@ -1541,7 +1542,7 @@ print(f"exercise 10.4 {equivalent_strength(4, 0.25):.2f}")
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
-# %%
+# %% mystnb={"code_prompt_show": "Equations, functions, tests", "code_prompt_hide": "Hide the table"} tags=["hide-cell"]
 from ddpmlib import equations
 
 equations.table("10")

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Classifier-free guidance: the price of fidelity
+# # 11. Classifier-free guidance: the price of fidelity
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/11_classifier_free.ipynb)
 #
@@ -7,7 +7,7 @@
 # mistakes, at a price. This chapter derives the rule, shows what it samples and what it does not, and measures the price.
 
 # %% tags=["setup", "hide-input"]
-# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
 import os
 import subprocess
 import sys
@@ -37,13 +37,14 @@ if spec is None or spec.origin is None:
             said = getattr(error, "stderr", "") or str(error)
             why = said.strip().split("\n")[0]
             raise RuntimeError(
-                f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
-                "check the network, or start this notebook in a clone of the repository."
+                f"ddpmlib is not installed here, and git cannot fetch it from {url} "
+                f"({why}): check the network, or start this notebook in a clone of "
+                "the repository."
             ) from None
         if commit not in ("", head.strip()):
             raise RuntimeError(
-                f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
-                "delete this folder and run the cell again."
+                f"{root} is not {release} of {url}, commit {commit}, and was not "
+                "imported: delete this folder and run the cell again."
             )
     sys.path.insert(0, str(root))
 
@@ -1005,7 +1006,7 @@ answer = ...  # (to_w, combine)
 # exercises.check("11.1", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 11.1
 def to_w(scale):
     return scale - 1
@@ -1032,7 +1033,7 @@ answer = ...  # a function (denoiser, x_t, t, y, z, w) -> x_0
 # exercises.check("11.2", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 11.2: p(x|y)^(1+w) / p(x|z)^w, that is p(x|y) (p(y|x)/p(z|x))^w
 def away(denoiser, x_t, t, y, z, w):
     both = denoiser(torch.cat([x_t, x_t]), t, torch.cat([y, z])).x0
@@ -1057,7 +1058,7 @@ answer = ...  # (limit, halving)
 # exercises.check("11.3", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 11.3
 def limit(m, c, C):
     return m / (1 - c / C)
@@ -1084,7 +1085,7 @@ answer = ...  # a function (c, C, w, u_low, u_high) -> variance
 # exercises.check("11.4", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 11.4: log V = log c − w ∫ (1/(c+u) − 1/(C+u)) du over the interval.
 # No: the derivative in log u is w (C − c) u / ((c + u) (C + u)), largest at u = √(cC) and
 # fading on both sides. With ρ = c/C between c and C falls 1 − 2 log(2/(1+ρ)) / log(1/ρ) of it.
@@ -1108,7 +1109,7 @@ exercises.check("11.4", variance)
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
-# %%
+# %% mystnb={"code_prompt_show": "Equations, functions, tests", "code_prompt_hide": "Hide the table"} tags=["hide-cell"]
 from ddpmlib import equations
 
 equations.table("11")

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # A museum of bugs
+# # A. A museum of bugs
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/A_museum_of_bugs.ipynb)
 #
@@ -8,7 +8,7 @@
 # Nothing is retouched. Each picture is drawn by a copy of this book's library with the wrong line in place of the right one, and the book's tests put the same lines in place and demand that the named tests fail. Your own `ddpmlib` stays as it is.
 
 # %% tags=["setup", "hide-input"]
-# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
 import os
 import subprocess
 import sys
@@ -38,13 +38,14 @@ if spec is None or spec.origin is None:
             said = getattr(error, "stderr", "") or str(error)
             why = said.strip().split("\n")[0]
             raise RuntimeError(
-                f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
-                "check the network, or start this notebook in a clone of the repository."
+                f"ddpmlib is not installed here, and git cannot fetch it from {url} "
+                f"({why}): check the network, or start this notebook in a clone of "
+                "the repository."
             ) from None
         if commit not in ("", head.strip()):
             raise RuntimeError(
-                f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
-                "delete this folder and run the cell again."
+                f"{root} is not {release} of {url}, commit {commit}, and was not "
+                "imported: delete this folder and run the cell again."
             )
     sys.path.insert(0, str(root))
 

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Rosetta: one process, many notations
+# # B. Rosetta: one process, many notations
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/B_rosetta.ipynb)
 #
@@ -8,7 +8,7 @@
 # puts the alphabets side by side, derives each translation, and runs it: below, one network draws the same digits while its sampler speaks five languages. (Unfold the cell: each language is one line.)
 
 # %% tags=["setup", "hide-input"]
-# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it (Colab).
+# Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
 import os
 import subprocess
 import sys
@@ -38,13 +38,14 @@ if spec is None or spec.origin is None:
             said = getattr(error, "stderr", "") or str(error)
             why = said.strip().split("\n")[0]
             raise RuntimeError(
-                f"ddpmlib is not installed here, and git cannot fetch it from {url} ({why}): "
-                "check the network, or start this notebook in a clone of the repository."
+                f"ddpmlib is not installed here, and git cannot fetch it from {url} "
+                f"({why}): check the network, or start this notebook in a clone of "
+                "the repository."
             ) from None
         if commit not in ("", head.strip()):
             raise RuntimeError(
-                f"{root} is not {release} of {url}, commit {commit}, and was not imported: "
-                "delete this folder and run the cell again."
+                f"{root} is not {release} of {url}, commit {commit}, and was not "
+                "imported: delete this folder and run the cell again."
             )
     sys.path.insert(0, str(root))
 
@@ -653,7 +654,7 @@ answer = ...  # your answer
 # exercises.check("B.1", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise B.1: γ = −λ and λ = −2 log σ
 def gamma(sigma):
     return 2 * sigma.log()
@@ -675,7 +676,7 @@ answer = ...  # your answer
 # exercises.check("B.2", answer)
 
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise B.2: subtract the two halves of (3.6)
 def velocity(v, x_t, scale, std):
     return (scale + std) * v + (std - scale) * x_t
@@ -696,7 +697,7 @@ exercises.check("B.2", velocity)
 answer = ...  # your answer
 # exercises.check("B.3", answer)
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise B.3: u = (2/π) arctan e^{−λ/2}, and dz/du = (π/2) v
 half_turn = torch.pi / 2
 
@@ -722,7 +723,7 @@ exercises.check("B.3", (Circle(), half_turn))
 #
 # The equations of this page, the functions that implement them, the tests that pin them:
 
-# %%
+# %% mystnb={"code_prompt_show": "Equations, functions, tests", "code_prompt_hide": "Hide the table"} tags=["hide-cell"]
 from ddpmlib import equations
 
 equations.table("B")

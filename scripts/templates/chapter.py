@@ -1,5 +1,5 @@
 # %% [markdown]
-# # @TITLE@
+# # @CHAPTER@. @TITLE@
 #
 # @BADGE@
 #
@@ -15,36 +15,37 @@
 #
 # - Write here: three or four things that a reader can do afterwards.
 #
-# ## The idea in a picture
+# ## Write here: the claim that a picture shows
 #
-# Write here: 1-D or 2-D data where the truth is known exactly.
+# Write here: 1-D or 2-D data where the truth is known exactly. Below each figure stands its caption,
+# a cell that begins with "**Fig. @CHAPTER@.1.**" and says what to see.
 
 # %% [markdown]
-# ## The derivation
+# ## Write here: what is derived
 #
-# Write here: every step; what matters is numbered.
+# Write here: every step; what matters is numbered, what a first reader may skip is folded.
 #
 # $$
 # x = x \tag{@CHAPTER@.1}
 # $$
 
 # %% [markdown]
-# ## From scratch, then from the library
+# ## Write here: the formula in ten lines
 #
-# Write here: the formula in about ten lines, then `ddpmlib`'s version, asserted equal.
+# Write here: from scratch, then `ddpmlib`'s version, asserted equal.
 
 # %% [markdown]
-# ## Train it here
+# ## Write here: training on 8×8 digits
 #
-# Write here: embedded 8×8 digits, seconds to a minute on one CPU thread.
+# Write here: seconds to a minute on one CPU thread.
 
 # %% [markdown]
-# ## The same code at scale
+# ## Write here: a trained checkpoint, measured
 #
-# Write here: the trained checkpoint, the command, the hardware, the time, the curve.
+# Write here: the command, the hardware, the time, the curve.
 
 # %% [markdown]
-# ## One knob turned
+# ## Write here: the question that one experiment answers
 #
 # Write here: a table and a figure, with error bars where a number is compared.
 
@@ -56,7 +57,7 @@
 # %% [markdown]
 # ## Exercises
 #
-# ### ★ Exercise @CHAPTER@.1
+# ### ★ Exercise @CHAPTER@.1: write here what it asks
 #
 # Write here: the question.
 #
@@ -67,7 +68,7 @@
 # %%
 answer = ...  # your answer
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 from ddpmlib.teaching import exercises
 
 # Solution of exercise @CHAPTER@.1
@@ -76,7 +77,7 @@ solution = ...  # Write here: the solution
 exercises.check("@CHAPTER@.1", solution)
 
 # %% [markdown]
-# ### ★★ Exercise @CHAPTER@.2
+# ### ★★ Exercise @CHAPTER@.2: write here what it asks
 #
 # Write here: the question.
 #
@@ -87,14 +88,14 @@ exercises.check("@CHAPTER@.1", solution)
 # %%
 answer = ...  # your answer
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise @CHAPTER@.2
 solution = ...  # Write here: the solution
 
 exercises.check("@CHAPTER@.2", solution)
 
 # %% [markdown]
-# ### ★★★ Exercise @CHAPTER@.3
+# ### ★★★ Exercise @CHAPTER@.3: write here what it asks
 #
 # Write here: the question.
 #
@@ -105,7 +106,7 @@ exercises.check("@CHAPTER@.2", solution)
 # %%
 answer = ...  # your answer
 
-# %% tags=["hide-cell", "solution"]
+# %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise @CHAPTER@.3
 solution = ...  # Write here: the solution
 
@@ -118,7 +119,7 @@ exercises.check("@CHAPTER@.3", solution)
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
-# %%
+# %% mystnb={"code_prompt_show": "Equations, functions, tests", "code_prompt_hide": "Hide the table"} tags=["hide-cell"]
 from ddpmlib import equations
 
 equations.table("@NUMBER@")

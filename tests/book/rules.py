@@ -169,7 +169,7 @@ def known_tags(chapter: Executed) -> Iterator[str]:
 def finished(chapter: Executed) -> Iterator[str]:
     """Nothing of the skeleton is left."""
     for cell in chapter.notebook.cells:
-        for word in re.findall(r"Write here:|\bTODO\b|\bFIXME\b|\bXXX\b", cell.source):
+        for word in re.findall(r"[Ww]rite here\b|\bTODO\b|\bFIXME\b|\bXXX\b", cell.source):
             yield f"unfinished: {word} {shown(cell)}"
 
 

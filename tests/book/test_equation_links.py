@@ -105,7 +105,7 @@ def test_formulas_lead_to_functions_and_tests_and_words_lead_to_formulas(tmp_pat
     assert shown == [
         [
             ("DDPM.q_sample", f"b.html#{FUNCTION}"),
-            ("source", f"{blob}ddpmlib/process.py#L7"),
+            ("source", "_modules/ddpmlib/process.html#DDPM.q_sample"),
             ("test", f"{blob}tests/test_process.py#L8"),
         ],
         [
@@ -132,10 +132,27 @@ def test_formulas_lead_to_functions_and_tests_and_words_lead_to_formulas(tmp_pat
     assert words.get_text().count("(1.1)") == 7 and "(1.1, 1.2)" in words.get_text()
 
 
+CAPTION = "# C\n\n**Fig. 1.1.** Two dots, as in Fig. 1.1.\n"
+
+
+@pytest.mark.usefixtures("extension")
+@pytest.mark.slow
+def test_a_figure_is_found_by_its_number(tmp_path: Path) -> None:
+    words = f"{WORDS}\nLook at Fig. 1.1 of `Fig. 1.1`.\n"
+    assert build(tmp_path, b=words, c=CAPTION) == ""
+    caption = page(tmp_path, "c").find(class_="figure-caption")
+    assert caption["id"] == "fig-1-1"
+    assert [a["href"] for a in caption.find_all("a")] == ["#fig-1-1"]  # the number itself is bold
+    links = [a for a in page(tmp_path, "b").find_all("a") if a.get_text() == "Fig. 1.1"]
+    assert [a["href"] for a in links] == ["c.html#fig-1-1"]
+
+
 @pytest.mark.usefixtures("extension")
 @pytest.mark.parametrize(
     ("pages", "complaint"),
     [
+        ({"c": CAPTION, "d": CAPTION}, "Fig. 1.1 stands twice"),
+        ({"c": "# C\n\nSee Fig. 1.2.\n"}, "there is no Fig. 1.2"),
         ({"c": FORMULAS.replace("1.1", "2.1")}, "equation (1.2) stands twice"),
         ({"c": "# C\n\n$$\nz \\tag{1.3}\n$$\n"}, "equation (1.3) has no test"),
         ({"c": "# C\n\nSee (1.7).\n"}, "there is no equation (1.7)"),

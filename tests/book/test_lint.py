@@ -10,6 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from scripts import notebooks
+from tests.book import reading_rules  # noqa: F401  they join RULES
 from tests.book.rules import RULES, Executed
 
 CHAPTERS = notebooks.chapters()

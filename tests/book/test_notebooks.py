@@ -165,7 +165,7 @@ def test_a_new_chapter_has_everything(chapter: Chapter) -> None:
     new = notebooks.create("04_elbo", "The evidence lower bound", chapter.root)
     text = new.text.read_text("utf-8")
     assert notebooks.badge("04_elbo") in text and notebooks.setup_cell() in text
-    assert "# # The evidence lower bound" in text and "@" not in text
+    assert "# # 4. The evidence lower bound" in text and "@" not in text
     assert not notebooks.refresh(new)
     for name in ("04_again", "4_elbo", "05-elbo"):
         with pytest.raises(Trouble):
