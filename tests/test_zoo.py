@@ -34,6 +34,7 @@ from ddpmlib.zoo import (
     checkpoints,
     log,
     recipes,
+    run_folder,
     runs,
 )
 
@@ -345,11 +346,13 @@ def test_a_state_that_does_not_say_of_which_run_is_refused(copied):
 def test_a_folder_that_somebody_trains_in_is_left_alone(copied, tmp_path):
     before = {p.name: p.read_bytes() for p in copied.iterdir()}
     sentence = f"copy is being trained by process {os.getpid()} on"
-    lock = locks.locked(copied / runs.LOCK, "x", "wait")
+    lock = locks.locked(copied / run_folder.LOCK, "x", "wait")
     with lock, pytest.raises(locks.Held, match=sentence):
         runs.train(TINY, copied, resume=True, device="cpu")
     assert {p.name: p.read_bytes() for p in copied.iterdir()} == before
-    (copied / runs.LOCK).write_text('{"pid": 1, "host": "gone", "since": "long ago"}', "utf-8")
+    (copied / run_folder.LOCK).write_text(
+        '{"pid": 1, "host": "gone", "since": "long ago"}', "utf-8"
+    )
     runs.train(TINY, copied, resume=True, device="cpu")  # nobody holds it
     assert {p.name: p.read_bytes() for p in copied.iterdir()} == before
 
@@ -1033,6 +1036,38 @@ def test_a_ship_killed_at_any_moment_leaves_the_old_or_the_new(
     card = zoo.Card.read(shipped / "tiny.json")
     kept = {*zoo.weights_files(path, card), zoo.log_file(path, card), shipped / "tiny.json"}
     assert set(shipped.iterdir()) == kept
+
+
+@pytest.mark.parametrize("killed_at", range(3))
+def test_a_longer_run_killed_while_it_exports_keeps_its_shorter_model_and_then_ends(
+    copied, monkeypatch, killed_at
+):
+    """Weights, card, and last the plain name; the run goes on from whichever was left."""
+    longer = replace(TINY, settings=replace(TINY.settings, steps=12))
+    old, done = zoo.read(copied / zoo.MODEL), []
+
+    def dying(real, path, *words):
+        if str(path).startswith(str(copied / "model")):
+            if len(done) == killed_at:
+                raise KeyboardInterrupt
+            done.append(path)
+        return real(path, *words)
+
+    with monkeypatch.context() as patch:
+        for module in (checkpoints, zoo.card):
+            patch.setattr(module, "write_atomically", partial(dying, files.write_atomically))
+        patch.setattr(Path, "replace", lambda p, to: dying(Path.rename, p, to))
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(longer, copied, resume=True, device="cpu")
+    found = zoo.read(copied / zoo.MODEL)
+    if killed_at < 2:
+        assert found[0] == old[0] and same(found[1], old[1])
+    else:
+        assert found[0].recipe["settings"]["steps"] == 12
+    card = runs.train(longer, copied, resume=True, device="cpu")
+    assert same(weights(copied / zoo.MODEL), zoo.read(copied / zoo.MODEL)[1])
+    assert hashlib.sha256((copied / zoo.MODEL).read_bytes()).hexdigest() == card.sha256
+    assert {p.name for p in copied.iterdir()} == {zoo.STATE, zoo.LOG, zoo.MODEL, "model.json"}
 
 
 def dying_unlink(path, dying, real, **options):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from torch import nn
 from ddpmlib import data, interruption
 from ddpmlib.data import Dataset, own
 from ddpmlib.files import PACKAGE
-from ddpmlib.locks import Held, locked
 from ddpmlib.training import parallel
 from ddpmlib.training.loop import fit
 from ddpmlib.training.machine import hardware
@@ -31,15 +29,14 @@ from ddpmlib.training.time_budget import updates_within
 from ddpmlib.training.trainer import Trainer
 from ddpmlib.zoo import tensorboard as events
 from ddpmlib.zoo.card import Card
-from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, start_from, write_model
+from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, name_plainly, start_from, write_model
 from ddpmlib.zoo.log import Log, thinned
 from ddpmlib.zoo.previews import Previews
 from ddpmlib.zoo.recipe import Recipe, changed, to_dict
+from ddpmlib.zoo.run_folder import check_folder, reserved, stamp_of
 from ddpmlib.zoo.source import SOURCE, read_source, write_source
 from ddpmlib.zoo.stretches import Recorded, Stretch, continued, notes, options, recorded, told
 from ddpmlib.zoo.weights import read
-
-LOCK = ".lock"  # there while the run is being trained
 
 
 def train(
@@ -103,9 +100,9 @@ def train(
         ImportError: if TensorBoard is asked for and not installed.
     """
     folder, state = Path(folder), Path(folder) / STATE
-    _check_folder(folder, resume or parallel.restarted())
+    check_folder(folder, resume)
     recipe, dataset = _fitting(recipe, dataset, folder)
-    stamp, before = _stamp(state), recorded(state)
+    stamp, before = stamp_of(state), recorded(state)
     given: dict[str, Any] = {"bf16": bf16, "compile": compile, "channels_last": channels_last}
     given |= {"accumulate": accumulate, "save_every": save_every, "log_every": log_every}
     given |= {"sample_every": sample_every, "tensorboard": tensorboard}
@@ -124,8 +121,8 @@ def train(
     shape, k = dataset.image_shape, recipe.num_classes
     every = how["sample_every"]
     grids = None if every is None else Previews(folder, trainer, shape, k, every)
-    with _reserved(folder):
-        if _stamp(state) != stamp:
+    with reserved(folder):
+        if stamp_of(state) != stamp:
             raise ValueError(f"{folder} has changed since this run was prepared: try again")
         if minutes is not None:
             recipe = _timed(recipe, trainer, minutes, before, state, how["save_every"])
@@ -137,52 +134,6 @@ def train(
         stretches = continued(before.stretches if before else (), now)
         watched = partial(_watched, folder, trainer, grids, how["tensorboard"])
         return _carried_out(recipe, trainer, dataset, folder, stretches, start[1], watched)
-
-
-# ---- the folder ----------------------------------------------------------------------------------
-
-
-def _check_folder(folder: Path, resume: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"a run needs a folder, and {folder} is a file")
-    state, model = (folder / STATE).exists(), (folder / MODEL).exists()
-    if state and not resume:
-        raise FileExistsError(
-            f"{folder} already holds a run: go on with it by --resume, or give another folder by "
-            "--out"
-        )
-    if model and not state:  # training from the start would in the end replace it
-        raise FileExistsError(
-            f"{folder} holds a trained model but no {STATE} to go on from: give another folder by "
-            "--out"
-        )
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Which file a name stands for at this moment."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
-
-
-@contextmanager
-def _reserved(folder: Path) -> Iterator[None]:
-    """The folder is this run's; of several processes the first one holds the lock for all."""
-    refused: OSError | None = None
-    with ExitStack() as stack:
-        if parallel.is_main():
-            busy = f"{folder} is being trained"
-            other = "wait for it, or give another folder by --out"
-            try:
-                stack.enter_context(locked(folder / LOCK, busy, other))
-            except OSError as error:
-                refused = error
-        sentence = parallel.collected(["" if refused is None else str(refused)])[0]
-        if refused is not None or sentence:
-            raise refused or Held(sentence)
-        yield
 
 
 # ---- before the first update ---------------------------------------------------------------------
@@ -271,8 +222,10 @@ def _stretch(trainer: Trainer, how: Mapping[str, Any], command: str) -> Stretch:
 
 def _finished(folder: Path, recipe: Recipe) -> Card | None:
     """The card of a run that was exported as a whole: with its measurements, so it is kept."""
+    model = folder / MODEL
     try:
-        card = read(folder / MODEL)[0]
+        name_plainly(model, Card.read(model.with_suffix(".json")))  # a kill may have come before
+        card = read(model)[0]
     except (OSError, ValueError):
         return None
     return card if card.recipe["settings"]["steps"] == recipe.settings.steps else None
