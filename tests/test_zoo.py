@@ -1278,6 +1278,35 @@ def test_every_shipped_card_is_of_the_newest_format_and_keeps_its_digits(path, t
     assert before["format"] == 3 and found == {"parts": 1} | before
 
 
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
+def test_the_weights_that_ship_know_the_recipe_that_they_were_written_with(path, tmp_path):
+    """An older card, which has no digest, cannot give them another one."""
+    card = zoo.Card.read(path.with_suffix(".json"))
+    content = b"".join(p.read_bytes() for p in zoo.weights_files(path, card))
+    assert files.from_safetensors(content, path)[1] == {"digest": card.digest}
+    for part in zoo.weights_files(path, card):
+        (tmp_path / part.name).symlink_to(part)
+    old = json.loads(path.with_suffix(".json").read_text())
+    old |= {"format": 2, "recipe": old["recipe"] | {"name": "another"}}
+    del old["digest"]
+    (tmp_path / f"{path.stem}.json").write_text(json.dumps(old))
+    with pytest.raises(ValueError, match="was written with another recipe"):
+        zoo.load(tmp_path / path.name, "cpu")
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
+def test_measurements_and_statistics_name_the_classifier_that_ships(path):
+    card = zoo.Card.read(path.with_suffix(".json"))
+    classifiers = {c.stem: zoo.Card.read(c).sha256 for c in CARDS if "-classifier" in c.stem}
+    for entry in card.metrics:
+        if "extractor" in entry:
+            assert entry["extractor"] == classifiers[entry["features"]][:12]
+    if path.stem in classifiers and "noisy" not in path.stem:
+        name = f"{card.recipe['data']}.json"
+        made = json.loads((ROOT / "data" / "statistics" / name).read_text("utf-8"))
+        assert made["classifier"] == card.sha256
+
+
 def test_every_shipped_file_belongs_to_a_checkpoint():
     known = set(CARDS)
     for path in CHECKPOINTS:
