@@ -131,6 +131,30 @@ def test_a_recipe_lends_its_net_and_settings(cwd):
     assert recipes.RECIPES["digits"] == digits
 
 
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ([], "runs/a"),
+        (["--kind", "classifier"], "runs/a-classifier"),
+        (["--name", "b"], "runs/b"),
+        (["--set", "name=c"], "runs/c"),
+        (["--out", "d", "--skip-broken"], "d"),
+    ],
+)
+def test_a_folder_that_is_taken_is_refused_before_a_picture_is_read(
+    cwd, capsys, monkeypatch, words, folder
+):
+    write_folder(cwd / "a", 4)
+    Path(folder).mkdir(parents=True)
+    Path(folder, zoo.STATE).write_bytes(b"of another run")
+    monkeypatch.setattr(data.own, "from_path", lambda *_, **__: pytest.fail("must not read"))
+    out, err = failed(capsys, ["train", "--images", "a", *words, *SMALL])
+    assert f"{folder} already holds a run: go on with it by --resume" in err and not out
+    Path(folder, zoo.STATE).rename(Path(folder, zoo.MODEL))
+    _, err = failed(capsys, ["train", "--images", "a", *words, *SMALL, "--resume"])
+    assert f"{folder} holds a trained model but no training.safetensors to go on from" in err
+
+
 def test_resuming_on_other_images_is_refused(cwd, capsys):
     write_folder(cwd / "a", 12)
     words = ["train", "--images", "a", *SMALL]
