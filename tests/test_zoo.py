@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import os
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial, partialmethod
 from pathlib import Path
@@ -36,6 +37,7 @@ from ddpmlib.zoo import (
     recipes,
     run_folder,
     runs,
+    stretches,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -167,14 +169,71 @@ def test_a_run_of_some_minutes_is_the_run_of_its_steps(finished, tmp_path, monke
         with pytest.raises(KeyboardInterrupt):
             runs.train(TINY, tmp_path / "r", minutes=10 / 60, **options)
     assert "tiny: 0.166667 minutes are 10 updates" in capsys.readouterr().out
-    # A faster machine would now count more of them, and another schedule of the learning rate.
-    card = runs.train(TINY, tmp_path / "r", minutes=20 / 60, resume=True, **options)
+    card = runs.train(recorded_of(tmp_path / "r"), tmp_path / "r", resume=True, **options)
     assert card.recipe["settings"]["steps"] == 10
     assert card.training["command"] == "make tiny --steps 10"
     assert same(weights(tmp_path / "r" / zoo.MODEL), weights(finished / zoo.MODEL))
-    before = (tmp_path / "r" / "model.json").read_bytes()
-    runs.train(TINY, tmp_path / "r", minutes=20 / 60, resume=True, **options)
-    assert (tmp_path / "r" / "model.json").read_bytes() == before
+
+
+def recorded_of(folder):
+    return stretches.recorded(folder / zoo.STATE).recipe
+
+
+@pytest.mark.parametrize(("at", "saved"), [(7, 4), (None, 10)])
+def test_a_run_goes_on_for_some_minutes_from_where_it_stands(
+    tmp_path, monkeypatch, capsys, at, saved
+):
+    """Interrupted or finished: six more updates than are saved, with the rates of so long a run."""
+    folder, options = tmp_path / "r", {"device": "cpu", "save_every": 4, "log_every": 1}
+    with monkeypatch.context() as patch:
+        interrupted(patch, at)
+        with pytest.raises(KeyboardInterrupt) if at else nullcontext():
+            runs.train(TINY, folder, command="make tiny", **options)
+    monkeypatch.setattr(runs, "updates_within", lambda trainer, seconds, *_: int(seconds))
+    card = runs.train(TINY, folder, minutes=6 / 60, resume=True, command="more", **options)
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"tiny: 0.1 minutes are 6 updates after the {saved} that are done"
+    end = saved + 6
+    if end != 10:
+        assert out[1].startswith(f"tiny: {end} updates instead of 10; the schedule")
+        assert card.training["command"] == f"make tiny && more --steps {end} --resume"
+    assert card.recipe["settings"]["steps"] == end and rows_of(folder)[-1]["step"] == end
+    settings = replace(TINY.settings, steps=end)
+    new = [row for row in rows_of(folder) if row["step"] > saved]
+    assert [row["lr"] for row in new] == [settings.lr_at(row["step"] - 1) for row in new]
+
+
+def test_processes_that_are_started_again_count_no_minutes_twice(tmp_path, monkeypatch):
+    folder, options = tmp_path / "r", {"device": "cpu", "save_every": 4, "minutes": 10 / 60}
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "updates_within", lambda *_: 10)
+        interrupted(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(TINY, folder, **options)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setattr(runs, "updates_within", lambda *_: 1 / 0)
+    assert runs.train(TINY, folder, **options).recipe["settings"]["steps"] == 10
+
+
+@pytest.mark.parametrize(
+    ("each", "sentence"),
+    [(60, "about 12 minutes to go"), (6, "about 1 minute to go"), (4, ""), (7200, "1,440 minutes")],
+)
+def test_the_minutes_to_come_are_said_after_the_first_updates(
+    tmp_path, monkeypatch, capsys, each, sentence
+):
+    now, update = [0.0], training.Trainer.update
+
+    def slow(trainer):
+        now[0] += each
+        return update(trainer)
+
+    monkeypatch.setattr(training.Trainer, "update", slow)
+    monkeypatch.setattr(training.time_budget.time, "perf_counter", lambda: now[0])
+    recipe = replace(TINY, settings=replace(TINY.settings, steps=20))
+    runs.train(recipe, tmp_path / "r", device="cpu", sample_every=20)
+    out = capsys.readouterr().out
+    assert out.count("\n") == bool(sentence) and sentence in out
 
 
 def test_the_time_is_taken_where_the_run_lies_and_leaves_no_trace(tmp_path, finished):

@@ -40,7 +40,8 @@ def add(verbs: Any) -> None:
     length.add_argument(
         "--minutes",
         type=values.time_limit,
-        help="as many steps as fit into this time, estimated by the first",
+        help="as many steps as fit into this time, estimated by the first; with --resume, so many "
+        "minutes from where the run stands",
     )
     for name, kind in (("batch-size", int), ("lr", float), ("seed", values.seed)):
         parser.add_argument(f"--{name}", type=kind, help=f"instead of the recipe's {name}")

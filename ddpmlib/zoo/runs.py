@@ -25,7 +25,7 @@ from ddpmlib.training import parallel
 from ddpmlib.training.loop import fit
 from ddpmlib.training.machine import hardware
 from ddpmlib.training.settings import Progress
-from ddpmlib.training.time_budget import updates_within
+from ddpmlib.training.time_budget import forecast, updates_within
 from ddpmlib.training.trainer import Trainer
 from ddpmlib.zoo import tensorboard as events
 from ddpmlib.zoo.card import Card
@@ -74,7 +74,9 @@ def train(
         resume: go on from the last saved state, if there is one; also done without a word where
             ``torchrun`` started the processes again.
         minutes: in place of the recipe's steps, as many as fit into this time, see
-            :func:`ddpmlib.training.time_budget.updates_within`; a resumed run keeps its number.
+            :func:`ddpmlib.training.time_budget.updates_within`; a resumed run goes on for so long
+            from where it stands, and its learning rate follows. Without, the minutes that are
+            expected are printed after the first updates, if there is one or more.
         init: a checkpoint whose weights to start from instead of random ones; see
             :func:`ddpmlib.zoo.checkpoints.start_from`. The card names it.
         device, bf16, compile, channels_last, accumulate: see
@@ -132,7 +134,8 @@ def train(
         if trainer.step == now.steps and (card := _finished(folder, recipe)):
             return card
         stretches = continued(before.stretches if before else (), now)
-        watched = partial(_watched, folder, trainer, grids, how["tensorboard"])
+        tell = partial(_tell, recipe.name) if minutes is None else None
+        watched = partial(_watched, folder, trainer, grids, how["tensorboard"], tell)
         return _carried_out(recipe, trainer, dataset, folder, stretches, start[1], watched)
 
 
@@ -172,13 +175,15 @@ def _timed(
     state: Path,
     save_every: int,
 ) -> Recipe:
-    """The recipe with as many steps as fit into the time, or as the saved run was given."""
-    if before is not None:
+    """The recipe with as many steps as fit into the time, beyond those that are done."""
+    if before is not None and parallel.restarted():  # they were counted before the restart
         return changed(recipe, {"settings.steps": before.recipe.settings.steps})
     steps = updates_within(trainer, 60 * minutes, state.with_name("timing.safetensors"), save_every)
+    done = before.step if before is not None else 0
     if parallel.is_main():
-        print(f"{recipe.name}: {minutes:g} minutes are {steps:,} updates")
-    return changed(recipe, {"settings.steps": steps})
+        after = f" after the {done:,} that are done" if done else ""
+        print(f"{recipe.name}: {minutes:g} minutes are {steps:,} updates{after}")
+    return changed(recipe, {"settings.steps": done + steps})
 
 
 def _take_up(
@@ -278,12 +283,24 @@ def _watched(
     trainer: Trainer,
     grids: Previews | None,
     tensorboard: bool,
+    tell: Callable[[float], None] | None,
     updates: Iterator[Progress],
     log: Log,
 ) -> Iterator[Progress]:
-    """The updates, with grids of samples and events where they are asked for."""
+    """The updates, with grids of samples, events and their time where they are asked for."""
     updates = grids.watch(updates) if grids else updates
-    return events.watch(updates, folder, log.rows, trainer.step, grids) if tensorboard else updates
+    if tensorboard:
+        updates = events.watch(updates, folder, log.rows, trainer.step, grids)
+    return forecast(updates, trainer.settings.steps, tell) if tell else updates
+
+
+def _tell(name: str, seconds: float) -> None:
+    """Say how long a run will take, unless it is over before that has been read."""
+    from tqdm import tqdm
+
+    if seconds >= 60 and parallel.is_main():
+        minutes = round(seconds / 60)
+        tqdm.write(f"{name}: about {minutes:,} minute{'s' if minutes > 1 else ''} to go")
 
 
 def _circumstances(trainer: Trainer) -> dict[str, Any]:
