@@ -70,7 +70,10 @@ def train(
         folder: where the run lives; created if needed.
         dataset: in place of the one that the recipe names; the card then names this one, and the
             folder says where it was read from, see :mod:`ddpmlib.zoo.source`. A resumed run reads
-            it again from there.
+            it again from there. Its images lie in memory: on others
+            (:class:`ddpmlib.data.map_style.MapStyle`) a
+            :class:`ddpmlib.training.trainer.Trainer` trains the recipe's model and loss, and
+            :func:`ddpmlib.zoo.saved.save` keeps it.
         resume: go on from the last saved state, if there is one; also done without a word where
             ``torchrun`` started the processes again.
         minutes: in place of the recipe's steps, as many as fit into this time, see
