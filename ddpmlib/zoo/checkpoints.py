@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -178,6 +179,7 @@ def ship(
     name: str | None = None,
     dtype: str = "float16",
     folder: Path | None = None,
+    tell: Callable[[str], Any] = print,
 ) -> Path:
     """Copy a finished run into the folder of shipped checkpoints, in files below :data:`LARGEST`.
 
@@ -186,6 +188,7 @@ def ship(
         name: of the checkpoint, by default the recipe's.
         dtype: "float16" or "float32" for the weights on disk.
         folder: another one than :func:`shipped`.
+        tell: gets a sentence if a checkpoint of this name is replaced.
 
     Returns:
         the weights' file, whose name :func:`load` takes, also if it lies in parts.
@@ -209,6 +212,9 @@ def ship(
     log = read_content(log_of_run, LARGEST_LOG) if log_of_run.exists() else b""
     # Metrics belong to the exact weights they were measured on, so they do not travel.
     card = replace(card, name=target.stem, dtype=dtype, metrics=[])
+    if (old := target.with_suffix(".json")).is_file():
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(old.stat().st_mtime))
+        tell(f"{target.stem} of {when} is replaced, and its measurements with it")
     write_model(small, card, target, log)
     return target
 
