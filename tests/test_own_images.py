@@ -10,8 +10,10 @@ import torch
 
 from ddpmlib import data, evaluation, zoo
 from ddpmlib.cli import main
+from ddpmlib.denoiser import Denoiser
 from ddpmlib.evaluation import features, images
 from ddpmlib.models import NoisyClassifierConfig
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.zoo import recipes, runs, source
 from tests.pictures import picture, write_folder
 
@@ -129,6 +131,30 @@ def test_a_recipe_lends_its_net_and_settings(cwd):
     assert card.recipe["settings"]["lr"] == digits.settings.lr
     assert card.recipe["settings"]["batch_size"] == 8  # of 10 images
     assert recipes.RECIPES["digits"] == digits
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ([], "runs/a"),
+        (["--kind", "classifier"], "runs/a-classifier"),
+        (["--name", "b"], "runs/b"),
+        (["--set", "name=c"], "runs/c"),
+        (["--out", "d", "--skip-broken"], "d"),
+    ],
+)
+def test_a_folder_that_is_taken_is_refused_before_a_picture_is_read(
+    cwd, capsys, monkeypatch, words, folder
+):
+    write_folder(cwd / "a", 4)
+    Path(folder).mkdir(parents=True)
+    Path(folder, zoo.STATE).write_bytes(b"of another run")
+    monkeypatch.setattr(data.own, "from_path", lambda *_, **__: pytest.fail("must not read"))
+    out, err = failed(capsys, ["train", "--images", "a", *words, *SMALL])
+    assert f"{folder} already holds a run: go on with it by --resume" in err and not out
+    Path(folder, zoo.STATE).rename(Path(folder, zoo.MODEL))
+    _, err = failed(capsys, ["train", "--images", "a", *words, *SMALL, "--resume"])
+    assert f"{folder} holds a trained model but no training.safetensors to go on from" in err
 
 
 def test_resuming_on_other_images_is_refused(cwd, capsys):
@@ -280,6 +306,24 @@ def test_without_a_classifier_pixels_are_measured_and_it_is_said(finished, tmp_p
     assert entry_of(run, str(own))["extractor"] == card_of(own).sha256[:12]
 
 
+@pytest.mark.filterwarnings("ignore:.* samples leave the covariance of")
+def test_pixels_that_are_asked_for_say_what_they_leave_out(finished, tmp_path, capsys):
+    run = finished / "runs" / "two-kinds"
+    entry = entry_of(run, "pixels")
+    said = capsys.readouterr().out
+    left_out = "distances are those of pixels, without agreement and is"
+    assert said == f"{left_out} (--features classifier gives them)\n"
+    assert entry["features"] == "pixels" and "class_agreement" not in entry
+    alone = copied(run, tmp_path / "alone")
+    entry_of(alone, "pixels")
+    hint = "`ddpmlib train --images PATH --kind classifier` trains one"
+    assert capsys.readouterr().out == f"{left_out} ({hint})\n"
+    entry_of(run, "pixels", metrics=["fid"])
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="agreement of two-kinds need .*: --features classifier"):
+        entry_of(run, "pixels", metrics=["agreement", "fid"])
+
+
 def test_a_classifier_of_other_images_is_refused(finished, tmp_path):
     run = copied(finished / "runs" / "two-kinds", tmp_path / "two-kinds")
     other = copied(finished / "runs" / "two-kinds-classifier", tmp_path / "two-kinds-classifier")
@@ -306,6 +350,61 @@ def test_moved_images_are_given_and_changed_ones_are_refused(finished, tmp_path,
     assert "was trained on other images than these (" in err and "give those by --images" in err
     (run / "data.json").unlink()
     assert "does not say where its images lie: give --images" in failed(capsys, words)[1]
+
+
+def test_broken_files_are_left_out_of_a_measurement_too(finished, tmp_path, capsys):
+    """The folder of a card that was sent alone does not say that they were left out before."""
+    run = copied(finished / "runs" / "two-kinds", tmp_path / "alone")
+    (run / "data.json").unlink()
+    pictures = write_folder(tmp_path / "pictures", 45)
+    (pictures / "bar" / "broken.png").write_bytes(b"no")
+    words = ["evaluate", str(run), "--metric", "saturation", "--n", "10", *DRAWN]
+    _, err = failed(capsys, [*words, "--images", str(pictures)])
+    assert "bar/broken.png" in err and "leave them out by --skip-broken" in err
+    assert main([*words, "--images", str(pictures), "--skip-broken"]) == 0
+    assert "left out: 1 file cannot be read" in capsys.readouterr().out
+    _, err = failed(capsys, [*words, "--skip-broken"])
+    assert "--skip-broken is for your own images: give --images too" in err
+
+
+def test_broken_files_that_came_since_are_left_out_of_a_run_that_goes_on(cwd, capsys):
+    write_folder(cwd / "a", 12)
+    assert main(["train", "--images", "a", *SMALL]) == 0
+    (cwd / "a" / "bar" / "broken.png").write_bytes(b"no")
+    again = ["train", "--images", "a", "--resume", "--steps", "4", "--device", "cpu"]
+    assert "--skip-broken" in failed(capsys, again)[1]
+    assert main([*again, "--skip-broken"]) == 0
+    assert source.read_source(Path("runs/a")).skip_broken
+    assert main(["train", "a", "--resume", "--steps", "5", "--device", "cpu"]) == 0
+
+
+class Foreign(torch.nn.Module):
+    """A network of somebody else, without classes."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.inp, self.out = (
+            torch.nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, width), (width, 3))
+        )
+
+    def forward(self, x, t):
+        return self.out(torch.relu(self.inp(x)))
+
+
+@pytest.mark.filterwarnings("ignore:.* samples leave the covariance of")
+def test_a_network_of_ones_own_is_measured_against_images_at_hand(tmp_path, capsys):
+    write_folder(tmp_path / "a", 45)
+    photos = data.from_folder(tmp_path / "a", size=(16, 16))
+    model = Denoiser(Foreign(4), DDPM(schedules.cosine(20)))
+    path = tmp_path / "mine"
+    zoo.save(model, path, shape=photos.image_shape, build=Foreign, arguments={"width": 4})
+    with pytest.raises(ValueError, match="give its constructor, as in zoo.load"):
+        entry_of(path, images=photos)
+    entry = entry_of(path, images=photos, build=Foreign)
+    assert entry["features"] == "pixels" and entry["frechet"] > 0
+    assert card_of(path).metrics == [entry]
+    nll = entry_of(path, images=photos, build=Foreign, metrics=["nll"], nll_draws=2)
+    assert nll["bits_per_dim"] > 0
 
 
 def test_images_at_hand_are_taken(finished):

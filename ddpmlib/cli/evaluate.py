@@ -41,6 +41,9 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--images", metavar="PATH", help="where your own images lie, if they have moved"
     )
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="leave out files there that cannot be read"
+    )
     sampling.add_options(parser)
 
 
@@ -48,12 +51,14 @@ def run(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from ddpmlib import evaluation
 
+    if args.skip_broken and args.images is None:
+        raise ValueError("--skip-broken is for your own images: give --images too")
     named = args.features in evaluation.EXTRACTORS
     evaluation.evaluate(
         model_of(args), sampling.sampling_of(args, own_run_or), metrics=args.metric, n=args.n,
-        extractor=args.features if named else str(own_run_or(args.features)), images=args.images,
-        draws=args.draws, nll_draws=args.nll_draws, compile=args.compile, device=args.device,
-        report=_show,
+        extractor=args.features if named else str(own_run_or(args.features)),
+        images=args.images, skip_broken=args.skip_broken, draws=args.draws,
+        nll_draws=args.nll_draws, compile=args.compile, device=args.device, report=_show,
     )  # fmt: skip
 
 

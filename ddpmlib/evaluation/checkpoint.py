@@ -32,6 +32,7 @@ from ddpmlib.training import parallel
 from ddpmlib.training.machine import hardware
 from ddpmlib.zoo.card import Card
 from ddpmlib.zoo.checkpoints import find, load
+from ddpmlib.zoo.parts import Build
 
 METRICS = (*OF_SAMPLES, "nll")
 Job = Callable[[], dict[str, Any]]
@@ -46,6 +47,8 @@ def evaluate(
     n: int = 2000,
     extractor: str = "classifier",
     images: data.Dataset | Path | str | None = None,
+    skip_broken: bool = False,
+    build: Build | None = None,
     draws: int = 200,
     nll_draws: int = 50,
     batch_size: int = 500,
@@ -71,9 +74,12 @@ def evaluate(
         extractor: whose features: "classifier" is the one of the data set, "inception" is for
             colour images, "pixels" needs no network, and a checkpoint names a classifier; see
             :func:`ddpmlib.evaluation.images.network_of`. For images of a user's own that have no
-            classifier, pixels are taken, and what needs classes is left out, which is printed.
+            classifier, pixels are taken. What pixels cannot give is left out, which is printed.
         images: the data that the checkpoint was trained on, or where they lie, if they are a
             user's own and have moved; see :func:`ddpmlib.evaluation.images.images_of`.
+        skip_broken: leave out files of ``images`` that cannot be read.
+        build: the constructor of a network that is not the library's own, see
+            :func:`ddpmlib.zoo.checkpoints.load`.
         draws: redrawn sets for the bootstrap intervals.
         nll_draws: random steps of the chain per test image.
         batch_size, compile: see :func:`generate`.
@@ -91,7 +97,7 @@ def evaluate(
     """
     sampling = sampling or Sampling()
     _check_choices(metrics, extractor, n, draws)
-    found = _opened(name, device, images)
+    found = _opened(name, device, images, skip_broken, build)
     check_writable(found.path.parent)
     _check_test_images(found, metrics)
     jobs: list[Job] = []
@@ -137,11 +143,16 @@ class _Checkpoint:
 
 
 def _opened(
-    name: str | Path, device: torch.device | str | None, images: data.Dataset | Path | str | None
+    name: str | Path,
+    device: torch.device | str | None,
+    images: data.Dataset | Path | str | None,
+    skip_broken: bool,
+    build: Build | None,
 ) -> _Checkpoint:
     path = find(name)
-    model, card = load(path, device)
-    return _Checkpoint(path, model, card, images_of(card, path.parent, images), device)
+    model, card = load(path, device, build=build)
+    found = images_of(card, path.parent, images, skip_broken)
+    return _Checkpoint(path, model, card, found, device)
 
 
 def _check_test_images(found: _Checkpoint, metrics: Sequence[str] | None) -> None:
@@ -164,17 +175,23 @@ def _measurable(
     if not alone and extractor != "pixels":
         return extractor, metrics
     lost = [m for m in metrics if m in NEED_CLASSES]
-    hint = "`ddpmlib train --images PATH --kind classifier` trains one"
-    hint = hint if images.num_classes > 1 else "they are of one kind, so there can be none"
+    hint = _hint(found)
     if lost and asked:
         raise ValueError(f"{' and '.join(lost)} of {images.name} need a classifier: {hint}")
-    if alone:
+    if alone or lost:
+        why = f"no classifier of {images.name} was found: " if alone else ""
         without = f", without {' and '.join(lost)}" if lost else ""
-        print(
-            f"no classifier of {images.name} was found: distances are those of pixels{without} "
-            f"({hint})"
-        )
+        print(f"{why}distances are those of pixels{without} ({hint})")
     return "pixels", [m for m in metrics if m not in NEED_CLASSES]
+
+
+def _hint(found: _Checkpoint) -> str:
+    """How to come by what pixels cannot give."""
+    if found.images.num_classes < 2:
+        return "they are of one kind, so there can be none"
+    if has_classifier(found.images, found.path.parent):
+        return "--features classifier gives them"
+    return "`ddpmlib train --images PATH --kind classifier` trains one"
 
 
 def _accuracy(found: _Checkpoint, seed: int) -> dict[str, Any]:

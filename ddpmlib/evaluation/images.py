@@ -19,13 +19,20 @@ from ddpmlib.zoo.source import read_source
 EXTRACTORS = ("classifier", "inception", "pixels")
 
 
-def images_of(card: Card, folder: Path, given: Dataset | Path | str | None = None) -> Dataset:
+def images_of(
+    card: Card,
+    folder: Path,
+    given: Dataset | Path | str | None = None,
+    skip_broken: bool = False,
+) -> Dataset:
     """The data that a checkpoint was trained on.
 
     Args:
         card: of the checkpoint.
         folder: where it lies; of own images it may say where those are.
         given: the images themselves, or where they lie now.
+        skip_broken: leave out files there that cannot be read, also if the folder does not say
+            that it was so when they were trained on.
 
     Raises:
         FileNotFoundError: if nobody says where own images are, or nothing is there.
@@ -36,7 +43,8 @@ def images_of(card: Card, folder: Path, given: Dataset | Path | str | None = Non
         images = given
     elif given is not None:
         _, height, width = card.image_shape
-        source = Source(str(given), (height, width), card.image_shape[0] == 1, _skips(folder))
+        skip = skip_broken or _skips(folder)
+        source = Source(str(given), (height, width), card.image_shape[0] == 1, skip)
         images = own.again(source, name)
     elif name in data.DATASETS:
         images = data.load(name)
