@@ -34,13 +34,30 @@ CLASSIFIER = ClassifierRecipe(
     Settings(steps=120, batch_size=32, lr=1e-2, warmup=5, ema=0.5),
 )
 TWO = Sampling(steps=2)
-FEW = {"metrics": ["fid"], "n": 20, "device": "cpu"}
+FEW = {"metrics": ["fid"], "n": 20, "device": "cpu", "extractor": "classifier"}
 KEYS = {
     "agreement": ["class_agreement", "class_agreement_interval"],
     "fid": ["frechet", "frechet_interval", "frechet_floor", "floor_n"],
+    "contrast": [
+        "contrast",
+        "brightness",
+        "contrast_floor",
+        "brightness_floor",
+        "frechet_matched",
+        "frechet_matched_interval",
+    ],
     "is": ["inception_score", "inception_score_std", "inception_score_floor", "splits"],
     "kid": ["kid", "kid_std", "kid_floor", "kid_size"],
-    "pr": ["precision", "recall", "precision_floor", "recall_floor"],
+    "pr": [
+        "precision",
+        "recall",
+        "precision_floor",
+        "recall_floor",
+        "density",
+        "coverage",
+        "density_floor",
+        "coverage_floor",
+    ],
     "saturation": ["saturation", "saturation_floor", "out_of_range"],
 }
 ALL_KEYS = [key for keys in KEYS.values() for key in keys]
@@ -86,7 +103,9 @@ def digits():
 
 
 def measured(sampling=TWO, **options):
-    common = {"n": 100, "device": "cpu", "draws": 20}
+    common = {"n": 100, "device": "cpu", "draws": 20, "extractor": "classifier"}
+    if "metrics" not in options:
+        common["metrics"] = evaluation.OF_SAMPLES
     return evaluation.evaluate("tiny", sampling, **common | options)
 
 
@@ -127,6 +146,42 @@ def test_one_metric_alone_keeps_what_is_known_of_the_same_samples(tiny, name):
     (whole,) = measured()
     (entry,) = measured(metrics=[name])
     assert entry | {"seconds": 0} == whole | {"seconds": 0} and tiny() == [entry]
+
+
+SPACES = ["digits-classifier", "pixels", "random"]
+
+
+@pytest.mark.slow
+def test_by_default_all_features_at_hand_look_at_the_same_samples(tiny):
+    found = evaluation.evaluate("tiny", TWO, n=100, draws=20, device="cpu")
+    assert [e["metric"] for e in found] == ["samples"] * 3 + ["memorisation"]
+    assert [e.get("features") for e in found] == [*SPACES, None] and tiny() == found
+    by_classifier, by_pixels, by_random, copies = found
+    for entry in found[:3]:
+        assert {"frechet", "frechet_matched", "frechet_interval", "kid", "coverage"} <= set(entry)
+        assert entry["contrast"] == by_classifier["contrast"]  # they are the same samples
+    assert len({e["frechet"] for e in found[:3]}) == len({e["extractor"] for e in found[:3]}) == 3
+    assert "class_agreement" in by_classifier and "saturation" in by_classifier
+    for entry in (by_pixels, by_random):
+        assert not {"class_agreement", "inception_score", "saturation"} & set(entry)
+    low, high = copies["nearer_to_training_interval"]
+    assert low <= copies["nearer_to_training"] <= high and copies["compared"] == 355
+    again = evaluation.evaluate("tiny", TWO, n=100, draws=20, device="cpu", extractor="pixels")
+    assert again[0] | {"seconds": 0} == by_pixels | {"seconds": 0} and len(tiny()) == 4
+
+
+def test_copies_of_training_images_are_caught_where_a_distance_praises_them(digits, classifier):
+    """What no distance to the training set can see."""
+    x, y = digits.x_train[:300], digits.y_train[:300]
+    distance = {
+        name: evaluation.measure_samples(classifier, v, w, digits, ["fid"], draws=20)["frechet"]
+        for name, v, w in (("copies", x, y), ("new", digits.x_test[:300], digits.y_test[:300]))
+    }
+    assert distance["copies"] < distance["new"]
+    caught = evaluation.measure_memorisation(data.to_float(x), digits)
+    free = evaluation.measure_memorisation(data.to_float(digits.x_test), digits)
+    assert caught["nearer_to_training"] > 0.9 and caught["copies"] > 0.9
+    assert free["nearer_to_training"] < 0.1 and free["copies"] == free["copies_floor"] < 0.05
 
 
 def test_a_classifier_beside_the_checkpoint_comes_before_the_shipped_one(tiny, finished, tmp_path):

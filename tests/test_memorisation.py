@@ -81,17 +81,15 @@ def test_the_gap_of_the_memoriser_is_there_and_that_of_the_distribution_is_not()
     """The exact denoiser of the training images, and the one of the Gaussian they came from."""
     g = torch.Generator().manual_seed(0)
     process = DDPM(schedules.cosine(100))
-    train, held_out = torch.randn(2, 600, 4, generator=g)
+    train, held_out = torch.randn(2, 400, 4, generator=g)
     memoriser = oracle.FiniteData(process, train)
     honest = oracle.Gaussian(process, torch.zeros(4), torch.eye(4))
-    for t in (5, 30):
+    for t in (5, 20):
         sets = ((train, None), (held_out, None))
         learned = memorisation.denoising_gap(memoriser, *sets, t, g)
-        assert learned.difference > 4 * learned.standard_error
+        assert learned.difference > 5 * learned.standard_error
         fair = memorisation.denoising_gap(honest, *sets, t, g, batch_size=60)
         assert abs(fair.difference) < 4 * fair.standard_error
-        # With x_0 of variance 1 its prediction errs by 1 − ᾱ_t on average.
-        a = float(process.alpha_bar[t])
-        assert fair.standard_error == pytest.approx(
-            (2 * 2 * (1 - a) ** 2 / 4 / 200) ** 0.5, rel=0.4
-        )
+        # With x_0 of variance 1 the mean over 4 of its squared errors has variance (1 − ᾱ_t)² / 2.
+        deviation = (1 - float(process.alpha_bar[t])) * (0.5 * 2 / 400) ** 0.5
+        assert fair.standard_error == pytest.approx(deviation, rel=0.3)

@@ -10,7 +10,7 @@ import torch
 
 from ddpmlib import data, evaluation, zoo
 from ddpmlib.cli import main
-from ddpmlib.evaluation import features, images
+from ddpmlib.evaluation import images
 from ddpmlib.models import NoisyClassifierConfig
 from ddpmlib.zoo import recipes, runs, source
 from tests.pictures import picture, write_folder
@@ -267,9 +267,9 @@ def copied(run, target):
 @pytest.mark.filterwarnings("ignore:.* samples leave the covariance of")
 def test_without_a_classifier_pixels_are_measured_and_it_is_said(finished, tmp_path, capsys):
     run = copied(finished / "runs" / "two-kinds", tmp_path / "alone")
-    entry = entry_of(run)
+    entry = entry_of(run, "all")
     said = capsys.readouterr().out
-    assert "no classifier of two-kinds was found: distances are those of pixels, without" in said
+    assert "measured by pixels, without agreement and is" in said
     assert "--kind classifier" in said and said.count("\n") == 1
     assert entry["features"] == "pixels"
     assert {"frechet", "frechet_floor", "kid", "precision", "saturation"} <= entry.keys()
@@ -334,17 +334,6 @@ def test_a_damaged_note_is_one_sentence(tmp_path, content):
     (tmp_path / "data.json").write_text(content, "utf-8")
     with pytest.raises(ValueError, match="data.json is damaged .*: give --images"):
         source.read_source(tmp_path)
-
-
-def test_pixels_are_area_means_without_classes():
-    x = torch.rand(4, 3, 40, 56)
-    h = features.Pixels().features(x)
-    assert h.shape == (4, 48)
-    assert torch.allclose(h[:, 0], x[:, 0, :10, :14].mean((1, 2)))
-    assert features.Pixels().head(h).shape == (4, 0)
-    assert features.Pixels().features(x[..., :4, :2]).shape == (4, 24)
-    found, logits = features.extract(features.Pixels(), x)
-    assert torch.equal(found, h) and logits.shape == (4, 0)
 
 
 def test_the_named_sets_need_no_note(tmp_path):

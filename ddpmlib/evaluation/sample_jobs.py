@@ -64,8 +64,10 @@ def _spaces(found: Opened, extractor: str, metrics: list[str], asked: bool) -> d
     kinds = available(images, folder) if extractor == ALL else [extractor]
     without = [m for m in metrics if m not in NEED_CLASSES]
     spaces = {k: without if k in UNTRAINED or k == "inception" else metrics for k in kinds}
+    for kind in kinds[1:]:  # what asks no features is said once
+        spaces[kind] = [m for m in spaces[kind] if m != "saturation"]
     lost = [m for m in metrics if m in NEED_CLASSES]
-    if lost and metrics not in spaces.values():
+    if lost and not any(set(lost) <= set(usable) for usable in spaces.values()):
         hint = _hint(found)
         if asked:
             raise ValueError(f"{' and '.join(lost)} of {images.name} need a classifier: {hint}")
