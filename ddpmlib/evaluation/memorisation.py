@@ -1,7 +1,7 @@
 """Does a model give its training images back? Tests that compare them with images it never saw.
 
-No distance to a training set can tell: copies of training images score better than new images of
-the same kind do. So each of these tests holds training images against held-out ones.
+No distance to a training set can tell: copies of training images score as well as new images of the
+same kind, or better. So each of these tests holds training images against held-out ones.
 """
 
 from __future__ import annotations

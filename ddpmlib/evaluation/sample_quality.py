@@ -231,12 +231,12 @@ def _kid(seen: _Seen) -> dict[str, Any]:
 
 def _pr(seen: _Seen) -> dict[str, Any]:
     train, found = seen.real.train, {}
+    names = ("precision", "recall", "density", "coverage")
+    k = min(3, len(seen.fake) - 1, len(seen.real.test) - 1)
     for suffix, h in (("", seen.fake), ("_floor", seen.real.test)):
-        k = min(3, len(seen.fake) - 1, len(seen.real.test) - 1)
-        pair = measures.precision_recall(train, h, k)
-        pair += measures.density_coverage(train, h, min(5, len(train) - 1))
-        names = ("precision", "recall", "density", "coverage")
-        found |= {f"{n}{suffix}": round(v, 4) for n, v in zip(names, pair, strict=True)}
+        values = measures.precision_recall(train, h, k)
+        values += measures.density_coverage(train, h, min(5, len(train) - 1))
+        found |= {f"{n}{suffix}": round(v, 4) for n, v in zip(names, values, strict=True)}
     return found
 
 
