@@ -91,7 +91,7 @@ def _residual(channels: int, width: int) -> tuple[list[nn.Module], int]:
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1)]
     layers += [Residual(width), Residual(width)]
     layers += [nn.Conv2d(width, 2 * width, 2, stride=2), Residual(2 * width), Residual(2 * width)]
-    layers += [nn.GroupNorm(1, 2 * width), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    layers += [nn.GroupNorm(1, 2 * width), nn.GELU(), nn.AdaptiveAvgPool2d(1)]
     return layers, 2 * width
 
 
@@ -102,7 +102,7 @@ class Residual(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for _ in range(2):
-            layers += [nn.GroupNorm(1, width), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)]
+            layers += [nn.GroupNorm(1, width), nn.GELU(), nn.Conv2d(width, width, 3, padding=1)]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
