@@ -442,6 +442,7 @@ def test_ship_evaluate_and_zoo(runs, shipped, capsys):
     out = capsys.readouterr().out
     assert "test accuracy" in out and "is replaced" not in out
     words = ["evaluate", "three-steps", "--n", "70", "--steps", "2", "--device", "cpu"]
+    words += ["--features", "classifier"]
     assert main([*words, "--draws", "20"]) == 0
     out = capsys.readouterr().out
     for key in ("class_agreement", "frechet_floor", "inception_score", "kid", "precision"):
@@ -451,12 +452,12 @@ def test_ship_evaluate_and_zoo(runs, shipped, capsys):
     assert "digits, mnist" in out and "checkpoints: digits-classifier, three-steps" in out
     assert main(["zoo", "three-steps"]) == 0
     assert capsys.readouterr().out == (shipped / "three-steps.json").read_text("utf-8")
-    assert len(zoo.Card.read(shipped / "three-steps.json").metrics) == 1
+    assert len(zoo.Card.read(shipped / "three-steps.json").metrics) == 2  # and memorisation
     chosen = ["--metric", "nll", "agreement", "--spacing", "quadratic", "--bf16"]
     assert main([*words, "--nll-draws", "2", *chosen]) == 0
     out = capsys.readouterr().out
     assert "bits_per_dim" in out and "standard_error" in out and "frechet" not in out
-    _, samples, nll = zoo.Card.read(shipped / "three-steps.json").metrics
+    _, _, samples, nll = zoo.Card.read(shipped / "three-steps.json").metrics
     assert (samples["spacing"], samples["bf16"], nll["metric"]) == ("quadratic", True, "nll")
 
 

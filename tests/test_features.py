@@ -87,7 +87,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def written(classifier, folder):
-    path = statistics.statistics_path("digits", classifier)
+    path = statistics.statistics_path("digits")
     statistics.write_statistics(statistics.compute_statistics(classifier, small_set()), path, "abc")
     return path
 

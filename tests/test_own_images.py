@@ -11,7 +11,7 @@ import torch
 from ddpmlib import data, evaluation, zoo
 from ddpmlib.cli import main
 from ddpmlib.denoiser import Denoiser
-from ddpmlib.evaluation import features, images
+from ddpmlib.evaluation import images
 from ddpmlib.models import NoisyClassifierConfig
 from ddpmlib.process import DDPM, schedules
 from ddpmlib.zoo import recipes, runs, source
@@ -278,7 +278,7 @@ def test_a_classifier_of_the_same_images_is_found_beside_the_run(finished):
     own = card_of(finished / "runs" / "two-kinds-classifier")
     assert entry["extractor"] == own.sha256[:12] and entry["features"] == "two-kinds-classifier"
     assert {"class_agreement", "frechet", "inception_score", "kid", "precision"} <= entry.keys()
-    assert entry == card_of(finished / "runs" / "two-kinds").metrics[-1]
+    assert entry in card_of(finished / "runs" / "two-kinds").metrics
     accuracy = evaluation.evaluate(finished / "runs" / "two-kinds-classifier", device="cpu")
     assert accuracy[0]["metric"] == "test accuracy" and 0 <= accuracy[0]["value"] <= 1
 
@@ -293,15 +293,15 @@ def copied(run, target):
 @pytest.mark.filterwarnings("ignore:.* samples leave the covariance of")
 def test_without_a_classifier_pixels_are_measured_and_it_is_said(finished, tmp_path, capsys):
     run = copied(finished / "runs" / "two-kinds", tmp_path / "alone")
-    entry = entry_of(run)
+    entry = entry_of(run, "all")
     said = capsys.readouterr().out
-    assert "no classifier of two-kinds was found: distances are those of pixels, without" in said
+    assert "measured by pixels, without agreement and is" in said
     assert "--kind classifier" in said and said.count("\n") == 1
     assert entry["features"] == "pixels"
     assert {"frechet", "frechet_floor", "kid", "precision", "saturation"} <= entry.keys()
     assert not {"class_agreement", "inception_score"} & entry.keys()
     with pytest.raises(ValueError, match="agreement of two-kinds need a classifier: .* trains one"):
-        entry_of(run, metrics=["agreement"])
+        entry_of(run, "all", metrics=["agreement"])
     own = finished / "runs" / "two-kinds-classifier"
     assert entry_of(run, str(own))["extractor"] == card_of(own).sha256[:12]
 
@@ -311,7 +311,7 @@ def test_pixels_that_are_asked_for_say_what_they_leave_out(finished, tmp_path, c
     run = finished / "runs" / "two-kinds"
     entry = entry_of(run, "pixels")
     said = capsys.readouterr().out
-    left_out = "distances are those of pixels, without agreement and is"
+    left_out = "measured by pixels, without agreement and is"
     assert said == f"{left_out} (--features classifier gives them)\n"
     assert entry["features"] == "pixels" and "class_agreement" not in entry
     alone = copied(run, tmp_path / "alone")
@@ -433,17 +433,6 @@ def test_a_damaged_note_is_one_sentence(tmp_path, content):
     (tmp_path / "data.json").write_text(content, "utf-8")
     with pytest.raises(ValueError, match="data.json is damaged .*: give --images"):
         source.read_source(tmp_path)
-
-
-def test_pixels_are_area_means_without_classes():
-    x = torch.rand(4, 3, 40, 56)
-    h = features.Pixels().features(x)
-    assert h.shape == (4, 48)
-    assert torch.allclose(h[:, 0], x[:, 0, :10, :14].mean((1, 2)))
-    assert features.Pixels().head(h).shape == (4, 0)
-    assert features.Pixels().features(x[..., :4, :2]).shape == (4, 24)
-    found, logits = features.extract(features.Pixels(), x)
-    assert torch.equal(found, h) and logits.shape == (4, 0)
 
 
 def test_the_named_sets_need_no_note(tmp_path):

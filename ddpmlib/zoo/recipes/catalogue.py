@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ddpmlib.models.classifier import ClassifierConfig
@@ -23,6 +24,23 @@ _SMALL: dict[str, Any] = {"width": 32, "mults": (1, 2), "attention": (False, Tru
 
 def _half_unet(**options: Any) -> NoisyClassifierConfig:
     return NoisyClassifierConfig(**(_SMALL | {"dropout": 0.1} | options))
+
+
+def _second_opinions(
+    data: str, shape: ClassifierConfig, settings: Settings, reach: int = 2, flip: bool = False
+) -> tuple[ClassifierRecipe, ...]:
+    """Whose features stand beside the classifier's: another architecture, another training."""
+    other = replace(shape, width=2 * shape.width, architecture="residual")
+    common: dict[str, Any] = {"data": data, "reach": reach, "flip": flip}
+    return (
+        ClassifierRecipe(
+            f"{data}-independent", net=other, settings=replace(settings, seed=1), **common
+        ),
+        ClassifierRecipe(
+            f"{data}-robust", net=shape, settings=replace(settings, seed=2), appearance=True,
+            **common,
+        ),
+    )  # fmt: skip
 
 
 RECIPES: dict[str, Recipe] = {
@@ -75,6 +93,24 @@ RECIPES: dict[str, Recipe] = {
             "fashion_mnist",
             ClassifierConfig(width=24),
             Settings(steps=6_000, batch_size=128, lr=3e-3, ema=0.995),
+            flip=True,
+        ),
+        *_second_opinions(
+            "digits", ClassifierConfig(width=16), Settings(800, 64, lr=3e-3, ema=0.99), reach=1
+        ),
+        *_second_opinions(
+            "mnist", ClassifierConfig(width=16), Settings(4_000, 128, lr=3e-3, ema=0.995)
+        ),
+        *_second_opinions(
+            "fashion_mnist",
+            ClassifierConfig(width=16),
+            Settings(4_000, 128, lr=3e-3, ema=0.995),
+            flip=True,
+        ),
+        *_second_opinions(
+            "cifar10",
+            ClassifierConfig(channels=3, width=32, features=128),
+            Settings(4_000, 128, lr=3e-3, weight_decay=0.05, ema=0.998),
             flip=True,
         ),
         DiffusionRecipe(  # trains on a laptop's CPU: 2×2 patches, and no dropout for so few epochs
