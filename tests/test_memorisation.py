@@ -19,7 +19,6 @@ def blobs(n, seed, side=6):
 
 
 TRAIN, HELD_OUT = blobs(300, 0), blobs(300, 1)
-SET = data.Dataset("blobs", TRAIN, None, HELD_OUT, None)
 
 
 def test_distances_are_those_of_a_loop():
@@ -56,25 +55,36 @@ def test_copies_are_found_and_new_images_are_not():
     assert memorisation.copied(HELD_OUT, TRAIN).float().mean() < 0.1
 
 
-def test_new_images_are_as_near_to_either_set():
-    share = memorisation.nearer_to_training(blobs(1000, 5), TRAIN, HELD_OUT)
-    assert abs(share - 0.5) < 4 * (0.25 / 1000) ** 0.5
-    assert memorisation.nearer_to_training(TRAIN, TRAIN, HELD_OUT) > 0.99
-    assert memorisation.nearer_to_training(HELD_OUT, TRAIN, HELD_OUT) < 0.01
-    assert memorisation.nearer_to_training(blobs(9, 6), TRAIN, TRAIN) == 0.5  # ties are shared
-    for bad in ((HELD_OUT, TRAIN, HELD_OUT[:7]), (HELD_OUT[:0], TRAIN, HELD_OUT)):
-        with pytest.raises(ValueError, match="as many held-out as training"):
+@pytest.mark.parametrize("count", [300, 100])
+def test_new_images_are_as_near_to_any_image(count):
+    """Each of the 300 and of the others is as likely to be the nearest."""
+    share = memorisation.nearer_to_training(blobs(1000, 5), TRAIN, HELD_OUT[:count])
+    expected = 300 / (300 + count)
+    assert abs(share - expected) < 4 * (expected * (1 - expected) / 1000) ** 0.5
+    assert memorisation.nearer_to_training(TRAIN, TRAIN, HELD_OUT[:count]) > 0.99
+    assert memorisation.nearer_to_training(HELD_OUT[:count], TRAIN, HELD_OUT[:count]) < 0.01
+
+
+def test_ties_are_shared_as_by_chance_and_nothing_is_refused():
+    assert memorisation.nearer_to_training(blobs(9, 6), TRAIN, TRAIN) == 0.5
+    for bad in ((HELD_OUT, TRAIN, HELD_OUT[:0]), (HELD_OUT[:0], TRAIN, HELD_OUT)):
+        with pytest.raises(ValueError, match="need images, training images and held-out images"):
             memorisation.nearer_to_training(*bad)
 
 
 def test_samples_of_the_memoriser_and_of_the_distribution_are_told_apart():
-    """Ten copies of each training image, or new ones: the whole entry."""
-    caught = memorisation.measure_memorisation(data.to_float(TRAIN).repeat(2, 1, 1, 1), SET)
-    free = memorisation.measure_memorisation(data.to_float(blobs(600, 7)), SET)
+    """Copies of each training image, or new ones: the whole entry, with fewer test images."""
+    images = data.Dataset("blobs", TRAIN, None, HELD_OUT[:100], None)
+    caught = memorisation.measure_memorisation(data.to_float(TRAIN).repeat(2, 1, 1, 1), images)
+    free = memorisation.measure_memorisation(data.to_float(blobs(600, 7)), images)
     assert caught["nearer_to_training"] > 0.99 and caught["copies"] > 0.9 > caught["copies_floor"]
     low, high = free["nearer_to_training_interval"]
-    assert low < 0.5 < high and abs(free["copies"] - free["copies_floor"]) < 0.05
-    assert free["compared"] == caught["compared"] == 300
+    assert low < free["nearer_to_training_expected"] == 0.75 < high
+    assert abs(free["copies"] - free["copies_floor"]) < 0.05
+    share = memorisation.nearer_to_training(blobs(600, 7), TRAIN, HELD_OUT[:100])
+    assert free["nearer_to_training"] == pytest.approx(share, abs=1e-4)
+    floor = memorisation.copied(images.x_test, TRAIN).double().mean()
+    assert free["copies_floor"] == pytest.approx(float(floor), abs=1e-4)
 
 
 def test_the_gap_of_the_memoriser_is_there_and_that_of_the_distribution_is_not():

@@ -75,29 +75,40 @@ def copied(x: Tensor, train: Tensor) -> Tensor:
     Returns:
         (N,) booleans.
     """
-    near = nearest_distances(x, train, 2)
+    return _is_copy(nearest_distances(x, train, 2))
+
+
+def _is_copy(near: Tensor) -> Tensor:
     return near[:, 0] < COPY_RATIO * near[:, 1]
 
 
 def nearer_to_training(x: Tensor, train: Tensor, held_out: Tensor) -> float:
-    """Share of images whose nearest neighbour was trained on, among as many that were not.
+    """Share of images whose nearest neighbour in both sets together was trained on.
 
-    One half for images of the same distribution that no training has touched, 1 for copies.
+    If the images, the N that were trained on and the M others are all draws of one distribution,
+    each of the N + M is as likely to be the nearest, and the share is N / (N + M) on average. For
+    copies it is 1.
 
     Args:
-        x: (N, C, H, W), N ≥ 1.
-        train, held_out: (M, C, H, W) each.
+        x: (B, C, H, W), B ≥ 1.
+        train, held_out: (N, C, H, W) and (M, C, H, W).
 
     Raises:
-        ValueError: if the two sets are not of one size, or there is no image.
+        ValueError: if there is no image, or a set is empty.
     """
-    if len(train) != len(held_out) or not len(x):
+    if not (len(x) and len(train) and len(held_out)):
         raise ValueError(
-            "need images, and as many held-out as training images to look among: got "
-            f"{len(x)}, {len(held_out)} and {len(train)}"
+            "need images, training images and held-out images, got "
+            f"{len(x)}, {len(train)} and {len(held_out)}"
         )
-    a, b = (nearest_distances(x, images)[:, 0] for images in (train, held_out))
-    return float(((a < b).double() + 0.5 * (a == b).double()).mean())
+    return _share_nearer(
+        nearest_distances(x, train)[:, 0], nearest_distances(x, held_out)[:, 0],
+        len(train) / (len(train) + len(held_out)),
+    )  # fmt: skip
+
+
+def _share_nearer(own: Tensor, others: Tensor, by_chance: float) -> float:
+    return float(((own < others).double() + by_chance * (own == others).double()).mean())
 
 
 @torch.no_grad()
@@ -129,31 +140,31 @@ def denoising_gap(
     return Gap(float(b - a), float((va + vb).sqrt()))
 
 
-def measure_memorisation(x0: Tensor, images: Dataset, most: int = 10_000) -> dict[str, Any]:
-    """The two tests of samples alone, as plain numbers beside what held-out images reach.
+def measure_memorisation(x0: Tensor, images: Dataset) -> dict[str, Any]:
+    """What samples alone tell of memorisation, as plain numbers beside what is to be expected.
 
     Args:
         x0: samples (N, C, H, W) in [-1, 1].
         images: what was trained on, and the test images that were not.
-        most: training images (and test images) to compare with; the copies are looked for among
-            all training images.
 
     Returns:
-        ``nearer_to_training`` with its ``_interval`` (95 %), among ``compared`` images of each
-        kind; ``copies``, the share of copies, with ``copies_floor``, that of test images.
+        ``nearer_to_training``, see :func:`nearer_to_training`, with its ``_interval`` (95 %) and
+        its ``_expected`` value for samples of the distribution; ``copies``, the share of copies,
+        see :func:`copied`, with ``copies_floor``, that of as many test images.
     """
     x0 = as_images(x0, "samples").clamp(-1, 1)
-    count = min(most, len(images.x_train), len(images.x_test))
-    train, test = (_some(x, count) for x in (images.x_train, images.x_test))
-    share = nearer_to_training(x0, train, test)
-    floor = copied(_some(images.x_test, min(count, len(x0))), images.x_train)
+    near = nearest_distances(x0, images.x_train, 2)
+    expected = len(images.x_train) / (len(images.x_train) + len(images.x_test))
+    other = nearest_distances(x0, images.x_test)[:, 0]
+    share = _share_nearer(near[:, 0], other, expected)
+    order = torch.randperm(len(images.x_test), generator=torch.Generator().manual_seed(0))
+    floor = copied(images.x_test[order[: len(x0)]], images.x_train)
+    interval = intervals.share_interval(share, len(x0))
     return {
         "nearer_to_training": round(share, 4),
-        "nearer_to_training_interval": [
-            round(v, 4) for v in intervals.share_interval(share, len(x0))
-        ],
-        "compared": count,
-        "copies": round(float(copied(x0, images.x_train).double().mean()), 4),
+        "nearer_to_training_interval": [round(v, 4) for v in interval],
+        "nearer_to_training_expected": round(expected, 4),
+        "copies": round(float(_is_copy(near).double().mean()), 4),
         "copies_floor": round(float(floor.double().mean()), 4),
     }
 
@@ -161,10 +172,6 @@ def measure_memorisation(x0: Tensor, images: Dataset, most: int = 10_000) -> dic
 def _rows(x: Tensor) -> Tensor:
     x = data.to_float(x) if x.dtype == torch.uint8 else x
     return x.flatten(1).cpu().double()
-
-
-def _some(x: Tensor, n: int) -> Tensor:
-    return x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:n]]
 
 
 def _errors(
