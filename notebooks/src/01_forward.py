@@ -1227,7 +1227,7 @@ for t_linear, t_cosine in [(259, 496), (456, 773)]:
 # that no network can change. It bounds *both* the distance from noise and the information that $x_t$
 # still holds about $x_0$. If $L$ is small, the data are forgotten.
 #
-# :::{admonition} Common misprint: "q(x_T | x_0) is deterministic"
+# :::{admonition} Common misprint: $q(x_T \mid x_0)$ is deterministic
 # :class: warning
 # Deck 002 says so. By (1.6), $q(x_T \mid x_0)$ is a Gaussian with variance $1-\bar\alpha_T$, nearly 1:
 # of all kernels $q(x_t\mid x_0)$ of the chain it is the *most* random one. It is *fixed*, however: it
