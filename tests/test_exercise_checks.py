@@ -53,11 +53,13 @@ WRONG["1.1"] = {
     "one too many": lambda beta, r: math.floor(math.log(r) / math.log(1 - beta)) + 1,
     "exponential for power": lambda beta, r: math.ceil(-math.log(r) / beta),
     "no whole number": lambda beta, r: math.log(r) / math.log(1 - beta),
+    "not a number": lambda beta, r: math.nan,
 }
 WRONG["1.2"] = {
     "root forgotten": lambda a, b: b / a * (1 - a),
     "variance of the later": lambda a, b: math.sqrt(b / a) * (1 - b),
     "of the mean": lambda a, b: math.sqrt(a * b),
+    "times exchanged": lambda a, b: math.sqrt(a / b) * (1 - b),
 }
 WRONG["1.3"] = {
     "beta of alpha": lambda T, first, last: torch.cat(
