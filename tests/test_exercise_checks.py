@@ -272,9 +272,9 @@ WRONG["5.2"] = {
     "upside down": of_speeds,
     "none": lambda a, b: torch.ones(len(b) - 1),
     "shares": lambda a, b: undone(a, b, "shares"),
-    "at the same t": lambda a, b: (a[1:] / b[1:])[: len(b) - 1]
-    if len(a) == len(b)
-    else torch.ones(len(b) - 1),
+    "at the same t": lambda a, b: (
+        (a[1:] / b[1:])[: len(b) - 1] if len(a) == len(b) else torch.ones(len(b) - 1)
+    ),
     "clamped": lambda a, b: undone(a, b, "clamped"),
     "late": lambda a, b: undone(a, b, "shifted"),
     "a time too many": lambda a, b: undone(a, b, "with t = 0"),

@@ -569,13 +569,13 @@ def one_draw(x0, y, generator):  # (4.15), a random step for each scan
 full = elbo(
     digits_denoiser, process, hundred, coarse, y=their_labels,
     generator=torch.Generator().manual_seed(3),
-).total  # fmt: skip
+).total
 g = torch.Generator().manual_seed(4)
 draws = torch.stack([one_draw(hundred, their_labels, g) for _ in range(10)])
 stratified = elbo_monte_carlo(
     digits_denoiser, process, hundred, coarse, draws=10,
     y=their_labels, generator=torch.Generator().manual_seed(4),
-)  # fmt: skip
+)
 one, ten = draws[0], draws.mean(0)
 estimates = {
     ("the full sum", 10): (full.mean(), full.std() / 10),
@@ -679,7 +679,7 @@ def measured(T, var_mix, n=3000):
     L = elbo(
         FixedVariance(exact, var_mix), chain, x0, decoder=continuous,
         generator=torch.Generator().manual_seed(6),
-    ).total  # fmt: skip
+    ).total
     excess = L + exact.log_prob(x0, 0)  # same points: their entropy cancels
     return excess.mean().item(), excess.std().item() / n**0.5
 
@@ -736,7 +736,7 @@ for mix in (0.0, 1.0):
             FixedVariance(digits_denoiser, mix), process, scans,
             uniform_times(1000, n), y=labels,
             generator=torch.Generator().manual_seed(7),
-        )  # fmt: skip
+        )
         found[mix, n] = L.bits_per_dim
         decoders[n] = bits_per_dim(L.decoder.mean().item(), 64)
 fig, ax = plt.subplots(figsize=(7.5, 2.8))
@@ -884,7 +884,7 @@ def trained(kind, seed):
     run = Trainer(
         Denoiser(net, small, EPS, var_mix=1.0),
         loss_of(kind), train, None, settings, device="cpu",
-    )  # fmt: skip
+    )
     for _ in fit(run):
         pass
     return run.averaged
@@ -969,7 +969,7 @@ for ax, (name, m) in zip(axes[2:], maps.items(), strict=True):
 # %% tags=["nbval-ignore-output", "hide-input"]
 background = grey <= 3
 black = torch.where(background, torch.zeros_like(grey), grey)
-per_dim = lambda found: float(sum(m.sum() for m in found.values()) / 7840)  # noqa: E731
+per_dim = lambda found: float(sum(m.sum() for m in found.values()) / 7840)
 as_drawn, blackened = per_dim(maps), per_dim(maps_of(data.to_float(black)))
 nll = next(m for m in mnist_card.metrics if m["metric"] == "nll")
 share = background.double().mean()
@@ -1025,7 +1025,7 @@ for run, loss in (("linear-hybrid", "hybrid"), ("linear-vlb", "bound alone")):
         (f"MNIST, comparison of chapter 9, {loss}", f"{nll['n']:,}",
          f"{nll['bits_per_dim']:.2f} ± {nll['se']:.2f}",
          f"{drawn_25['frechet']:.1f} ({low:.1f} to {high:.1f})")
-    )  # fmt: skip
+    )
 for name in ("mnist", "digits", "cifar10-small"):
     card = zoo.load(name, device="cpu")[1]
     nll = next(m for m in card.metrics if m["metric"] == "nll")

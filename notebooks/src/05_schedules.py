@@ -208,7 +208,7 @@ bottom.set(
     xlim=(9, -9),
     xlabel="log-SNR λ (nats), clean on the left, noise on the right",
 )
-peaks = lambda q: int(((q[1:-1] > q[:-2]) & (q[1:-1] > q[2:])).sum())  # noqa: E731
+peaks = lambda q: int(((q[1:-1] > q[:-2]) & (q[1:-1] > q[2:])).sum())
 count = [peaks(q) for q in density]  # from λ = 9 to −9 in steps of 0.1
 assert count[30] == 3 and count[100] == 1  # λ = 6 and −1
 assert 0.22 < beyond["linear"] < 0.25 and beyond["cosine"] < 0.04
@@ -567,7 +567,7 @@ for name, p in candidates.items():
     error = float(drawn.std()) / n**0.5
     assert abs(float(drawn.mean()) - mean) < 4 * error
     rows.append((name, f"{mean:.2f}", f"{drawn.mean():.2f} ± {error:.2f}",
-                 f"{exact[name]:.1f}", f"{drawn.std():.1f}"))  # fmt: skip
+                 f"{exact[name]:.1f}", f"{drawn.std():.1f}"))
     assert name == "linear" or abs(float(drawn.std()) / exact[name] - 1) < 0.05
 assert exact["linear"] > 1.8 * exact["cosine"] > 4 * exact["straight"]
 assert least < exact["optimal"] < 1.01 * least < 0.7 * exact["straight"]
@@ -953,8 +953,9 @@ def train(process, seed):
         200, batch_size=48, lr=5e-3, warmup=30, ema=0.97, seed=seed
     )
     denoiser = Denoiser(UNet(small_net), process, V)
+    scans = digits.x_train
     trainer = Trainer(
-        denoiser, diffusion_loss, digits.x_train, None, settings, device="cpu"
+        denoiser, diffusion_loss, scans, None, settings, device="cpu"
     )
     for _ in fit(trainer):
         pass
@@ -1000,7 +1001,7 @@ for name in ("sigmoid", "cosine"):
         ax.plot(
             at_levels, share, "o-", ms=4, lw=1, color=colour[name],
             label=f"trained under {name}" if seed == 0 else None,
-        )  # fmt: skip
+        )
         if name == "cosine":
             assert (share[:6] < 1).all() and (share[1:3] < 0.95).all()
         assert (abs(share[6:] - 1) < 0.03).all()
@@ -1062,7 +1063,7 @@ for name, p in {
 fig, ax = plt.subplots(figsize=(7.5, 2.3))
 plots.grid(torch.cat([x[:10] for x in drawn.values()]), ncol=10, ax=ax)
 assert min(agree.values()) > 0.85
-shift = lambda a, b: float((drawn[a] - drawn[b]).square().mean().sqrt())  # noqa: E731
+shift = lambda a, b: float((drawn[a] - drawn[b]).square().mean().sqrt())
 unlike = float((drawn["cosine"] - drawn["cosine"].roll(10, 0)).square().mean().sqrt())
 assert max(shift("cosine", "linear"), shift("cosine", "straight")) < 0.7 * unlike
 
@@ -1167,7 +1168,7 @@ for calls in (50, 250):
         rows.append(
             (f"{T:,}", calls, f"{row['frechet']:.2f} ({low:.2f} to {high:.2f})",
              f"{seconds:.0f}", f"{seconds / calls * T:.0f}")
-        )  # fmt: skip
+        )
 for calls in (50, 250):
     lows, highs = zip(*(of_calls[calls, T][0] for T in (500, 1000, 2000)), strict=True)
     assert max(lows) < min(highs)  # all intervals share a value

@@ -57,9 +57,7 @@ def _(answer: Any) -> None:
         assert not bool(weights[outside].any()), "Where A never is, the weight is zero."
 
 
-@exercise(
-    "5.3", hint="ln σ ~ N(−1.2, 1.2²) and λ = −2 ln σ: draw λ, then find the nearest time."
-)
+@exercise("5.3", hint="ln σ ~ N(−1.2, 1.2²) and λ = −2 ln σ: draw λ, then find the nearest time.")
 def _(answer: Any) -> None:
     """Karras' noise levels on a table."""
     n = 20_000
@@ -72,7 +70,7 @@ def _(answer: Any) -> None:
         )
         assert t.shape == (n,) and not t.is_floating_point(), "Return n whole numbers."
         assert bool((t == again).all()), "The same generator gives the same times."
-        assert 1 <= int(t.min()) and int(t.max()) <= process.T, "Times lie in 1..T."
+        assert int(t.min()) >= 1 and int(t.max()) <= process.T, "Times lie in 1..T."
         table = torch.logit(process.alpha_bar[1:])
         lam = table[t - 1]
         # at the middles between levels the share above is that of the normal distribution
