@@ -243,40 +243,99 @@ WRONG["5.1"] = {
     "other end": (0.5, 1 - LATE, -2 * math.log(4)),
     "λ for λ/2": (0.5, 2 / math.pi * math.atan(math.e**6), -2 * math.log(4)),
 }
+
+
+def undone(bar_a: Any, bar_b: Any, kind: str = "") -> Any:
+    """Exercise 5.2: the share of A's times in the cell of each level of B, with one mistake."""
+    lam_a, lam_b = torch.logit(bar_a[1:]), torch.logit(bar_b[1:])
+    middles = ((lam_b[1:] + lam_b[:-1]) / 2).tolist()
+    edges = np.array([math.inf, *middles, -math.inf])
+    u = (np.arange(len(lam_a)) + 0.5) / len(lam_a)
+    below = np.interp(edges, lam_a.numpy()[::-1], 1 - u[::-1], left=0, right=1)
+    share = torch.tensor(below[:-1] - below[1:])
+    if kind == "clamped":
+        return (share * len(lam_b)).clamp(max=2)
+    if kind == "shifted":
+        share = share.roll(20)
+    if kind == "nan":
+        share[-1] = math.nan
+    if kind == "with t = 0":
+        return torch.cat([share[:1], share]) * len(lam_b)
+    return share if kind == "shares" else share * len(lam_b)
+
+
+def of_speeds(bar_a: Any, bar_b: Any) -> Any:
+    """p_B/p_A: the speed of A over that of B, the wrong way around."""
+    return 1 / undone(bar_a, bar_b).clamp(min=1e-9)
+
+
 WRONG["5.2"] = {
-    "on eps": lambda a, gamma: torch.minimum(torch.ones_like(a), gamma * (1 - a) / a),
-    "on x0": lambda a, gamma: torch.minimum(a / (1 - a), torch.full_like(a, gamma)),
-    "divided": lambda a, gamma: a * (gamma * (1 - a) / a).clamp(max=1) / a * a,
-    "turned": lambda a, gamma: torch.minimum(1 - a, gamma * a),
+    "the other way": lambda a, b: undone(b, a)[: len(b) - 1],
+    "upside down": of_speeds,
+    "none": lambda a, b: torch.ones(len(b) - 1),
+    "shares": lambda a, b: undone(a, b, "shares"),
+    "at the same t": lambda a, b: (
+        (a[1:] / b[1:])[: len(b) - 1] if len(a) == len(b) else torch.ones(len(b) - 1)
+    ),
+    "clamped": lambda a, b: undone(a, b, "clamped"),
+    "late": lambda a, b: undone(a, b, "shifted"),
+    "a time too many": lambda a, b: undone(a, b, "with t = 0"),
+    "NaN at the end": lambda a, b: undone(a, b, "nan"),
 }
 
 
-def moved(beta: Any, factor: float) -> Any:
-    a = (1 - beta).cumprod(0)
-    a = a / (a + factor * (1 - a))
-    return torch.cat([beta[:1], 1 - a[1:] / a[:-1]])
+def levels(mean: float = 2.4, std: float = 2.4, shift: int = 1) -> Callable[..., Any]:
+    """Exercise 5.3 with this distribution of λ, and this number of the first time."""
+
+    def draw(alpha_bar: Any, n: int, generator: Any) -> Any:
+        lam = mean + std * torch.randn(n, generator=generator, dtype=torch.float64)
+        return (lam[:, None] - torch.logit(alpha_bar[1:])).abs().argmin(1) + shift
+
+    return draw
 
 
 WRONG["5.3"] = {
-    "side for area": lambda beta, n: moved(beta, n),
-    "the other way": lambda beta, n: moved(beta, n**-2),
-    "beta alone": lambda beta, n: (n**2 * beta).clamp(max=0.999),
-    "no entry for 0": lambda beta, n: moved(beta, n**2)[1:],
+    "ln σ for λ": levels(-1.2, 1.2),
+    "sign": levels(-2.4),
+    "variance for deviation": levels(std=2.4**2),
+    "deviation of ln σ": levels(std=1.2),
+    "counted from 0": levels(shift=0),
+    "uniform": lambda a, n, g: torch.randint(1, len(a), (n,), generator=g),
+    "always one": lambda a, n, g: torch.full((n,), 300),
+    "another generator": lambda a, n, g: levels()(a, n, None),
+    "no whole numbers": lambda a, n, g: levels()(a, n, g).double(),
+    "one table for all": lambda a, n, g: levels()(cosine_bar(len(a) - 1), n, g),
 }
 
 
-def path(lam: Any, m: Any, T: int, power: float = 0.5) -> Any:
+def cosine_bar(T: int) -> Any:
+    u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
+    return torch.cos(math.pi / 2 * u).square().clamp(1e-9, 1 - 1e-9)
+
+
+def path(lam: Any, m: Any, T: int, power: float = 0.5, widths: bool = True) -> Any:
     root = m**power
-    pieces = 0.5 * (root[1:] + root[:-1]) * (lam[:-1] - lam[1:])
+    pieces = 0.5 * (root[1:] + root[:-1]) * (lam[:-1] - lam[1:] if widths else 1)
     area = torch.cat([torch.zeros(1, dtype=m.dtype), pieces.cumsum(0)])
     return torch.tensor(np.interp(np.linspace(0, 1, T), area / area[-1], lam))
+
+
+def summed_nodes(lam: Any, m: Any, T: int) -> Any:
+    """Values at the nodes of a grid summed as if all cells were equally wide."""
+    area = torch.cat([torch.zeros(1, dtype=m.dtype), m.sqrt()]).cumsum(0)[1:]
+    area = (area - area[0]) / (area[-1] - area[0])
+    return torch.tensor(np.interp(np.linspace(0, 1, T), area, lam))
 
 
 WRONG["5.4"] = {
     "no root": lambda lam, m, T: path(lam, m, T, 1.0),
     "inverse": lambda lam, m, T: path(lam, m, T, -0.5),
-    "straight": lambda lam, m, T: torch.linspace(8, -6, T),
+    "straight": lambda lam, m, T: torch.linspace(float(lam[0]), float(lam[-1]), T),
     "too short": lambda lam, m, T: path(lam, m, T)[:-1],
+    "no widths": lambda lam, m, T: path(lam, m, T, widths=False),
+    "summed nodes": summed_nodes,
+    "upwards": lambda lam, m, T: path(lam, m, T).flip(0),
+    "NaN": lambda lam, m, T: path(lam, m, T) * math.nan,
 }
 WRONG["6.1"] = {"turned": (1.0, 0.0), "middle": (0.5, 0.5), "both ends": (0.0, 0.5)}
 
