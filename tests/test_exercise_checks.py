@@ -552,6 +552,10 @@ WRONG["10.1"] = {
     "h is ε": (lambda s, e: 2 * s**4 / (2 * s**2 - e), lambda s: 2 * s**2),
     "exact": (lambda s, e: s**2, lambda s: 4 * s**2),
     "deviation in the bound": (lambda s, e: 4 * s**4 / (4 * s**2 - e), lambda s: 4 * s),
+    "first order": (lambda s, e: s**2 + e / 4, lambda s: 4 * s**2),
+    "right for σ = 1 alone": (lambda s, e: 4 / (4 - e), lambda s: 4.0),
+    "not a number": (lambda s, e: math.nan, lambda s: 4 * s**2),
+    "no bound": (lambda s, e: 4 * s**4 / (4 * s**2 - e), lambda s: math.inf),
 }
 
 
@@ -570,12 +574,28 @@ WRONG["10.2"] = {
     bug: lambda *given, bug=bug: two_sides(*given, bug)
     for bug in ("no root", "overflow", "even weights", "half slope")
 }
+WRONG["10.2"] |= {
+    "sign": lambda *given: -two_sides(*given, ""),
+    "clamped x": lambda x, *given: two_sides(x.clamp(-4, 4), *given, ""),
+    "clamped score": lambda *given: two_sides(*given, "").clamp(-1000, 1000),
+    "sides swapped": lambda x, abar, w, m, c: two_sides(x, abar, w, -m, c, ""),
+    "one mode": lambda x, abar, w, m, c: (abar**0.5 * m * x.sign() - x) / (abar * c + 1 - abar),
+    "nothing": lambda x, *given: torch.zeros_like(x),
+    "not a number": lambda x, *given: torch.full_like(x, math.nan),
+}
 
 
-def guided(root: float = 0.5, sign: float = -1, normalise: bool = True) -> Callable[..., Any]:
+def guided(
+    root: float = 0.5,
+    sign: float = -1,
+    normalise: bool = True,
+    classes: Callable[..., Any] = lambda y: y,
+    own: bool = True,
+) -> Callable[..., Any]:
     def guide(net: Any, classifier: Any, x_t: Any, t: int, y: Any, abar: float, s: float) -> Any:
+        y = classes(y)
         with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
+            x = x_t.detach().requires_grad_() if own else x_t.requires_grad_()
             logits = classifier(x, t)
             log_p = logits.log_softmax(1) if normalise else logits
             (slope,) = torch.autograd.grad(log_p[torch.arange(len(y)), y].sum(), x)
@@ -590,11 +610,20 @@ WRONG["10.3"] = {
     "score for noise": guided(root=0),
     "logits": guided(normalise=False),
     "no gradient": lambda net, classifier, x_t, t, y, abar, s: net(x_t, t),
+    "strength forgotten": lambda n, c, x_t, t, y, abar, s: guided()(n, c, x_t, t, y, abar, 1.0),
+    "classes turned round": guided(classes=lambda y: y.flip(0)),
+    "class 0 for all": guided(classes=lambda y: 0 * y),
+    "marks x_t": guided(own=False),
+    "not a number": lambda net, classifier, x_t, t, y, abar, s: math.nan * x_t,
 }
 WRONG["10.4"] = {
     "the same": lambda s, c: s,
     "sign": lambda s, c: math.log(s / c - s + 1) / math.log(c),
     "logarithm of s": lambda s, c: math.log(s) / math.log(1 / c) + 1,
+    "ancestral at s = 2": lambda s, c: math.log(c**2 + c * (1 - c) ** 2 / 3) / math.log(c),
+    "never above 1": lambda s, c: min(1.0, -math.log(s / c - s + 1) / math.log(c)),
+    "constant": lambda s, c: 1.0,
+    "not a number": lambda s, c: math.nan,
 }
 
 
@@ -644,6 +673,13 @@ WRONG["10.5"] = {
     "s for s + 1": (doubled, calibrated(k=lambda s, a, c: -s + (s + 1) / (a * c + 1 - a))),
     "deviation for variance": (doubled, calibrated(loud=lambda eta, a, b: eta * (1 - b))),
     "beta": (doubled, calibrated(loud=lambda eta, a, b: eta**2 * (1 - a / b) * (b < 1))),
+    "η ignored": (doubled, calibrated(loud=lambda eta, a, b: (1 - b) / (1 - a) * (1 - a / b))),
+    "DDIM always": (doubled, calibrated(loud=lambda eta, a, b: 0.0)),
+    "times ignored": (
+        doubled,
+        lambda s, c, ab, times, eta: calibrated()(s, c, ab, range(len(ab) - 1, -1, -1), eta),
+    ),
+    "not a number": (doubled, lambda *_: math.nan),
 }
 
 
