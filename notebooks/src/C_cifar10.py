@@ -206,7 +206,7 @@ Markdown(results.markdown(header, lines))
 #
 # The small network saves on both factors. On $F$: patches of $2\times2$ pixels become channels
 # before the first convolution, so that every convolution has a quarter of the positions, and the
-# width is 48 instead of 128, of which a convolution costs the square. On $N$: eleven epochs
+# width is 48 instead of 128, of which a convolution costs the square. On $N$: twelve epochs
 # instead of one or two thousand.
 #
 # ## Quality of the samples
