@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,6 +167,23 @@ def grid(images: Tensor, ncol: int = 10, ax: Axes | None = None, title: str = ""
     ax.set_axis_off()
     if title:
         ax.set_title(title)
+    return ax
+
+
+def rows(named: Mapping[str, Tensor], ax: Axes | None = None, title: str = "") -> Axes:
+    """Show one row of images (N, C, H, W) for each name, the name on its left. Returns the axes.
+
+    Raises:
+        ValueError: without rows, for rows of several lengths, or as :func:`sheet`.
+    """
+    lengths = {len(images) for images in named.values()}
+    if len(lengths) != 1:
+        raise ValueError(f"need rows of one length, at least one, got lengths {sorted(lengths)}")
+    ax = grid(torch.cat(list(named.values())), lengths.pop(), ax, title)
+    height = next(iter(named.values())).shape[-2] + 1
+    for row, name in enumerate(named):
+        at = (-0.15 * height, height * (row + 0.5) - 1)
+        ax.text(*at, name, ha="right", va="center", fontsize=9)
     return ax
 
 

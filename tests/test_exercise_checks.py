@@ -688,6 +688,10 @@ def imagen(eps_c: Any, eps_null: Any, scale: float) -> Any:
 
 
 WRONG["11.1"] = {
+    "right at scale 1 alone": (lambda scale: 0.0, imagen),
+    "constant": (lambda scale: scale - 1, lambda c, n, scale: 0 * c),
+    "clamped": (lambda scale: max(scale - 1, 0.0), imagen),
+    "not a number": (lambda scale: scale - 1, lambda c, n, scale: c * math.nan),
     "not shifted": (lambda scale: scale, imagen),
     "shifted up": (lambda scale: scale + 1, imagen),
     "our formula": (lambda scale: scale - 1, lambda c, n, scale: (1 + scale) * c - scale * n),
@@ -710,11 +714,19 @@ def away(weigh: Callable[..., Any]) -> Callable[..., Any]:
 
 WRONG["11.2"] = {
     "asks twice": asks_twice,
+    "clamped": away(lambda y, z, w: (y + w * (y - z)).clamp(-1, 1)),
+    "constant": away(lambda y, z, w: 0 * y),
+    "no weight": away(lambda y, z, w: y),
+    "not a number": away(lambda y, z, w: y * math.nan),
     "turned": away(lambda y, z, w: z + w * (z - y)),
     "scale for weight": away(lambda y, z, w: z + w * (y - z)),
     "both batches": lambda d, x, t, y, z, w: d(torch.cat([x, x]), t, torch.cat([y, z])).x0,
 }
 WRONG["11.3"] = {
+    "constant": (lambda m, c, C: 4 / 3, lambda c, C: 0.5),
+    "sign": (lambda m, c, C: m / (1 - c / C), lambda c, C: math.log(2) / math.log(c / C)),
+    "not a number": (lambda m, c, C: math.nan, lambda c, C: math.nan),
+    "for C = 1 alone": (lambda m, c, C: m / (1 - c), lambda c, C: math.log(2) / math.log(C / c)),
     "the class": (lambda m, c, C: m, lambda c, C: math.log(2) / math.log(C / c)),
     "sum turned": (lambda m, c, C: m * (1 + c / C), lambda c, C: math.log(2) / math.log(C / c)),
     "half of everything": (lambda m, c, C: m / (1 - c / C), lambda c, C: 1 / 2),
@@ -734,6 +746,53 @@ def inside(c: float, C: float, w: float, low: float, high: float, bug: str = "")
 WRONG["11.4"] = {
     bug: lambda *given, bug=bug: inside(*given, bug)
     for bug in ("everywhere", "upper end forgotten", "w + 1")
+}
+WRONG["11.4"] |= {
+    "the class": lambda c, C, w, low, high: c,
+    "not a number": lambda c, C, w, low, high: math.nan,
+    "sign of w": lambda c, C, w, low, high: inside(c, C, -w, low, high),
+    "ends turned": lambda c, C, w, low, high: (
+        inside(c, C, w, high, low) if low else c * (c / C) ** w
+    ),
+}
+KEPT = {1.0: 0.528, 4.0: 0.578}  # beyond 0.65 in the tilted density
+
+
+def tilted_x0(bug: str = "") -> Callable[..., Any]:
+    """Exercise 11.5, with a slip."""
+
+    def predict(x: Any, a: float, b: float, points: Any, p: Any, L: Any, s: float) -> Any:
+        if bug == "constant":
+            return 0 * x
+        power = {"weight for scale": s - 1, "class alone": 1.0}.get(bug, s)
+        far = ((x[:, None] - (1 if bug == "no scale" else a) * points) ** 2).sum(2)
+        log = (0 if bug == "no p" else p.log()) + power * L.log()
+        log = log - far / (b**2 if bug == "no half" else 2 * b**2)
+        if bug == "of a product of exponentials":
+            log = torch.exp(log)
+            return log @ points / log.sum(1, keepdim=True)
+        if bug == "guided":
+            plain = torch.softmax(p.log() - far / (2 * b**2), 1) @ points
+            given = torch.softmax(p.log() + L.log() - far / (2 * b**2), 1) @ points
+            return plain + s * (given - plain)
+        mean = torch.softmax(log, 0 if bug == "other axis" else 1) @ points
+        return mean.clamp(-1, 1) if bug == "clamped" else mean
+
+    return predict
+
+
+WRONG["11.5"] = {
+    bug: (tilted_x0(bug), KEPT)
+    for bug in (
+        "constant", "weight for scale", "class alone", "no scale", "no p", "no half", "guided",
+        "other axis", "clamped", "of a product of exponentials",
+    )
+}  # fmt: skip
+WRONG["11.5"] |= {
+    "shares of the guided chain": (tilted_x0(), {1.0: 0.80, 4.0: 1.0}),
+    "shares of the class": (tilted_x0(), {1.0: 0.5, 4.0: 0.5}),
+    "shares turned": (tilted_x0(), {1.0: 1 - 0.528, 4.0: 1 - 0.578}),
+    "no shares": (tilted_x0(), {1.0: math.nan, 4.0: math.nan}),
 }
 
 

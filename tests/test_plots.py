@@ -164,6 +164,23 @@ def test_grid_shows_the_sheet():
     assert plots.grid(images(), ax=ax) is ax and len(ax.images) == 2
 
 
+def test_rows_have_their_names_beside_them():
+    named = {"first": images(3), "second": images(3)}
+    ax = plots.rows(named, title="two")
+    shown = ax.get_images()[0].get_array()
+    assert np.array_equal(shown, plots.sheet(torch.cat(list(named.values())), ncol=3))
+    assert [text.get_text() for text in ax.texts] == list(named) and ax.get_title() == "two"
+    for row, text in enumerate(ax.texts):  # images are 3 high, with one pixel between rows
+        x, y = text.get_position()
+        assert x < 0 and 4 * row < y < 4 * row + 3
+
+
+@pytest.mark.parametrize("named", [{}, {"a": images(2), "b": images(3)}])
+def test_rows_must_be_as_long_as_each_other(named):
+    with pytest.raises(ValueError, match="rows of one length"):
+        plots.rows(named)
+
+
 def test_scatter_shows_the_points():
     points = torch.tensor([[0.0, 1.0], [2.0, -1.0]], requires_grad=True)
     ax = plots.scatter(points, reach=3, color="red")

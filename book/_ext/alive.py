@@ -157,7 +157,7 @@ PAGES: dict[str, tuple[Live, ...]] = {
     "notebooks/11_classifier_free": (
         Live(
             "playground",
-            before="The derivation",
+            before="Deriving the guided prediction",
             title="Try it: turn up the guidance",
             words="The three clouds from above. A third of the points was asked for each class, "
             "and the colour says which class a point looks like. Raise <em>w</em>: at 1 nearly all "
