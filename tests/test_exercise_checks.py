@@ -93,15 +93,41 @@ WRONG["2.1"] = {
     "inverted": [0.0, (1 - 0.72) / (1 - 0.9) * 0.2, (1 - 0.504) / (1 - 0.72) * 0.3],
     "two numbers": [0.071429, 0.169355],
 }
+
+
+def border(a_t: float, gain: float) -> float:
+    """ᾱ_s whose signal-to-noise ratio lies above that of ᾱ_t by the gain."""
+    snr = a_t / (1 - a_t) + gain
+    return snr / (1 + snr)
+
+
 WRONG["2.2"] = {
-    "one step only": lambda x, e, a, b: (x - (1 - a) / (1 - a) ** 0.5 * e) / a**0.5,
-    "no root": lambda x, e, a, b: (x - (1 - a / b) / (1 - a) * e) / (a / b) ** 0.5,
-    "sign": lambda x, e, a, b: (x + (1 - a / b) / (1 - a) ** 0.5 * e) / (a / b) ** 0.5,
+    "a constant": lambda a, c: 0.6,
+    "c forgotten": lambda a, c: border(a, 1.0),
+    "c not squared": lambda a, c: border(a, 1 / c),
+    "c upside down": lambda a, c: border(a, c**2),
+    "half the gain": lambda a, c: border(a, 0.5 / c**2),
+    "sign": lambda a, c: abs(border(a, -1 / c**2)),
+    "SNR for alpha_bar": lambda a, c: a / (1 - a) + 1 / c**2,
+    "from clean data": lambda a, c: 1 / (1 + c**2),
+    "clamped": lambda a, c: min(0.9, border(a, 1 / c**2)),
+    "right for c = 1": lambda a, c: border(a, 1.0) if c == 1 else 0.5 * (1 + a),
+    "NaN": lambda a, c: math.nan,
 }
+
+
+def gaussian_variance(v: float, a: float, b: float) -> float:
+    """Var(x_s | x_t) of data N(0, v): the right answer of exercise 2.3."""
+    var_s = b * v + 1 - b
+    return var_s - a / b * var_s**2 / (a * v + 1 - a)
+
+
 WRONG["2.3"] = {
     "always beta": lambda v, a, b: 1 - a / b,
     "always beta tilde": lambda v, a, b: (1 - b) / (1 - a) * (1 - a / b),
     "straight between": lambda v, a, b: (1 - a / b) * ((1 - v) * (1 - b) / (1 - a) + v),
+    "clamped at beta": lambda v, a, b: min(gaussian_variance(v, a, b), 1 - a / b),
+    "NaN": lambda v, a, b: math.nan,
 }
 WRONG["2.4"] = {
     "noise after the last step": chain(lambda beta, a, t, s: beta**0.5),
@@ -514,10 +540,38 @@ WRONG["9.3"] = {
     "equal lengths": verdict(joint="equal lengths"),
     "one-sided": verdict(sign=False),
 }
+
+
+def denoised(inside: float, outside: float, square: int = 2, sign: float = 1.0) -> Any:
+    """Exercise B.1 with these powers of 1 + σ² below z and below the score; ½ is right."""
+
+    def answer(score: Any, z: Any, sigma: float) -> Any:
+        k2 = 1 + sigma**2
+        return z + sign * sigma**square * score(z / k2**inside) / k2**outside
+
+    return answer
+
+
 WRONG["B.1"] = {
-    "sign turned": lambda sigma: -2 * sigma.log(),
-    "one logarithm": lambda sigma: sigma.log(),
-    "other base": lambda sigma: 2 * sigma.log10(),
+    "z itself": lambda score, z, sigma: z,
+    "a constant": lambda score, z, sigma: torch.zeros_like(z),
+    "score of z": denoised(0.0, 0.0),
+    "input not scaled": denoised(0.0, 0.5),
+    "gradient not scaled": denoised(0.5, 0.0),
+    "divided twice": denoised(0.5, 1.0),
+    "σ for σ²": denoised(0.5, 0.5, square=1),
+    "sign": denoised(0.5, 0.5, sign=-1),
+    "at x_t": lambda score, z, sigma: (
+        z / (1 + sigma**2) ** 0.5 + sigma**2 * score(z / (1 + sigma**2) ** 0.5)
+    ),
+    "x_t's own Tweedie": lambda score, z, sigma: (
+        z + sigma**2 / (1 + sigma**2) * score(z / (1 + sigma**2) ** 0.5)
+    ),
+    "clamped": lambda score, z, sigma: denoised(0.5, 0.5)(score, z, sigma).clamp(-0.5, 0.5),
+    "right for small σ": lambda score, z, sigma: (
+        denoised(0.5, 0.5)(score, z, sigma) if sigma < 1 else z
+    ),
+    "NaN": lambda score, z, sigma: z * math.nan,
 }
 WRONG["B.2"] = {
     "v itself": lambda v, x_t, scale, std: v,
@@ -539,14 +593,52 @@ class Circle(Process):
         return self.answer(log_snr)
 
 
-def circle(time_of: Callable[..., Any], factor: float) -> tuple[Process, float]:
-    return Circle(time_of), factor
+QUARTER = math.pi / 2
+
+
+def along(turning: bool, sign: float = 1, turn: float = QUARTER) -> Callable[..., Any]:
+    """A sampler of exercise B.3: Euler's method, or the turn."""
+
+    def sampler(denoise: Any, z: Any, labels: Any) -> Any:
+        for u, then in pairwise(labels):
+            a, b = torch.cos(QUARTER * u), torch.sin(QUARTER * u)
+            v, angle = (a * z - denoise(z, u)) / b, sign * turn * (then - u)
+            z = torch.cos(angle) * z + torch.sin(angle) * v if turning else z + angle * v
+        return z
+
+    return sampler
+
+
+FLOW, TURN = along(False), along(True)
+
+
+def exact_time(lam: Any) -> Any:
+    return torch.atan(torch.exp(-lam / 2)) / QUARTER
+
+
+def circle(
+    time_of: Callable[..., Any], factor: float, flow: Any = FLOW, turn: Any = TURN
+) -> tuple[Any, ...]:
+    return Circle(time_of), factor, flow, turn
+
+
+def stay(denoise: Any, z: Any, labels: Any) -> Any:
+    return z
 
 
 WRONG["B.3"] = {
     "factor forgotten": circle(lambda lam: torch.atan(torch.exp(-lam / 2)) / (math.pi / 2), 1.0),
     "whole λ": circle(lambda lam: torch.atan(torch.exp(-lam)) / (math.pi / 2), math.pi / 2),
     "sign of λ": circle(lambda lam: torch.atan(torch.exp(lam / 2)) / (math.pi / 2), math.pi / 2),
+    "no samplers": (Circle(exact_time), QUARTER),
+    "Euler twice": circle(exact_time, QUARTER, turn=FLOW),
+    "turn twice": circle(exact_time, QUARTER, flow=TURN),
+    "no factor in the step": circle(exact_time, QUARTER, flow=along(False, turn=1.0)),
+    "away from the data": circle(exact_time, QUARTER, flow=along(False, sign=-1)),
+    "turned away": circle(exact_time, QUARTER, turn=along(True, sign=-1)),
+    "half a turn": circle(exact_time, QUARTER, turn=along(True, turn=QUARTER / 2)),
+    "no step": circle(exact_time, QUARTER, flow=stay, turn=stay),
+    "NaN": circle(exact_time, math.nan),
 }
 WRONG["10.1"] = {
     "h is ε": (lambda s, e: 2 * s**4 / (2 * s**2 - e), lambda s: 2 * s**2),
