@@ -101,7 +101,7 @@ class Anchors(SphinxTransform):
 
 
 def _is_box(node: nodes.admonition) -> bool:
-    return isinstance(node[0], nodes.title) and node[0].astext().startswith(TITLE)
+    return isinstance(node[0], nodes.title) and bool(re.match(TITLE, node[0].astext()))
 
 
 def box_role(
