@@ -14,6 +14,7 @@ from ddpmlib.experiments import (
     ladder,
     lengths,
     likelihood,
+    restart,
     results,
     schedules,
     strides,
@@ -26,7 +27,7 @@ from ddpmlib.experiments.uncertainty import over_seeds, share_error, times_floor
 
 _IN_ORDER = (
     training, ladder, lengths, schedules, variances, likelihood, gradient_noise, strides, chain,
-    guidance, guidance_interval, thresholds, guidance_dropout,
+    guidance, guidance_interval, thresholds, guidance_dropout, restart,
 )  # fmt: skip
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in _IN_ORDER}
 
@@ -42,6 +43,7 @@ __all__ = [
     "lengths",
     "likelihood",
     "over_seeds",
+    "restart",
     "results",
     "schedules",
     "share_error",

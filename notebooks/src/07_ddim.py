@@ -95,7 +95,7 @@ def likeness(a, b):
     return torch.nn.functional.cosine_similarity(a, b)
 
 
-fig, axes = plt.subplots(1, 2, figsize=(7.5, 1.9))
+fig, axes = plt.subplots(1, 2, figsize=(7.5, 1.7))
 names = {0.0: "DDIM, η = 0", 1.0: "ancestral, η = 1"}
 alike = {}
 for ax, (eta, name) in zip(axes, names.items(), strict=True):
@@ -364,7 +364,7 @@ for eta in (1.0, 0.5, 0.2, 0.05):
     ratio = gamma(process, times, eta) / ddpm_weight
     limit = (1 + eta**2) ** 2 / (4 * eta**2)
     assert (ratio / limit - 1).abs()[1:5].max() < 0.1  # β_t ≪ 1 − ᾱ_t
-    lines.append((f"η = {eta}", f"{limit:.2f}", *(f"{r:.2f}" for r in ratio)))
+    lines.append((f"η = {eta:g}", f"{limit:.2f}", *(f"{r:.2f}" for r in ratio)))
 assert share[0] > 0.5 and share[-1] > 0.99 > 0.15 > share[1:5].max()
 assert ratio[0] > 1.3 * limit and ratio[-1] > 3.5 * limit  # at η = 0.05
 header = ("", "(1+η²)²/4η²", *(f"t = {t}" for t in times))
@@ -528,7 +528,7 @@ for eta in etas:
 assert ladder[1.0, 4].mean() > ladder[0.0, 4].mean() + 2 * ladder[1.0, 4].std()
 Markdown(
     "Energy distance × 1000, mean ± standard deviation of four seeds:\n\n"
-    + markdown(("steps", *(f"η = {eta}" for eta in etas)), lines)
+    + markdown(("steps", *(f"η = {eta:g}" for eta in etas)), lines)
 )
 
 # %% mystnb={"image": {"alt": "Four scatter plots of DDIM samples of a ring of six clusters with 1, 2, 4 and 10 steps: one dot in the centre, a round blob, a ring of six clusters with bridges between them, six clusters with a few stragglers."}} tags=["hide-input"]
@@ -543,13 +543,14 @@ for ax, n in zip(axes, (1, 2, 4, 10), strict=True):
     near[n] = float(within.float().mean())
 mean = (weights / weights.sum()) @ centres
 assert (few[1] - mean).norm(dim=1).max() < 0.01
-assert near[1] == 0 and near[2] < 0.2 and 0.8 < near[4] < 0.97 < near[10]
+assert near[1] == 0 and 0.18 < near[2] < 0.25
+assert 0.75 < near[4] < 0.8 and 0.97 < near[10] < 0.98
 
 # %% [markdown]
 # **Fig. 7.3.** One step puts all points on one dot, the mean of the data, where there are no data at
-# all. Two steps spread them without finding a cluster (fewer than a fifth lie within three
-# deviations of a centre), four show six clusters with points between them, ten leave fewer than
-# 3 % outside.
+# all. Two steps spread them without finding a cluster (a fifth lie within three deviations of a
+# centre), four show six clusters with points between them (three quarters within), and with ten
+# steps 97 % lie within, of the data 99 %.
 #
 # In the table, $\eta$ hardly matters on this easy problem. At four steps fresh noise costs a little
 # (more than two standard deviations), and with twenty steps every column is as good as the data.
@@ -696,7 +697,9 @@ _ = axes[0].legend()
 # One step gives the average digit of its class, (7.12) once more; half of these averages are read
 # as another digit. Two steps are legible (96 % agreement) but twice as far or more from finished
 # samples. That ancestral *two*-step images look more like the 20-step image than ten-step ones is
-# no merit: in two steps little fresh noise is drawn.
+# no merit: in two steps little fresh noise is drawn. The deck "Denoising Diffusion Models" expects worse
+# samples from strides of the stochastic chain at once; with $\tilde\beta$, ten steps cannot be told from
+# twenty here.
 #
 # ## Does the last quarter of the chain do most of the work?
 #
@@ -739,7 +742,7 @@ for t in (1000, 900, 750, 500, 400, 250, 100, 50):
     share = changed[i] / changed[0]
     lines.append((t, cell, f"{state[:, i].mean():.0f}", f"{share:.1%}"))
 mean = floors.mean()
-lines.append(("floor", f"{mean:.1f} ± {floors.std():.1f}", f"{mean:.0f}"))
+lines.append(("floor", f"{mean:.1f} ± {floors.std():.1f}", f"{mean:.0f}", ""))
 quarter, half = visited.index(250), visited.index(500)
 assert excess[quarter] < 0.01 and changed[quarter] < 0.01 * changed[0]
 assert excess[half] < 0.02 and changed[half] < 0.05 * changed[0]
@@ -1033,9 +1036,11 @@ for place, where in places.items():
 above, below = ring.values()
 for name in ("Restart × 1", "η = 1 for t ≤ 500"):
     assert ((above["DDIM"] - above[name]) > 0).all()
-    assert 0.3 < above[name].mean() / above["DDIM"].mean() < 0.7
+    assert above[name].mean() < 0.67 * above["DDIM"].mean()
     assert ((below["DDIM"] - below[name]) < 0).all()
-assert above["Restart × 4"].mean() < 0.15 * above["DDIM"].mean()
+chain_of = [above[name].mean() for name in ("DDIM", "Restart × 1", "Restart × 2")]
+assert chain_of[1] < chain_of[0] / 2 and chain_of[2] < chain_of[1] / 2
+assert above["Restart × 4"].mean() < chain_of[2] / 2
 assert below["Restart × 1"].mean() > 2 * below["DDIM"].mean()
 assert abs(above["DDIM, 100 steps"].mean() / above["DDIM"].mean() - 1) < 0.1
 lines = [(name, *(thousandths(ring[p][name]) for p in places)) for name in above]
@@ -1045,10 +1050,10 @@ Markdown(
 )
 
 # %% [markdown]
-# With the error above 500, each Restart halves the energy distance or better, and $\eta=1$ below 500
-# does as much as one Restart; five times as many DDIM steps do nothing. With the error below 500,
-# Restart doubles it, and so fresh noise is no cure for everything: it trades errors of the noisy part
-# of the chain for errors of the last part.
+# With the error above 500, each Restart halves the energy distance or better, $\eta=1$ below 500 takes
+# it down by a third or more, and five times as many DDIM steps change nothing. With the error below 500,
+# one Restart more than doubles the distance. So fresh noise is no cure for everything: it removes errors of
+# the noisy part of the chain and adds to those of the last part.
 #
 # ### Does the MNIST network profit?
 #
@@ -1184,7 +1189,7 @@ for bug in bugs:
 right, all_lost, one_lost, noisy, stale = measured.values()
 assert all_lost[1] < 0.4 and noisy[0] > 5 * right[0] and noisy[1] < 0.8
 assert one_lost[0] > 2 * right[0] and one_lost[1] > 0.95
-assert one_lost[2] < 0.3 * right[2]
+assert one_lost[2] < 0.15 * right[2]
 assert abs(stale[0] - right[0]) < 1 and stale[1] == right[1]
 header = ("row", "Fréchet distance", "agreement", "variance within a class")
 Markdown(markdown(header, lines))
@@ -1199,7 +1204,7 @@ _ = plots.grid(torch.cat(shown), ncol=7, ax=ax)
 #
 # Row 2 is easy to notice. **Row 3 is not**: each digit is clean, and the classifier reads all of
 # them. But they are all the same ordinary digit. States with too little noise in them ask for
-# averages, and the variance within a class is down to a tenth; the agreement cannot see that, the
+# averages, and the variance within a class falls to about a tenth; the agreement cannot see that, the
 # Fréchet distance does. Row 5 cannot be told from row 1 here: a $v$-network's predictions hardly
 # leave $[-1,1]$. It breaks an identity all the same, and `process.step` cannot do so: it takes
 # $\hat x_0$ only, and works $\hat\varepsilon$ out itself.

@@ -360,7 +360,7 @@ def test_far_out_the_best_place_is_that_of_one_peak_until_nothing_is_known() -> 
     weights, means = torch.tensor([[0.4, 0.6], [-1.2, 0.8]], dtype=torch.float64)
     stds = torch.full((2,), 0.2, dtype=torch.float64)
     exact = oracle.Mixture(chain, weights, means[:, None], stds)
-    grid = torch.linspace(-3, 3, 6001, dtype=torch.float64)[:, None]
+    grid = torch.linspace(-7, 7, 6001, dtype=torch.float64)[:, None]
     far = torch.tensor([[-4.5], [4.5]], dtype=torch.float64)
 
     def places(t: int) -> torch.Tensor:

@@ -26,8 +26,8 @@ def price(best: Any, used: Any) -> Any:
 
 @exercise(
     "6.1",
-    hint="Both prices contain −½ log σ*², which drops out; what is left is linear in σ*². The width "
-    "follows from (6.3), solved for c².",
+    hint="Both prices contain −½ log σ*², which drops out; what is left is linear in σ*². The "
+    "width follows from (6.3), solved for c².",
 )
 def _(answer: Any) -> None:
     """The data for which β̃ and β cost the same."""
@@ -135,8 +135,8 @@ def _(answer: Any) -> None:
 
 @exercise(
     "6.5",
-    hint="At every one of the six times, v is a function of x_t: average β̃ + A² (x_0 − x̂_0)² over "
-    "samples with about the same x_t, then (6.6), with the floor as the low end of the last stride.",
+    hint="At every one of the six times, v is a function of x_t: average β̃ + A² (x_0 − x̂_0)² "
+    "over samples with about the same x_t, then (6.6); the last stride's low end is the floor.",
 )
 def _(answer: Any) -> None:
     """A variance that was trained for its strides."""
@@ -158,8 +158,8 @@ def _(answer: Any) -> None:
             paid[name] += float(price(best, used).mean())
     constant = min(paid["low"], paid["high"])
     assert paid["yours"] < 0.25 * constant, (
-        f"Your bound lies {paid['yours']:.2f} nats above that of the best variance; wanted are less "
-        f"than {0.25 * constant:.2f}."
+        f"Your bound lies {paid['yours']:.2f} nats above that of the best variance; less than "
+        f"{0.25 * constant:.2f} are wanted."
     )
 
 
