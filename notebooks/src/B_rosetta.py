@@ -108,7 +108,7 @@ def euler(c, x_T, times, y):
 
 def in_rows(rows):
     """Images of 8×8 pixels, ten in each named row."""
-    figure, ax = plt.subplots(figsize=(7.0, 0.66 * len(rows)))
+    _, ax = plt.subplots(figsize=(7.0, 0.66 * len(rows)))
     plots.grid(torch.cat(list(rows.values())).clamp(-1, 1), ncol=10, ax=ax)
     ax.set_axis_on()
     ax.grid(False)
