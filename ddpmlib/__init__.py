@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ddpmlib.process import DDPM
     from ddpmlib.samplers import ddim_invert, draw, sample, uniform_times
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "DDPM",
     "EPS",

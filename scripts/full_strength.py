@@ -31,6 +31,7 @@ from ddpmlib.evaluation import Guidance, Sampling, statistics
 from ddpmlib.training import default_device
 from ddpmlib.zoo import RECIPES, Recipe, recipes, runs
 from ddpmlib.zoo.cost import budget
+from ddpmlib.zoo.stretches import recorded
 
 TRAINING = 0.8  # of the time; the rest measures
 SAVE_EVERY = 250  # updates
@@ -121,8 +122,13 @@ def _carry_out(job: Job, minutes: float, out: Path, args: argparse.Namespace) ->
     _print_plan(recipe, images, minutes)
     device = torch.device(args.device or default_device())
     fast = device.type == "cuda"
+    before = recorded(out / recipe.name / zoo.STATE)
+    if before is not None:  # it goes on to the end that its minutes gave it
+        steps = before.recipe.settings.steps
+        recipe = recipes.changed(recipe, {"settings.steps": steps})
+    begins = before is None and not args.dry_run
     runs.train(
-        recipe, out / recipe.name, resume=True, minutes=None if args.dry_run else minutes,
+        recipe, out / recipe.name, resume=True, minutes=minutes if begins else None,
         device=device, compile=fast, channels_last=fast, save_every=SAVE_EVERY,
         command=_command(job, fast),
     )  # fmt: skip

@@ -439,8 +439,10 @@ def test_ship_evaluate_and_zoo(runs, shipped, capsys):
     assert capsys.readouterr().out.strip() == str(shipped / "digits-classifier.safetensors")
     assert main(["ship", "runs/digits", "--name", "three-steps", "--dtype", "float32"]) == 0
     assert main(["evaluate", "digits-classifier", "--device", "cpu"]) == 0
-    assert "test accuracy" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "test accuracy" in out and "is replaced" not in out
     words = ["evaluate", "three-steps", "--n", "70", "--steps", "2", "--device", "cpu"]
+    words += ["--features", "classifier"]
     assert main([*words, "--draws", "20"]) == 0
     out = capsys.readouterr().out
     for key in ("class_agreement", "frechet_floor", "inception_score", "kid", "precision"):
@@ -450,13 +452,27 @@ def test_ship_evaluate_and_zoo(runs, shipped, capsys):
     assert "digits, mnist" in out and "checkpoints: digits-classifier, three-steps" in out
     assert main(["zoo", "three-steps"]) == 0
     assert capsys.readouterr().out == (shipped / "three-steps.json").read_text("utf-8")
-    assert len(zoo.Card.read(shipped / "three-steps.json").metrics) == 1
+    assert len(zoo.Card.read(shipped / "three-steps.json").metrics) == 2  # and memorisation
     chosen = ["--metric", "nll", "agreement", "--spacing", "quadratic", "--bf16"]
     assert main([*words, "--nll-draws", "2", *chosen]) == 0
     out = capsys.readouterr().out
     assert "bits_per_dim" in out and "standard_error" in out and "frechet" not in out
-    _, samples, nll = zoo.Card.read(shipped / "three-steps.json").metrics
+    _, _, samples, nll = zoo.Card.read(shipped / "three-steps.json").metrics
     assert (samples["spacing"], samples["bf16"], nll["metric"]) == ("quadratic", True, "nll")
+
+
+def test_ship_says_what_it_replaces(runs, shipped, capsys):
+    assert main(["ship", "runs/digits-classifier"]) == 0
+    day = time.mktime((2026, 3, 4, 5, 6, 0, 0, 0, -1))
+    os.utime(shipped / "digits-classifier.json", (day, day))
+    capsys.readouterr()
+    assert main(["ship", "runs/digits-classifier", "--name", "other"]) == 0
+    assert capsys.readouterr().out == f"{shipped / 'other.safetensors'}\n"
+    assert main(["ship", "runs/digits-classifier"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "digits-classifier of 2026-03-04 05:06 is replaced, and its measurements with it",
+        str(shipped / "digits-classifier.safetensors"),
+    ]
 
 
 def test_statistics_are_written_where_evaluate_looks_for_them(runs, shipped, capsys, monkeypatch):
@@ -800,7 +816,7 @@ def test_trained_digits_are_recognised(cwd):
     recipe = recipes.RECIPES["digits"]
     quick = replace(recipe.settings, steps=160, batch_size=48, warmup=20, ema=0.9)
     classifier = ROOT / "data" / "checkpoints" / "digits-classifier.safetensors"
-    if not classifier.exists():
+    if not classifier.with_suffix(".json").exists():
         pytest.skip("the classifier of digits is not in data/checkpoints")
     training_runs.train(replace(recipe, settings=quick), "run", device="cpu")
     assert main(["sample", "run", "--n", "100", "--steps", "10", "--device", "cpu"]) == 0

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from ddpmlib import data
-from ddpmlib.data import archives
+from ddpmlib.data import archives, augment
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("train", "test")
@@ -818,3 +818,30 @@ def shifted(image, dy, dx):
     canvas = torch.full((c, 3 * h, 3 * w), -1.0)
     canvas[:, h : 2 * h, w : 2 * w] = image
     return torch.roll(canvas, (dy, dx), (1, 2))[:, h : 2 * h, w : 2 * w]
+
+
+def test_appearance_varies_within_its_bounds_and_shows_the_same():
+    """Of a flat grey image only brightness and grain change; of stripes the contrast too."""
+    g = torch.Generator().manual_seed(0)
+    flat = augment.random_appearance(torch.zeros(2000, 1, 8, 8), g)
+    mean, std = flat.mean((1, 2, 3)), flat.std((1, 2, 3))
+    assert mean.abs().max() < 0.2 + 0.08 and mean.std() == pytest.approx(0.4 / 12**0.5, rel=0.05)
+    assert std.min() > 0 and 0.1 < std.max() < 0.2 and flat.abs().max() <= 1
+    halves = torch.full((2000, 1, 8, 8), -0.8)
+    halves[..., 4:] = 0.8  # the columns at the edges are far from the step, no blur reaches them
+    seen = augment.random_appearance(halves, g)
+    step = (seen[..., -2:].mean((1, 2, 3)) - seen[..., :2].mean((1, 2, 3))) / 1.6
+    assert 0.6 < step.min() < 0.75 and step.max() < 1.3 and step.std() > 0.1
+    clean = (seen[..., -2:].mean((1, 2, 3)) < 0.95) & (seen[..., :2].mean((1, 2, 3)) > -0.95)
+    assert step[clean].max() < 1.2 + 0.1  # clipping apart
+    again = augment.random_appearance(halves, torch.Generator().manual_seed(3))
+    same = augment.random_appearance(halves, torch.Generator().manual_seed(3))
+    assert torch.equal(again, same) and not torch.equal(again, seen)
+
+
+def test_blur_is_a_mean_with_binomial_weights():
+    x = torch.zeros(1, 1, 5, 5)
+    x[..., 2, 2] = 16.0
+    expected = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])
+    assert torch.equal(augment._blurred(x)[0, 0, 1:4, 1:4], expected)
+    assert torch.allclose(augment._blurred(torch.full((1, 1, 3, 3), 0.7)), torch.tensor(0.7))

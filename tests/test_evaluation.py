@@ -12,12 +12,12 @@ from ddpmlib.denoiser import EPS, X0, Denoiser, FixedVariance
 from ddpmlib.evaluation import (
     Sampling,
     bits_per_dim,
-    checkpoint,
     drawing,
     entries,
     features,
     intervals,
     metrics,
+    sample_jobs,
     sample_quality,
 )
 from ddpmlib.models import Classifier, ClassifierConfig, UNetConfig
@@ -34,13 +34,30 @@ CLASSIFIER = ClassifierRecipe(
     Settings(steps=120, batch_size=32, lr=1e-2, warmup=5, ema=0.5),
 )
 TWO = Sampling(steps=2)
-FEW = {"metrics": ["fid"], "n": 20, "device": "cpu"}
+FEW = {"metrics": ["fid"], "n": 20, "device": "cpu", "extractor": "classifier"}
 KEYS = {
     "agreement": ["class_agreement", "class_agreement_interval"],
     "fid": ["frechet", "frechet_interval", "frechet_floor", "floor_n"],
+    "contrast": [
+        "contrast",
+        "brightness",
+        "contrast_floor",
+        "brightness_floor",
+        "frechet_matched",
+        "frechet_matched_interval",
+    ],
     "is": ["inception_score", "inception_score_std", "inception_score_floor", "splits"],
     "kid": ["kid", "kid_std", "kid_floor", "kid_size"],
-    "pr": ["precision", "recall", "precision_floor", "recall_floor"],
+    "pr": [
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "precision_floor",
+        "recall_floor",
+        "density_floor",
+        "coverage_floor",
+    ],
     "saturation": ["saturation", "saturation_floor", "out_of_range"],
 }
 ALL_KEYS = [key for keys in KEYS.values() for key in keys]
@@ -86,7 +103,9 @@ def digits():
 
 
 def measured(sampling=TWO, **options):
-    common = {"n": 100, "device": "cpu", "draws": 20}
+    common = {"n": 100, "device": "cpu", "draws": 20, "extractor": "classifier"}
+    if "metrics" not in options:
+        common["metrics"] = evaluation.OF_SAMPLES
     return evaluation.evaluate("tiny", sampling, **common | options)
 
 
@@ -127,6 +146,37 @@ def test_one_metric_alone_keeps_what_is_known_of_the_same_samples(tiny, name):
     (whole,) = measured()
     (entry,) = measured(metrics=[name])
     assert entry | {"seconds": 0} == whole | {"seconds": 0} and tiny() == [entry]
+
+
+SPACES = ["digits-classifier", "pixels", "random"]
+
+
+@pytest.mark.slow
+def test_by_default_all_features_at_hand_look_at_the_same_samples(tiny):
+    found = evaluation.evaluate("tiny", TWO, n=100, draws=20, device="cpu")
+    assert [e["metric"] for e in found] == ["samples"] * 3 + ["memorisation"]
+    assert [e.get("features") for e in found] == [*SPACES, None] and tiny() == found
+    by_classifier, by_pixels, by_random, copies = found
+    for entry in found[:3]:
+        assert {"frechet", "frechet_matched", "frechet_interval", "kid", "coverage"} <= set(entry)
+        assert entry["contrast"] == by_classifier["contrast"]  # they are the same samples
+    assert len({e["frechet"] for e in found[:3]}) == len({e["extractor"] for e in found[:3]}) == 3
+    assert "class_agreement" in by_classifier and "saturation" in by_classifier
+    for entry in (by_pixels, by_random):
+        assert not {"class_agreement", "inception_score", "saturation"} & set(entry)
+    low, high = copies["nearer_to_training_interval"]
+    assert low <= copies["nearer_to_training"] <= high
+    assert copies["nearer_to_training_expected"] == pytest.approx(1442 / 1797, abs=1e-4)
+    again = evaluation.evaluate("tiny", TWO, n=100, draws=20, device="cpu", extractor="pixels")
+    assert again[0].items() >= (by_pixels | {"seconds": again[0]["seconds"]}).items()
+    assert len(tiny()) == 4 and again[1] | {"seconds": 0} == copies | {"seconds": 0}
+
+
+def test_copies_of_training_images_are_caught(digits):
+    caught = evaluation.measure_memorisation(data.to_float(digits.x_train[:300]), digits)
+    free = evaluation.measure_memorisation(data.to_float(digits.x_test), digits)
+    assert caught["nearer_to_training"] > 0.9 and caught["copies"] > 0.9
+    assert free["nearer_to_training"] < 0.1 and free["copies"] == free["copies_floor"] < 0.05
 
 
 def test_a_classifier_beside_the_checkpoint_comes_before_the_shipped_one(tiny, finished, tmp_path):
@@ -187,7 +237,7 @@ def test_a_folder_that_takes_no_files_is_noticed_before_measuring(tiny, shipped,
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
-    monkeypatch.setattr(checkpoint, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
+    monkeypatch.setattr(sample_jobs, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
     with pytest.raises(PermissionError, match="cannot write into .*shipped here: Permission den"):
         measured(metrics=["agreement"])
 
@@ -216,7 +266,7 @@ def test_evaluate_a_classifier(classifier_run, shipped, digits):
 
 
 def test_evaluate_knows_before_sampling_what_is_missing(finished, shipped, monkeypatch):
-    monkeypatch.setattr(checkpoint, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
+    monkeypatch.setattr(sample_jobs, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
     with pytest.raises(FileNotFoundError, match="digits-classifier"):
         evaluation.evaluate(finished, TWO, n=20, device="cpu")
     with pytest.raises(FileNotFoundError, match="no checkpoint 'vgg': give a folder"):
@@ -259,6 +309,16 @@ def test_every_number_is_the_metric_on_the_classifiers_features(classifier, digi
     assert found["kid_std"] == pytest.approx(kid.std, abs=1e-6) and kid.std > 0
     precision, recall = metrics.precision_recall(real.train, h)
     assert (found["precision"], found["recall"]) == pytest.approx((precision, recall), abs=1e-4)
+    pair = metrics.density_coverage(real.train, h)
+    assert (found["density"], found["coverage"]) == pytest.approx(pair, abs=1e-4)
+    pixels = data.to_float(digits.x_train)
+    mean, std = float(pixels.mean()), float(pixels.std(correction=0))
+    assert found["contrast"] == pytest.approx(float(x0.std(correction=0)) / std, abs=1e-3)
+    assert found["brightness"] == pytest.approx(float(x0.mean()) - mean, abs=1e-3)
+    h, _ = features.extract(classifier, metrics.matched_contrast(x0, mean, std))
+    assert found["frechet_matched"] == pytest.approx(metrics.frechet_distance(h, train), abs=1e-3)
+    low, high = found["frechet_matched_interval"]
+    assert low < found["frechet_matched"] < high < found["frechet"]
     saturated = metrics.saturation(x0)
     shares = found["saturation"], found["out_of_range"]
     assert shares == pytest.approx(saturated, abs=1e-5)
@@ -269,7 +329,8 @@ def test_the_floor_is_what_test_images_score_in_place_of_samples(classifier, dig
     x = digits.x_test[sample_quality.random_places(digits.y_test, 150)]
     found = evaluation.measure_samples(classifier, data.to_float(x), None, digits, draws=20)
     assert "class_agreement" not in found
-    for name in ("frechet", "inception_score", "kid", "precision", "recall"):
+    names = ("frechet", "inception_score", "kid", "precision", "recall", "density", "coverage")
+    for name in (*names, "contrast", "brightness"):
         assert found[name] == pytest.approx(found[f"{name}_floor"], abs=2e-4), name
 
 
@@ -277,17 +338,8 @@ def test_the_floor_has_the_classes_of_the_samples(digits):
     y = torch.tensor([3] * 20 + [7] * 5 + [0])
     places = sample_quality.random_places(digits.y_test, len(y), y)
     assert torch.bincount(digits.y_test[places], minlength=10).tolist() == [
-        1,
-        0,
-        0,
-        20,
-        0,
-        0,
-        0,
-        5,
-        0,
-        0,
-    ]
+        1, 0, 0, 20, 0, 0, 0, 5, 0, 0,
+    ]  # fmt: skip
     assert len(places.unique()) == len(y)
     drawn = sample_quality.random_places(digits.y_test, len(y))
     assert len(set(digits.y_test[drawn].tolist())) > 3  # without labels all classes are there

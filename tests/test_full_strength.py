@@ -13,7 +13,7 @@ import pytest
 
 from ddpmlib import zoo
 from ddpmlib.data import archives, sets
-from ddpmlib.zoo import RECIPES, recipes
+from ddpmlib.zoo import RECIPES, recipes, stretches
 from scripts import full_strength
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,6 +102,25 @@ def test_time_is_shared_out_among_the_jobs_that_are_wanted():
     everything = list(full_strength._shared(None, 30))
     assert sum(minutes for _, minutes in everything) == pytest.approx(24)
     assert list(full_strength._shared([], 30)) == []
+
+
+def test_a_run_that_goes_on_keeps_the_end_that_its_minutes_gave_it(folder, monkeypatch):
+    """Word for word the same call: minutes are counted once."""
+    asked = []
+
+    def train(recipe, run, **how):
+        asked.append((recipe.settings.steps, how["minutes"]))
+        raise OSError("far enough")
+
+    monkeypatch.setattr(full_strength.runs, "train", train)
+    words = ["full_strength.py", "--out", str(folder), "--device", "cpu", "--minutes", "9"]
+    monkeypatch.setattr(sys, "argv", [*words, "--only", "mnist"])
+    assert full_strength.main() == 2
+    recipe = recipes.changed(RECIPES["mnist"], {"settings.steps": 77})
+    before = stretches.Recorded(recipe, None, None, (), 5)
+    monkeypatch.setattr(full_strength, "recorded", lambda path: before)
+    assert full_strength.main() == 2
+    assert asked == [(RECIPES["mnist"].settings.steps, pytest.approx(7.2)), (77, None)]
 
 
 def test_a_recipe_that_is_not_there_yet_is_skipped(monkeypatch, capsys):

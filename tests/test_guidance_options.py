@@ -132,6 +132,7 @@ def test_guided_and_plain_samples_are_two_entries_of_a_card(tmp_path):
         )
     path = tmp_path / "digits.safetensors"
     common = {"n": 20, "draws": 20, "metrics": ("agreement",), "device": "cpu"}
+    common["extractor"] = "classifier"
     plainly, guidedly = Sampling(steps=2), Sampling(steps=2, guidance=Guidance(w=4.0))
     (plain,) = evaluation.evaluate(path, plainly, **common)
     (guided,) = evaluation.evaluate(path, guidedly, **common)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpmlib import zoo
+from ddpmlib import data, training, zoo
 from ddpmlib.cli import command
 from ddpmlib.zoo.recipes import changed, to_dict
 
@@ -62,4 +62,26 @@ def test_the_loop_with_a_tracker_runs_as_it_stands(tmp_path, monkeypatch):
     exec(compile(code, "how_to_run.md", "exec"), {})
     assert told == [(50, ["loss", "lr"]), (100, ["loss", "lr"]), "closed"]
     assert configs == [to_dict(short)]
-    assert (tmp_path / "runs/wandb/training.safetensors").is_file()
+    assert (tmp_path / "runs/wandb/state.safetensors").is_file()
+    how = ["wandb", "--n", "4", "--steps", "2", "--device", "cpu"]
+    assert command.main(["sample", *how, "--label", "7"]) == 0 and Path("samples.png").is_file()
+    assert command.main(["evaluate", *how, "--metric", "saturation"]) == 0
+    assert zoo.Card.read(tmp_path / "runs/wandb/model.json").metrics[0]["n"] == 4
+
+
+def test_the_loop_with_a_tracker_goes_on_as_the_page_says(tmp_path, monkeypatch):
+    recipe = changed(zoo.RECIPES["digits"], {"settings.steps": 4, "net.width": 8})
+    images = data.load("digits")
+
+    def trainer():
+        parts = recipe.build(), recipe.loss(), images.x_train, images.y_train
+        return training.Trainer(*parts, recipe.settings, device="cpu")
+
+    path = tmp_path / "runs/wandb/state.safetensors"
+    for p in training.fit(trainer(), checkpoint=path, save_every=2):
+        if p.step == 3:
+            break
+    again = trainer()
+    again.load(path)
+    assert [p.step for p in training.fit(again)] == [3, 4]
+    assert 'trainer.load("runs/wandb/state.safetensors")' in PAGE

@@ -622,3 +622,49 @@ def test_class_agreement_counts_hits() -> None:
 def test_one_label_per_row(logits: Tensor, y: Tensor) -> None:
     with pytest.raises(ValueError, match=r"need logits \(N, K\) and labels \(N,\)"):
         class_agreement(logits, y)
+
+
+# ---- density, coverage, contrast -----------------------------------------------------------------
+
+
+def test_density_and_coverage_by_hand():
+    """Balls up to the nearest neighbour: of 0, 1, 3 on a line they reach 1, 1 and 2."""
+    real = torch.tensor([[0.0], [1.0], [3.0]])
+    fake = torch.tensor([[0.5], [0.9], [9.0], [9.5]])
+    # k = 1: radii 1, 1, 2. 0.5 and 0.9 lie in the balls of 0 and of 1; 9 and 9.5 in none.
+    assert metrics.density_coverage(real, fake, 1) == (4 / (1 * 4), 2 / 3)
+    with pytest.raises(ValueError, match="k must lie in 1..2"):
+        metrics.density_coverage(real, fake, 3)
+    with pytest.raises(ValueError, match="at least one fake"):
+        metrics.density_coverage(real, fake[:0], 1)
+
+
+def test_density_and_coverage_of_the_same_distribution():
+    """On average 1, and (Naeem et al. 2020) 1 − (N−1)…(N−k) / ((N+M−1)…(N+M−k))."""
+    g = torch.Generator().manual_seed(0)
+    found = [
+        metrics.density_coverage(*torch.randn(2, 400, 3, generator=g).double(), 5)
+        for _ in range(10)
+    ]
+    density, coverage = torch.tensor(found).mean(0)
+    assert abs(density - 1) < 0.03
+    expected = 1 - math.prod((400 - i) / (800 - i) for i in range(1, 6))
+    assert abs(coverage - expected) < 0.01
+    half = metrics.density_coverage(*(torch.randn(2, 400, 3, generator=g) * 0 + 1), 5)
+    assert half == (80.0, 1.0)  # all in one point: every fake is in every ball
+
+
+def test_matched_contrast_makes_mean_and_deviation_those_of_the_real():
+    g = torch.Generator().manual_seed(0)
+    x = (0.3 * torch.randn(50, 1, 8, 8, generator=g)).clamp(-1, 1)
+    pale = 0.8 * x + 0.1
+    back = metrics.matched_contrast(pale, float(x.mean()), float(x.std(correction=0)))
+    assert torch.allclose(back, x, atol=1e-5)
+    assert torch.equal(
+        metrics.matched_contrast(torch.ones(2, 3), 0.5, 0.2), torch.full((2, 3), 0.5)
+    )
+    strong = metrics.matched_contrast(x, 0.0, 1.0)
+    assert strong.abs().max() == 1
+    for bad in ((x, 2.0, 0.1), (x, 0.0, -0.1), (x[:0], 0.0, 0.1), (x * torch.nan, 0.0, 0.1)):
+        with pytest.raises(ValueError, match="need images|NaN|finite"):
+            metrics.matched_contrast(*bad)

@@ -210,7 +210,8 @@ def measure(seed):
         return real(*words)
     checkpoint.note = together
     how = Sampling(steps=1, seed=seed)
-    evaluation.evaluate(path, how, metrics=["agreement"], n=4, draws=20, device="cpu")
+    evaluation.evaluate(path, how, metrics=["agreement"], n=4, draws=20, device="cpu",
+                        extractor="classifier")
 
 pids = [child(lambda seed=seed: measure(seed)) for seed in range(count)]
 os.close(measured[1])

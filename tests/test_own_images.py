@@ -10,8 +10,10 @@ import torch
 
 from ddpmlib import data, evaluation, zoo
 from ddpmlib.cli import main
-from ddpmlib.evaluation import features, images
+from ddpmlib.denoiser import Denoiser
+from ddpmlib.evaluation import images
 from ddpmlib.models import NoisyClassifierConfig
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.zoo import recipes, runs, source
 from tests.pictures import picture, write_folder
 
@@ -129,6 +131,30 @@ def test_a_recipe_lends_its_net_and_settings(cwd):
     assert card.recipe["settings"]["lr"] == digits.settings.lr
     assert card.recipe["settings"]["batch_size"] == 8  # of 10 images
     assert recipes.RECIPES["digits"] == digits
+
+
+@pytest.mark.parametrize(
+    ("words", "folder"),
+    [
+        ([], "runs/a"),
+        (["--kind", "classifier"], "runs/a-classifier"),
+        (["--name", "b"], "runs/b"),
+        (["--set", "name=c"], "runs/c"),
+        (["--out", "d", "--skip-broken"], "d"),
+    ],
+)
+def test_a_folder_that_is_taken_is_refused_before_a_picture_is_read(
+    cwd, capsys, monkeypatch, words, folder
+):
+    write_folder(cwd / "a", 4)
+    Path(folder).mkdir(parents=True)
+    Path(folder, zoo.STATE).write_bytes(b"of another run")
+    monkeypatch.setattr(data.own, "from_path", lambda *_, **__: pytest.fail("must not read"))
+    out, err = failed(capsys, ["train", "--images", "a", *words, *SMALL])
+    assert f"{folder} already holds a run: go on with it by --resume" in err and not out
+    Path(folder, zoo.STATE).rename(Path(folder, zoo.MODEL))
+    _, err = failed(capsys, ["train", "--images", "a", *words, *SMALL, "--resume"])
+    assert f"{folder} holds a trained model but no training.safetensors to go on from" in err
 
 
 def test_resuming_on_other_images_is_refused(cwd, capsys):
@@ -252,7 +278,7 @@ def test_a_classifier_of_the_same_images_is_found_beside_the_run(finished):
     own = card_of(finished / "runs" / "two-kinds-classifier")
     assert entry["extractor"] == own.sha256[:12] and entry["features"] == "two-kinds-classifier"
     assert {"class_agreement", "frechet", "inception_score", "kid", "precision"} <= entry.keys()
-    assert entry == card_of(finished / "runs" / "two-kinds").metrics[-1]
+    assert entry in card_of(finished / "runs" / "two-kinds").metrics
     accuracy = evaluation.evaluate(finished / "runs" / "two-kinds-classifier", device="cpu")
     assert accuracy[0]["metric"] == "test accuracy" and 0 <= accuracy[0]["value"] <= 1
 
@@ -267,17 +293,35 @@ def copied(run, target):
 @pytest.mark.filterwarnings("ignore:.* samples leave the covariance of")
 def test_without_a_classifier_pixels_are_measured_and_it_is_said(finished, tmp_path, capsys):
     run = copied(finished / "runs" / "two-kinds", tmp_path / "alone")
-    entry = entry_of(run)
+    entry = entry_of(run, "all")
     said = capsys.readouterr().out
-    assert "no classifier of two-kinds was found: distances are those of pixels, without" in said
+    assert "measured by pixels, without agreement and is" in said
     assert "--kind classifier" in said and said.count("\n") == 1
     assert entry["features"] == "pixels"
     assert {"frechet", "frechet_floor", "kid", "precision", "saturation"} <= entry.keys()
     assert not {"class_agreement", "inception_score"} & entry.keys()
     with pytest.raises(ValueError, match="agreement of two-kinds need a classifier: .* trains one"):
-        entry_of(run, metrics=["agreement"])
+        entry_of(run, "all", metrics=["agreement"])
     own = finished / "runs" / "two-kinds-classifier"
     assert entry_of(run, str(own))["extractor"] == card_of(own).sha256[:12]
+
+
+@pytest.mark.filterwarnings("ignore:.* samples leave the covariance of")
+def test_pixels_that_are_asked_for_say_what_they_leave_out(finished, tmp_path, capsys):
+    run = finished / "runs" / "two-kinds"
+    entry = entry_of(run, "pixels")
+    said = capsys.readouterr().out
+    left_out = "measured by pixels, without agreement and is"
+    assert said == f"{left_out} (--features classifier gives them)\n"
+    assert entry["features"] == "pixels" and "class_agreement" not in entry
+    alone = copied(run, tmp_path / "alone")
+    entry_of(alone, "pixels")
+    hint = "`ddpmlib train --images PATH --kind classifier` trains one"
+    assert capsys.readouterr().out == f"{left_out} ({hint})\n"
+    entry_of(run, "pixels", metrics=["fid"])
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ValueError, match="agreement of two-kinds need .*: --features classifier"):
+        entry_of(run, "pixels", metrics=["agreement", "fid"])
 
 
 def test_a_classifier_of_other_images_is_refused(finished, tmp_path):
@@ -308,6 +352,61 @@ def test_moved_images_are_given_and_changed_ones_are_refused(finished, tmp_path,
     assert "does not say where its images lie: give --images" in failed(capsys, words)[1]
 
 
+def test_broken_files_are_left_out_of_a_measurement_too(finished, tmp_path, capsys):
+    """The folder of a card that was sent alone does not say that they were left out before."""
+    run = copied(finished / "runs" / "two-kinds", tmp_path / "alone")
+    (run / "data.json").unlink()
+    pictures = write_folder(tmp_path / "pictures", 45)
+    (pictures / "bar" / "broken.png").write_bytes(b"no")
+    words = ["evaluate", str(run), "--metric", "saturation", "--n", "10", *DRAWN]
+    _, err = failed(capsys, [*words, "--images", str(pictures)])
+    assert "bar/broken.png" in err and "leave them out by --skip-broken" in err
+    assert main([*words, "--images", str(pictures), "--skip-broken"]) == 0
+    assert "left out: 1 file cannot be read" in capsys.readouterr().out
+    _, err = failed(capsys, [*words, "--skip-broken"])
+    assert "--skip-broken is for your own images: give --images too" in err
+
+
+def test_broken_files_that_came_since_are_left_out_of_a_run_that_goes_on(cwd, capsys):
+    write_folder(cwd / "a", 12)
+    assert main(["train", "--images", "a", *SMALL]) == 0
+    (cwd / "a" / "bar" / "broken.png").write_bytes(b"no")
+    again = ["train", "--images", "a", "--resume", "--steps", "4", "--device", "cpu"]
+    assert "--skip-broken" in failed(capsys, again)[1]
+    assert main([*again, "--skip-broken"]) == 0
+    assert source.read_source(Path("runs/a")).skip_broken
+    assert main(["train", "a", "--resume", "--steps", "5", "--device", "cpu"]) == 0
+
+
+class Foreign(torch.nn.Module):
+    """A network of somebody else, without classes."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.inp, self.out = (
+            torch.nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, width), (width, 3))
+        )
+
+    def forward(self, x, t):
+        return self.out(torch.relu(self.inp(x)))
+
+
+@pytest.mark.filterwarnings("ignore:.* samples leave the covariance of")
+def test_a_network_of_ones_own_is_measured_against_images_at_hand(tmp_path, capsys):
+    write_folder(tmp_path / "a", 45)
+    photos = data.from_folder(tmp_path / "a", size=(16, 16))
+    model = Denoiser(Foreign(4), DDPM(schedules.cosine(20)))
+    path = tmp_path / "mine"
+    zoo.save(model, path, shape=photos.image_shape, build=Foreign, arguments={"width": 4})
+    with pytest.raises(ValueError, match="give its constructor, as in zoo.load"):
+        entry_of(path, images=photos)
+    entry = entry_of(path, "all", images=photos, build=Foreign)
+    assert entry["features"] == "pixels" and entry["frechet"] > 0
+    assert card_of(path).metrics[0] == entry
+    nll = entry_of(path, images=photos, build=Foreign, metrics=["nll"], nll_draws=2)
+    assert nll["bits_per_dim"] > 0
+
+
 def test_images_at_hand_are_taken(finished):
     known = source.read_source(finished / "runs" / "two-kinds")
     at_hand = data.from_path(known.path, "two-kinds", size=(16, 16))
@@ -334,17 +433,6 @@ def test_a_damaged_note_is_one_sentence(tmp_path, content):
     (tmp_path / "data.json").write_text(content, "utf-8")
     with pytest.raises(ValueError, match="data.json is damaged .*: give --images"):
         source.read_source(tmp_path)
-
-
-def test_pixels_are_area_means_without_classes():
-    x = torch.rand(4, 3, 40, 56)
-    h = features.Pixels().features(x)
-    assert h.shape == (4, 48)
-    assert torch.allclose(h[:, 0], x[:, 0, :10, :14].mean((1, 2)))
-    assert features.Pixels().head(h).shape == (4, 0)
-    assert features.Pixels().features(x[..., :4, :2]).shape == (4, 24)
-    found, logits = features.extract(features.Pixels(), x)
-    assert torch.equal(found, h) and logits.shape == (4, 0)
 
 
 def test_the_named_sets_need_no_note(tmp_path):

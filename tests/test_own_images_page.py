@@ -1,4 +1,4 @@
-"""The page "Your own images": its commands and its Python on 200 pictures."""
+"""The page "Your own images": its commands and its Python on 200 pictures, its table of rows."""
 
 import os
 import re
@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from ddpmlib import data
+from ddpmlib.experiments import own_images, results
 from tests.pictures import write_folder
 
 pytest.importorskip("PIL.Image")
@@ -70,3 +73,40 @@ def test_the_python_of_the_page_runs(photos):
     code = code.replace('"settings.steps": 4000', '"settings.steps": 2')
     run(photos, ["-c", code.replace('samples("runs/by-hand", 20)', 'samples("runs/by-hand", 2)')])
     assert (photos / "by_hand.png").is_file()
+
+
+# ---- what to expect ------------------------------------------------------------------------------
+
+FOUND = {(row["images"], row["updates"]): row for row in results.rows("own_images")}
+
+
+def test_the_table_is_made_of_the_rows() -> None:
+    assert own_images.table() in PAGE
+    assert {row["n"] for row in FOUND.values()} == {2000}
+    assert {(row["steps"], row["eta"]) for row in FOUND.values()} == {(20, 1.0)}
+
+
+def test_what_the_page_says_of_the_table() -> None:
+    copying, learning = FOUND[100, 2000], FOUND[10_000, 2000]
+    assert copying["class_agreement"] > 0.9 and copying["nearest_is_own"] == pytest.approx(
+        0.98, abs=5e-3
+    )
+    assert copying["recall"] == pytest.approx(0.14, abs=5e-3) and learning["recall"] > 0.4
+    assert abs(copying["frechet"] - learning["frechet"]) < 0.15 * learning["frechet"]
+    error = (0.25 / 2000) ** 0.5  # of a share of one half
+    assert 2 * error < FOUND[1000, 2000]["nearest_is_own"] - 0.5 < 0.05
+    for updates in (500, 2000):
+        assert abs(FOUND[10_000, updates]["nearest_is_own"] - 0.5) < 2 * error
+    assert abs(FOUND[1000, 500]["nearest_is_own"] - 0.5) < 2 * error
+    assert learning["frechet"] < FOUND[10_000, 500]["frechet"] / 2
+    assert learning["recall"] > 2 * FOUND[10_000, 500]["recall"]
+
+
+def test_whose_nearest_image_is_a_training_image() -> None:
+    generator = torch.Generator().manual_seed(0)
+    own, others = torch.randint(0, 256, (2, 50, 1, 4, 4), generator=generator, dtype=torch.uint8)
+    near = data.to_float(own) + 0.01
+    assert own_images.nearest_is_own(near, own, others) == 1.0
+    assert own_images.nearest_is_own(near, others, own) == 0.0
+    new = torch.rand(2000, 1, 4, 4, generator=generator) * 2 - 1
+    assert abs(own_images.nearest_is_own(new, own, others) - 0.5) < 0.1

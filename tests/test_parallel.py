@@ -17,7 +17,7 @@ import torch
 
 from ddpmlib import cli, files, locks, training
 from ddpmlib.training import parallel
-from ddpmlib.zoo import runs
+from ddpmlib.zoo import run_folder
 from tests import parallel_worker as worker
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -239,7 +239,7 @@ def test_killing_a_process_ends_the_run_and_resume_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_all_processes_of_a_run_are_told_who_trains_in_their_folder_and_end(tmp_path):
-    with locks.locked(tmp_path / "run" / runs.LOCK, "x", "wait"):
+    with locks.locked(tmp_path / "run" / run_folder.LOCK, "x", "wait"):
         refused = torchrun(*TRAIN, cwd=tmp_path)
     assert refused.returncode != 0
     for rank in (0, 1):

@@ -382,6 +382,26 @@ def test_flips_only_where_the_recipe_says_so(monkeypatch, flip):
     assert calls == ([4, 4, 4] if flip else [])
 
 
+@pytest.mark.parametrize("appearance", [False, True])
+def test_appearance_varies_only_where_the_recipe_says_so(monkeypatch, appearance):
+    calls = []
+    monkeypatch.setattr(augment, "random_appearance", lambda x, g: calls.append(len(x)) or x)
+    recipe = replace(CLASSIFIER, appearance=appearance)
+    recipe.loss()(recipe.build(), torch.rand(4, 1, 8, 8), torch.arange(4), generator())
+    assert calls == ([4] if appearance else [])
+
+
+def test_second_opinions_differ_in_what_they_are_for():
+    for name in ("digits", "mnist", "fashion_mnist", "cifar10"):
+        own, other, robust = (
+            RECIPES[f"{name}-{k}"] for k in ("classifier", "independent", "robust")
+        )
+        assert len({r.settings.seed for r in (own, other, robust)}) == 3
+        assert [r.appearance for r in (own, other, robust)] == [False, False, True]
+        shapes = [r.net.architecture for r in (own, other, robust)]
+        assert shapes == ["plain", "residual", "plain"]
+
+
 def test_digits_are_never_mirrored():
     assert not any(r.flip for r in RECIPES.values() if r.data in ("digits", "mnist"))
 

@@ -4,6 +4,8 @@ import doctest
 import json
 import math
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,7 +49,7 @@ from ddpmlib.process import (
     schedules,
 )
 from ddpmlib.training import Settings, Trainer, fit
-from ddpmlib.zoo import saved
+from ddpmlib.zoo import checkpoints, saved
 
 RATES = torch.rand(30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 CHAIN = DDPM(torch.cat([torch.zeros(1), RATES * 0.3 + 1e-4]))
@@ -101,9 +103,9 @@ class Tied(nn.Module):
         return self.out(nn.functional.silu(self.inp(x)))
 
 
-def perceptron(process=CHAIN, predicts=EPS, var_mix=0.0, **options):
+def perceptron(process=CHAIN, predicts=EPS, var_mix=0.0, depth=1, **options):
     torch.manual_seed(1)
-    net = MLP(dim=2, width=8, depth=1, outputs=2 if var_mix is None else 1, **options)
+    net = MLP(dim=2, width=8, depth=depth, outputs=2 if var_mix is None else 1, **options)
     return Denoiser(net, process, predicts, var_mix)
 
 
@@ -181,6 +183,66 @@ def test_weights_keep_their_dtype(dtype, tmp_path):
     found, card = there_and_back(model, tmp_path)
     assert same_weights(found, model)
     assert card.dtype == ", ".join(sorted({"float32", str(dtype).removeprefix("torch.")}))
+
+
+@pytest.mark.parametrize("killed_at", range(5))
+@pytest.mark.parametrize("name", ["m.safetensors", "folder"])
+def test_a_save_killed_at_any_moment_leaves_the_old_or_the_new(
+    tmp_path, monkeypatch, killed_at, name
+):
+    path, old, new = tmp_path / name, perceptron(), perceptron(EDM(), edm_output(0.25))
+    nn.init.normal_(new.net.out.weight)
+    older = zoo.save(old, path, shape=[2])
+    done = []
+
+    def dying(real, file, *words):
+        if len(done) == killed_at:
+            raise KeyboardInterrupt
+        done.append(file)
+        return real(file, *words)
+
+    with monkeypatch.context() as patch:
+        for module in (checkpoints, zoo.card):
+            patch.setattr(module, "write_atomically", partial(dying, files.write_atomically))
+        patch.setattr(Path, "replace", lambda p, to: dying(Path.rename, p, to))
+        try:
+            zoo.save(new, path, shape=[2])
+        except KeyboardInterrupt:
+            assert killed_at < 3
+    found, card = zoo.load(path, "cpu")
+    assert same_weights(found, old if killed_at < 2 else new)
+    assert (card.sha256 == older.sha256) == (killed_at < 2)
+    zoo.save(new, path, shape=[2])
+    kept = {zoo.MODEL, "model.json"} if name == "folder" else {"m.safetensors", "m.json"}
+    assert {p.name for p in (path if name == "folder" else tmp_path).iterdir()} == kept
+
+
+def test_a_reader_who_comes_while_it_is_saved_gets_the_new_model(tmp_path, monkeypatch):
+    """Between its look at the card and at the weights a newer model takes the place."""
+    old, new = perceptron(), perceptron(depth=2)
+    zoo.save(old, tmp_path, shape=[2])
+    real, calls = zoo.weights.weights_files, []
+
+    def late(path, card):
+        calls.append(card)
+        found = real(path, card)
+        if len(calls) == 1:
+            zoo.save(new, tmp_path, shape=[2])
+        return found
+
+    monkeypatch.setattr(zoo.weights, "weights_files", late)
+    assert same_weights(zoo.load(tmp_path, "cpu")[0], new)
+
+
+def test_a_save_leaves_what_lies_beside_it(tmp_path):
+    """A log or a table of the same stem, and another model's files."""
+    others = {"m.jsonl": b"mine", "m.csv": b"1", "n.safetensors.0123456789ab.part1of1": b"n"}
+    for name, content in others.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "m.safetensors.0123456789ab.part1of1").write_bytes(b"of a killed save")
+    zoo.save(perceptron(), tmp_path / "m.safetensors", shape=[2])
+    assert {p.name for p in tmp_path.iterdir()} == {*others, "m.safetensors", "m.json"}
+    assert all((tmp_path / name).read_bytes() == content for name, content in others.items())
 
 
 def test_a_folder_takes_a_model_and_its_name(tmp_path):

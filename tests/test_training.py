@@ -143,6 +143,22 @@ def test_a_limit_of_time_is_positive(tmp_path, seconds):
         training.updates_within(line_trainer(), seconds, tmp_path / "scratch", 10)
 
 
+def test_the_time_to_come_is_told_once_after_the_first_updates(monkeypatch):
+    Clock(monkeypatch, first=30, other=2, save=0)
+    trainer, told = line_trainer(), []
+    updates = fit(trainer)
+    steps = [p.step for p in training.forecast(updates, trainer.settings.steps, told.append)]
+    assert steps == list(range(1, SETTINGS.steps + 1))
+    assert told == [2 * (SETTINGS.steps - 8)]
+
+
+def test_of_a_few_updates_no_time_is_told(monkeypatch):
+    Clock(monkeypatch, first=30, other=2, save=0)
+    trainer, told = line_trainer(), []
+    trainer.settings = replace(SETTINGS, steps=7)
+    assert len(list(training.forecast(fit(trainer), 7, told.append))) == 7 and told == []
+
+
 # ---- resume ------------------------------------------------------------------------------------
 
 

@@ -80,6 +80,13 @@ NETWORKS = {
     "Classifier": Example(
         lambda: Classifier(ClassifierConfig(channels=2, width=4, features=6)), (2, 8, 8), t=False
     ),
+    "Classifier, residual": Example(
+        lambda: Classifier(
+            ClassifierConfig(channels=2, width=4, features=6, architecture="residual")
+        ),
+        (2, 8, 8),
+        t=False,
+    ),
     "UNet": Example(unet(**TWO), (1, 4, 8)),
     "UNet, one level": Example(unet(mults=(1,), attention=(True,), heads=1), (1, 3, 4)),
     "UNet, two blocks, classes": Example(

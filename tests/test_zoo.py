@@ -4,6 +4,7 @@ import ast
 import hashlib
 import json
 import os
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from functools import partial, partialmethod
 from pathlib import Path
@@ -34,7 +35,9 @@ from ddpmlib.zoo import (
     checkpoints,
     log,
     recipes,
+    run_folder,
     runs,
+    stretches,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,14 +169,71 @@ def test_a_run_of_some_minutes_is_the_run_of_its_steps(finished, tmp_path, monke
         with pytest.raises(KeyboardInterrupt):
             runs.train(TINY, tmp_path / "r", minutes=10 / 60, **options)
     assert "tiny: 0.166667 minutes are 10 updates" in capsys.readouterr().out
-    # A faster machine would now count more of them, and another schedule of the learning rate.
-    card = runs.train(TINY, tmp_path / "r", minutes=20 / 60, resume=True, **options)
+    card = runs.train(recorded_of(tmp_path / "r"), tmp_path / "r", resume=True, **options)
     assert card.recipe["settings"]["steps"] == 10
     assert card.training["command"] == "make tiny --steps 10"
     assert same(weights(tmp_path / "r" / zoo.MODEL), weights(finished / zoo.MODEL))
-    before = (tmp_path / "r" / "model.json").read_bytes()
-    runs.train(TINY, tmp_path / "r", minutes=20 / 60, resume=True, **options)
-    assert (tmp_path / "r" / "model.json").read_bytes() == before
+
+
+def recorded_of(folder):
+    return stretches.recorded(folder / zoo.STATE).recipe
+
+
+@pytest.mark.parametrize(("at", "saved"), [(7, 4), (None, 10)])
+def test_a_run_goes_on_for_some_minutes_from_where_it_stands(
+    tmp_path, monkeypatch, capsys, at, saved
+):
+    """Interrupted or finished: six more updates than are saved, with the rates of so long a run."""
+    folder, options = tmp_path / "r", {"device": "cpu", "save_every": 4, "log_every": 1}
+    with monkeypatch.context() as patch:
+        interrupted(patch, at)
+        with pytest.raises(KeyboardInterrupt) if at else nullcontext():
+            runs.train(TINY, folder, command="make tiny", **options)
+    monkeypatch.setattr(runs, "updates_within", lambda trainer, seconds, *_: int(seconds))
+    card = runs.train(TINY, folder, minutes=6 / 60, resume=True, command="more", **options)
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == f"tiny: 0.1 minutes are 6 updates after the {saved} that are done"
+    end = saved + 6
+    if end != 10:
+        assert out[1].startswith(f"tiny: {end} updates instead of 10; the schedule")
+        assert card.training["command"] == f"make tiny && more --steps {end} --resume"
+    assert card.recipe["settings"]["steps"] == end and rows_of(folder)[-1]["step"] == end
+    settings = replace(TINY.settings, steps=end)
+    new = [row for row in rows_of(folder) if row["step"] > saved]
+    assert [row["lr"] for row in new] == [settings.lr_at(row["step"] - 1) for row in new]
+
+
+def test_processes_that_are_started_again_count_no_minutes_twice(tmp_path, monkeypatch):
+    folder, options = tmp_path / "r", {"device": "cpu", "save_every": 4, "minutes": 10 / 60}
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "updates_within", lambda *_: 10)
+        interrupted(patch, 7)
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(TINY, folder, **options)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setattr(runs, "updates_within", lambda *_: 1 / 0)
+    assert runs.train(TINY, folder, **options).recipe["settings"]["steps"] == 10
+
+
+@pytest.mark.parametrize(
+    ("each", "sentence"),
+    [(60, "about 12 minutes to go"), (6, "about 1 minute to go"), (4, ""), (7200, "1,440 minutes")],
+)
+def test_the_minutes_to_come_are_said_after_the_first_updates(
+    tmp_path, monkeypatch, capsys, each, sentence
+):
+    now, update = [0.0], training.Trainer.update
+
+    def slow(trainer):
+        now[0] += each
+        return update(trainer)
+
+    monkeypatch.setattr(training.Trainer, "update", slow)
+    monkeypatch.setattr(training.time_budget.time, "perf_counter", lambda: now[0])
+    recipe = replace(TINY, settings=replace(TINY.settings, steps=20))
+    runs.train(recipe, tmp_path / "r", device="cpu", sample_every=20)
+    out = capsys.readouterr().out
+    assert out.count("\n") == bool(sentence) and sentence in out
 
 
 def test_the_time_is_taken_where_the_run_lies_and_leaves_no_trace(tmp_path, finished):
@@ -345,11 +405,13 @@ def test_a_state_that_does_not_say_of_which_run_is_refused(copied):
 def test_a_folder_that_somebody_trains_in_is_left_alone(copied, tmp_path):
     before = {p.name: p.read_bytes() for p in copied.iterdir()}
     sentence = f"copy is being trained by process {os.getpid()} on"
-    lock = locks.locked(copied / runs.LOCK, "x", "wait")
+    lock = locks.locked(copied / run_folder.LOCK, "x", "wait")
     with lock, pytest.raises(locks.Held, match=sentence):
         runs.train(TINY, copied, resume=True, device="cpu")
     assert {p.name: p.read_bytes() for p in copied.iterdir()} == before
-    (copied / runs.LOCK).write_text('{"pid": 1, "host": "gone", "since": "long ago"}', "utf-8")
+    (copied / run_folder.LOCK).write_text(
+        '{"pid": 1, "host": "gone", "since": "long ago"}', "utf-8"
+    )
     runs.train(TINY, copied, resume=True, device="cpu")  # nobody holds it
     assert {p.name: p.read_bytes() for p in copied.iterdir()} == before
 
@@ -1035,6 +1097,38 @@ def test_a_ship_killed_at_any_moment_leaves_the_old_or_the_new(
     assert set(shipped.iterdir()) == kept
 
 
+@pytest.mark.parametrize("killed_at", range(3))
+def test_a_longer_run_killed_while_it_exports_keeps_its_shorter_model_and_then_ends(
+    copied, monkeypatch, killed_at
+):
+    """Weights, card, and last the plain name; the run goes on from whichever was left."""
+    longer = replace(TINY, settings=replace(TINY.settings, steps=12))
+    old, done = zoo.read(copied / zoo.MODEL), []
+
+    def dying(real, path, *words):
+        if str(path).startswith(str(copied / "model")):
+            if len(done) == killed_at:
+                raise KeyboardInterrupt
+            done.append(path)
+        return real(path, *words)
+
+    with monkeypatch.context() as patch:
+        for module in (checkpoints, zoo.card):
+            patch.setattr(module, "write_atomically", partial(dying, files.write_atomically))
+        patch.setattr(Path, "replace", lambda p, to: dying(Path.rename, p, to))
+        with pytest.raises(KeyboardInterrupt):
+            runs.train(longer, copied, resume=True, device="cpu")
+    found = zoo.read(copied / zoo.MODEL)
+    if killed_at < 2:
+        assert found[0] == old[0] and same(found[1], old[1])
+    else:
+        assert found[0].recipe["settings"]["steps"] == 12
+    card = runs.train(longer, copied, resume=True, device="cpu")
+    assert same(weights(copied / zoo.MODEL), zoo.read(copied / zoo.MODEL)[1])
+    assert hashlib.sha256((copied / zoo.MODEL).read_bytes()).hexdigest() == card.sha256
+    assert {p.name for p in copied.iterdir()} == {zoo.STATE, zoo.LOG, zoo.MODEL, "model.json"}
+
+
 def dying_unlink(path, dying, real, **options):
     if ".tiny" in str(path):  # half files and locks, of which the system takes care
         return real(path, **options)
@@ -1241,6 +1335,35 @@ def test_every_shipped_card_is_of_the_newest_format_and_keeps_its_digits(path, t
     zoo.Card.read(path).write(tmp_path / "again.json")
     found, before = (json.loads(p.read_text()) for p in (tmp_path / "again.json", path))
     assert before["format"] == 3 and found == {"parts": 1} | before
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
+def test_the_weights_that_ship_know_the_recipe_that_they_were_written_with(path, tmp_path):
+    """An older card, which has no digest, cannot give them another one."""
+    card = zoo.Card.read(path.with_suffix(".json"))
+    content = b"".join(p.read_bytes() for p in zoo.weights_files(path, card))
+    assert files.from_safetensors(content, path)[1] == {"digest": card.digest}
+    for part in zoo.weights_files(path, card):
+        (tmp_path / part.name).symlink_to(part)
+    old = json.loads(path.with_suffix(".json").read_text())
+    old |= {"format": 2, "recipe": old["recipe"] | {"name": "another"}}
+    del old["digest"]
+    (tmp_path / f"{path.stem}.json").write_text(json.dumps(old))
+    with pytest.raises(ValueError, match="was written with another recipe"):
+        zoo.load(tmp_path / path.name, "cpu")
+
+
+@pytest.mark.parametrize("path", CHECKPOINTS, ids=lambda p: p.stem)
+def test_measurements_and_statistics_name_the_classifier_that_ships(path):
+    card = zoo.Card.read(path.with_suffix(".json"))
+    classifiers = {c.stem: zoo.Card.read(c).sha256 for c in CARDS if "-classifier" in c.stem}
+    for entry in card.metrics:
+        if "extractor" in entry:
+            assert entry["extractor"] == classifiers[entry["features"]][:12]
+    if path.stem in classifiers and "noisy" not in path.stem:
+        name = f"{card.recipe['data']}.json"
+        made = json.loads((ROOT / "data" / "statistics" / name).read_text("utf-8"))
+        assert made["classifier"] == card.sha256
 
 
 def test_every_shipped_file_belongs_to_a_checkpoint():

@@ -1,7 +1,8 @@
-"""What a chapter costs to run, under its title: measured by `make notebooks`, not by hand.
+"""What a chapter costs to read and to run, under its title: counted and measured, not guessed.
 
-The numbers lie in `data/costs.json`. They are seconds of one CPU thread and the peak of memory, on
-the processor that is named; a faster or a slower machine differs.
+The minutes are those of its words and displayed formulas up to the exercises, without what is
+folded. The seconds lie in `data/costs.json`, where `make notebooks` puts them: of one CPU thread,
+with the peak of memory, on the processor that is named; a faster or a slower machine differs.
 """
 
 from __future__ import annotations
@@ -16,13 +17,40 @@ from sphinx.application import Sphinx
 COSTS = Path(__file__).resolve().parent.parent.parent / "data" / "costs.json"
 
 
-def line(cost: dict[str, Any]) -> str:
-    """One sentence: seconds, processor, memory."""
+WORDS_A_MINUTE, FORMULA = 180, 0.4  # of a text to be understood; minutes
+
+
+def line(cost: dict[str, Any], minutes: float) -> str:
+    """Two sentences: minutes of reading; seconds, processor, memory."""
     gigabytes = cost["MB"] * 2**20 / 1e9
+    rounded = max(5, 5 * round(minutes / 5))
     return (
+        f"About {rounded} minutes to read, exercises and folded parts apart. "
         f"Runs in {cost['seconds']:.0f} s of one CPU thread ({cost['processor']}) "
         f"with {gigabytes:.1f} GB of memory."
     )
+
+
+def reading_minutes(doctree: nodes.document) -> float:
+    """Of the words and formulas that stand open before the exercises."""
+    words = formulas = 0
+    for node in doctree.findall():
+        if isinstance(node, nodes.title) and node.astext().strip() == "Exercises":
+            break
+        if isinstance(node, nodes.paragraph) and not _folded(node):
+            words += len(node.astext().split())
+        formulas += isinstance(node, nodes.math_block) and not _folded(node)
+    return words / WORDS_A_MINUTE + formulas * FORMULA
+
+
+def _folded(node: nodes.Node) -> bool:
+    """Whether it lies in a dropdown, or among the outputs of a cell."""
+    inside = node.parent
+    while inside is not None:
+        if {"sd-dropdown", "cell_output"} & set(inside.get("classes", [])):
+            return True
+        inside = inside.parent
+    return False
 
 
 def show(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -31,7 +59,8 @@ def show(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     title = next(doctree.findall(nodes.title), None)
     if cost is None or title is None:
         return
-    shown = nodes.paragraph("", line(cost), classes=["chapter-cost"])
+    said = line(cost, reading_minutes(doctree))
+    shown = nodes.paragraph("", said, classes=["chapter-cost"])
     title.parent.insert(title.parent.index(title) + 1, shown)
 
 

@@ -17,18 +17,21 @@ def add(verbs: Any) -> None:
     parser.add_argument("model", nargs="?", help="as for sample")
     parser.add_argument(
         "--metric", nargs="+", metavar="METRIC",
-        help="some of agreement, fid, is, kid, pr (precision and recall), saturation, nll (bound "
-        "on the test images in bits per dimension, always over all T steps, unguided, whatever is "
-        "said of the samples); default: all but nll",
+        help="some of agreement, fid, contrast (and fid when it is matched), is, kid, pr "
+        "(precision and recall, density and coverage), saturation, memorisation, nll (bound on the "
+        "test images in bits per dimension, always over all T steps, unguided, whatever is said of "
+        "the samples); default: all but nll",
     )  # fmt: skip
     parser.add_argument(
         "--n", "--samples", dest="n", type=values.positive, default=2000,
         help="samples, test images for nll (default 2000)",
     )  # fmt: skip
     parser.add_argument(
-        "--features", default="classifier", metavar="NETWORK",
-        help="whose features: classifier, that of the data set (default), inception, for colour "
-        "images, pixels, no network at all, or a classifier's run, folder or file",
+        "--features", default="all", metavar="NETWORK",
+        help="whose features: all that are at hand (default), or classifier, that of the data set, "
+        "independent, another architecture, robust, trained with varied appearance, pixels, their "
+        "principal components, random, convolutions, inception, for colour images, or a "
+        "classifier's run, folder or file",
     )  # fmt: skip
     parser.add_argument(
         "--draws", type=values.positive, default=200,
@@ -41,6 +44,9 @@ def add(verbs: Any) -> None:
     parser.add_argument(
         "--images", metavar="PATH", help="where your own images lie, if they have moved"
     )
+    parser.add_argument(
+        "--skip-broken", action="store_true", help="leave out files there that cannot be read"
+    )
     sampling.add_options(parser)
 
 
@@ -48,12 +54,14 @@ def run(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from ddpmlib import evaluation
 
-    named = args.features in evaluation.EXTRACTORS
+    if args.skip_broken and args.images is None:
+        raise ValueError("--skip-broken is for your own images: give --images too")
+    named = args.features in ("all", *evaluation.EXTRACTORS)
     evaluation.evaluate(
         model_of(args), sampling.sampling_of(args, own_run_or), metrics=args.metric, n=args.n,
-        extractor=args.features if named else str(own_run_or(args.features)), images=args.images,
-        draws=args.draws, nll_draws=args.nll_draws, compile=args.compile, device=args.device,
-        report=_show,
+        extractor=args.features if named else str(own_run_or(args.features)),
+        images=args.images, skip_broken=args.skip_broken, draws=args.draws,
+        nll_draws=args.nll_draws, compile=args.compile, device=args.device, report=_show,
     )  # fmt: skip
 
 

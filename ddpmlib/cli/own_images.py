@@ -115,7 +115,9 @@ def read_again(args: argparse.Namespace, folder: Path, before: Recipe) -> Datase
     from ddpmlib.zoo.source import read_source
 
     if not (args.kind or args.like or args.flip or args.size or args.grey or args.rgb):
-        source = replace(read_source(folder), path=str(Path(args.images).resolve()))
+        source = read_source(folder)
+        skip = args.skip_broken or source.skip_broken
+        source = replace(source, path=str(Path(args.images).resolve()), skip_broken=skip)
         return own.again(source, before.data, say)
     recipe, dataset = chosen(args)
     asked = recipes.changed(recipe, {"settings.steps": before.settings.steps})

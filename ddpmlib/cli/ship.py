@@ -24,4 +24,4 @@ def run(args: argparse.Namespace) -> None:
     """Do what the command line says."""
     from ddpmlib import zoo
 
-    say(zoo.ship(args.folder, args.name, args.dtype))
+    say(zoo.ship(args.folder, args.name, args.dtype, tell=say))

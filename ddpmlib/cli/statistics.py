@@ -14,7 +14,8 @@ def add(verbs: Any) -> None:
     parser = verb(verbs, "statistics", run, "write what data sets look like by their features")
     parser.add_argument("data", nargs="+", help="names of data sets, for example mnist")
     parser.add_argument(
-        "--features", default="classifier", choices=("classifier", "inception"),
+        "--features", default="classifier",
+        choices=("classifier", "independent", "robust", "inception"),
         help="whose features (default: the shipped classifier's)",
     )  # fmt: skip
 
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     known = [data.load(name) for name in args.data]  # all of them before the first is written
     for name, images in zip(args.data, known, strict=True):
         network, sha256 = evaluation.network_of(args.features, images, args.device)
-        path = statistics.statistics_path(name, network)
+        path = statistics.statistics_path(name, args.features)
         found = statistics.compute_statistics(network, images)
         if parallel.is_main():
             statistics.write_statistics(found, path, sha256)

@@ -40,7 +40,8 @@ def add(verbs: Any) -> None:
     length.add_argument(
         "--minutes",
         type=values.time_limit,
-        help="as many steps as fit into this time, estimated by the first",
+        help="as many steps as fit into this time, estimated by the first; with --resume, so many "
+        "minutes from where the run stands",
     )
     for name, kind in (("batch-size", int), ("lr", float), ("seed", values.seed)):
         parser.add_argument(f"--{name}", type=kind, help=f"instead of the recipe's {name}")
@@ -103,15 +104,18 @@ def run(args: argparse.Namespace) -> None:
 def _asked(args: argparse.Namespace) -> tuple[Recipe, Path, Dataset | None]:
     """The recipe with its changes, the folder, and own images; a run goes on with its recipe."""
     from ddpmlib.zoo import STATE, recipes
+    from ddpmlib.zoo.run_folder import check_folder
     from ddpmlib.zoo.stretches import recorded
 
-    folder = _run_of(args) if args.resume else None
-    before = recorded(folder / STATE) if folder else None
+    folder = _run_of(args) if args.resume or args.images is not None else None
+    before = recorded(folder / STATE) if folder and args.resume else None
     if folder and before:
         dataset = _checked(args, folder, before.recipe)
         return recipes.changed(before.recipe, _changes(args)), folder, dataset
     if args.resume and not (args.recipe or args.images) and folder:
         raise FileNotFoundError(f"there is no run in {folder} to go on with: name a recipe")
+    if folder and args.images is not None:
+        check_folder(folder, args.resume)  # before all pictures are read
     named, dataset = _named(args)
     folder = args.out or RUNS / named.name
     if dataset is not None:
@@ -123,9 +127,11 @@ def _asked(args: argparse.Namespace) -> tuple[Recipe, Path, Dataset | None]:
 
 
 def _run_of(args: argparse.Namespace) -> Path | None:
-    """The folder of the run that is to go on, as far as options say it."""
+    """The folder of the run, as far as options say it."""
     if args.out:
         return Path(args.out)
+    if "name" in (changes := _pairs(args.changes)):
+        return RUNS / str(changes["name"])
     if args.images is not None:
         return RUNS / own_images.run_name(args)
     return RUNS / str(args.recipe) if args.recipe else None

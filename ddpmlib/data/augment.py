@@ -1,4 +1,4 @@
-"""Random flips and shifts of image batches."""
+"""Random flips, shifts and changes of appearance of image batches."""
 
 from collections.abc import Callable
 
@@ -24,3 +24,26 @@ def random_shift(x: Tensor, generator: torch.Generator, reach: int = 2) -> Tenso
     samples = torch.arange(b, device=x.device)[:, None, None, None]
     planes = torch.arange(c, device=x.device)[None, :, None, None]
     return padded[samples, planes, rows, cols]
+
+
+def random_appearance(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Vary contrast, brightness, sharpness and grain of images (B, C, H, W) in [-1, 1].
+
+    Each image for itself, and what is shown stays: values are stretched about mid-grey by 0.7 to
+    1.2 and moved by up to 0.2, up to all of the image is replaced by its mean over 3×3 pixels
+    (weights 1, 2, 1 each way), noise of standard deviation up to 0.15 is added, and all is clipped
+    to [-1, 1]. A classifier that is trained so looks less at them: see chapter 8 of the book.
+    """
+    amounts = torch.rand(4, len(x), 1, 1, 1, device=x.device, generator=generator).to(x.dtype)
+    contrast, brightness, blur, grain = amounts
+    x = x * (0.7 + 0.5 * contrast) + 0.4 * (brightness - 0.5)
+    x = x + blur * (_blurred(x) - x)
+    noise = torch.randn(x.shape, device=x.device, generator=generator, dtype=x.dtype)
+    return (x + 0.15 * grain * noise).clamp(-1, 1)
+
+
+def _blurred(x: Tensor) -> Tensor:
+    """The mean over 3×3 pixels with weights 1, 2, 1 each way; edges are continued outwards."""
+    x = torch.nn.functional.pad(x, [1] * 4, mode="replicate")
+    x = (x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]) / 4
+    return (x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]) / 4

@@ -13,19 +13,29 @@ from ddpmlib.evaluation.drawing import (
 )
 from ddpmlib.evaluation.entries import is_measured
 from ddpmlib.evaluation.guidance_options import Guidance
-from ddpmlib.evaluation.images import EXTRACTORS, images_of, network_of
+from ddpmlib.evaluation.images import EXTRACTORS, available, images_of, network_of
 from ddpmlib.evaluation.intervals import bootstrap, share_interval
+from ddpmlib.evaluation.memorisation import (
+    copied,
+    denoising_gap,
+    measure_memorisation,
+    nearer_to_training,
+    nearest_distances,
+)
 from ddpmlib.evaluation.metrics import (
     Moments,
     class_agreement,
+    density_coverage,
     frechet_distance,
     inception_score,
     kid,
+    matched_contrast,
     precision_recall,
     saturation,
 )
 from ddpmlib.evaluation.sample_quality import OF_SAMPLES, Reference, measure_samples, reference
 from ddpmlib.evaluation.sampling import SPACINGS, STEPS, Sampling
+from ddpmlib.evaluation.untrained import PixelComponents, RandomConvolutions
 
 __all__ = [
     "EXTRACTORS",
@@ -35,13 +45,19 @@ __all__ = [
     "STEPS",
     "Guidance",
     "Moments",
+    "PixelComponents",
+    "RandomConvolutions",
     "Reference",
     "Sampling",
     "accuracy_under_noise",
+    "available",
     "bootstrap",
     "class_agreement",
     "class_names",
     "classes_in_turn",
+    "copied",
+    "denoising_gap",
+    "density_coverage",
     "evaluate",
     "frechet_distance",
     "generate",
@@ -50,7 +66,11 @@ __all__ = [
     "is_measured",
     "kid",
     "label_of",
+    "matched_contrast",
+    "measure_memorisation",
     "measure_samples",
+    "nearer_to_training",
+    "nearest_distances",
     "network_of",
     "nll",
     "precision_recall",

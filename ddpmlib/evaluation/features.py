@@ -1,4 +1,4 @@
-"""Where features come from: classifiers of a data set, Inception for colour images, or the pixels.
+"""Where features come from: classifiers of a data set, Inception for colour images, or no training.
 
 What a training set looks like in these features is computed once and shipped: ``ddpmlib statistics
 mnist`` writes ``data/statistics/mnist.safetensors`` with a JSON file beside it. Statistics belong
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ddpmlib import data
 from ddpmlib.evaluation.metrics import Moments
+from ddpmlib.evaluation.untrained import PixelComponents, RandomConvolutions
 from ddpmlib.inputs import as_images
 from ddpmlib.models.classifier import Classifier
 from ddpmlib.training import parallel
@@ -60,27 +61,7 @@ class Inception(nn.Module):
         return h @ self.extractor.fc.weight.T
 
 
-class Pixels(nn.Module):
-    """The pixels themselves, for images that no classifier knows: reduced by area to 4 × 4.
-
-    Distances between them tell of colours and of where light and dark lie, and nothing of what the
-    images show: such numbers are compared with each other alone.
-    """
-
-    SIDE = 4
-    SHA256 = hashlib.sha256(b"area means of 4 by 4 pixels").hexdigest()
-
-    def features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> (B, C · 16), or fewer of images with shorter sides."""
-        height, width = (min(self.SIDE, side) for side in x.shape[2:])
-        return nn.functional.adaptive_avg_pool2d(x, (height, width)).flatten(1)
-
-    def head(self, h: Tensor) -> Tensor:
-        """No classes, so no logits: (B, 0)."""
-        return h[:, :0]
-
-
-FeatureExtractor = Classifier | Inception | Pixels
+FeatureExtractor = Classifier | Inception | PixelComponents | RandomConvolutions
 
 
 def inception(path: Path | str | None = None) -> Inception:
@@ -117,17 +98,30 @@ def inception(path: Path | str | None = None) -> Inception:
     return Inception(extractor).eval().requires_grad_(False)
 
 
-def _inception_weights() -> Path:
+def has_inception() -> bool:
+    """Whether :func:`inception` would find its weights, and what reads them."""
+    from importlib.util import find_spec
+
+    return _inception_file() is not None and find_spec("torch_fidelity") is not None
+
+
+def _inception_file() -> Path | None:
     from torch.hub import get_dir
 
     folders = data.directory(), Path(get_dir()) / "checkpoints"
-    for folder in folders:
-        if (folder / INCEPTION_FILE).is_file():
-            return folder / INCEPTION_FILE
-    raise FileNotFoundError(
-        f"the weights of Inception are not here, and nothing is downloaded unasked: get "
-        f"{INCEPTION_FILE} (91 MiB) from {INCEPTION_SOURCE}, and put it into {folders[0]}"
-    )
+    found = [folder / INCEPTION_FILE for folder in folders if (folder / INCEPTION_FILE).is_file()]
+    return found[0] if found else None
+
+
+def _inception_weights() -> Path:
+    found = _inception_file()
+    if found is None:
+        raise FileNotFoundError(
+            f"the weights of Inception are not here, and nothing is downloaded unasked: get "
+            f"{INCEPTION_FILE} (91 MiB) from {INCEPTION_SOURCE}, and put it into "
+            f"{data.directory()}"
+        )
+    return found
 
 
 @torch.no_grad()
@@ -182,6 +176,6 @@ def moments(classifier: FeatureExtractor, x: Tensor, batch_size: int = 500) -> M
 
 
 def _features(classifier: FeatureExtractor, x: Tensor) -> Tensor:
-    device = next((p.device for p in classifier.parameters()), x.device)
+    device = next(iter(classifier.state_dict().values())).device
     x = data.to_float(x) if x.dtype == torch.uint8 else x.clamp(-1, 1)
     return classifier.features(x.to(device))

@@ -9,23 +9,37 @@ import torch
 from ddpmlib import data
 from ddpmlib.data import Dataset, Source, own
 from ddpmlib.evaluation import features
-from ddpmlib.evaluation.features import FeatureExtractor, Pixels
+from ddpmlib.evaluation.features import FeatureExtractor
+from ddpmlib.evaluation.untrained import PixelComponents, RandomConvolutions, identity
 from ddpmlib.models.classifier import Classifier
 from ddpmlib.training.machine import default_device
 from ddpmlib.zoo.card import Card
-from ddpmlib.zoo.checkpoints import MODEL, load
+from ddpmlib.zoo.checkpoints import MODEL, load, shipped
 from ddpmlib.zoo.source import read_source
 
-EXTRACTORS = ("classifier", "inception", "pixels")
+TRAINED = ("classifier", "independent", "robust")
+UNTRAINED: dict[str, type[PixelComponents] | type[RandomConvolutions]] = {
+    "pixels": PixelComponents,
+    "random": RandomConvolutions,
+}
+EXTRACTORS = (*TRAINED, *UNTRAINED, "inception")
+"""Whose features a data set can be measured by."""
 
 
-def images_of(card: Card, folder: Path, given: Dataset | Path | str | None = None) -> Dataset:
+def images_of(
+    card: Card,
+    folder: Path,
+    given: Dataset | Path | str | None = None,
+    skip_broken: bool = False,
+) -> Dataset:
     """The data that a checkpoint was trained on.
 
     Args:
         card: of the checkpoint.
         folder: where it lies; of own images it may say where those are.
         given: the images themselves, or where they lie now.
+        skip_broken: leave out files there that cannot be read, also if the folder does not say
+            that it was so when they were trained on.
 
     Raises:
         FileNotFoundError: if nobody says where own images are, or nothing is there.
@@ -36,7 +50,8 @@ def images_of(card: Card, folder: Path, given: Dataset | Path | str | None = Non
         images = given
     elif given is not None:
         _, height, width = card.image_shape
-        source = Source(str(given), (height, width), card.image_shape[0] == 1, _skips(folder))
+        skip = skip_broken or _skips(folder)
+        source = Source(str(given), (height, width), card.image_shape[0] == 1, skip)
         images = own.again(source, name)
     elif name in data.DATASETS:
         images = data.load(name)
@@ -75,8 +90,9 @@ def network_of(
     """The network whose features a data set is measured by, and the SHA-256 of its file of weights.
 
     Args:
-        extractor: "classifier" for the data set's own, "inception" for colour images, "pixels"
-            for no network at all, or a classifier's checkpoint.
+        extractor: "classifier", "independent" or "robust" for a classifier of the data set (another
+            architecture; trained with varied appearance), "pixels" for their principal components,
+            "random" for random convolutions, "inception" for colour images; or a checkpoint.
         images: the data set.
         device: where to put it, by default a GPU if there is one.
         folder: of the checkpoint that is measured; a classifier beside it, or in a run beside it,
@@ -86,13 +102,14 @@ def network_of(
         FileNotFoundError: if there is no such classifier, or no file of Inception's weights.
         ValueError: if the classifier was trained on other data, or the images are grey.
     """
-    if extractor == "pixels":
-        return Pixels(), Pixels.SHA256
+    if extractor in UNTRAINED:
+        kind = UNTRAINED[extractor]
+        return kind.of(images).to(device or default_device()), identity(kind, images)
     if extractor == "inception":
         if images.image_shape[0] != 3:
             raise ValueError(f"{images.name} is grey, and Inception is for colour images only")
         return features.inception().to(device or default_device()), features.INCEPTION_SHA256
-    name = _classifier_of(images, folder) if extractor == "classifier" else extractor
+    name = _classifier_of(images, folder, extractor) if extractor in TRAINED else extractor
     classifier, card = load(name, device)
     if not isinstance(classifier, Classifier):
         raise ValueError(f"{card.name} is no classifier of clean images, whose features are needed")
@@ -104,14 +121,26 @@ def network_of(
     return classifier, card.sha256
 
 
-def has_classifier(images: Dataset, folder: Path) -> bool:
-    """Whether :func:`network_of` has where to look for a classifier of these images."""
-    return images.name in data.DATASETS or isinstance(_classifier_of(images, folder), Path)
+def available(images: Dataset, folder: Path) -> list[str]:
+    """Of :data:`EXTRACTORS` those that are at hand for a checkpoint in this folder.
+
+    Random convolutions have 64 features, whose covariance needs more test images than that.
+    """
+    found = [kind for kind in TRAINED if _has_classifier(images, folder, kind)]
+    found += ["pixels"] + ["random"] * (len(images.x_test) > RandomConvolutions.WIDTH)
+    if images.image_shape[0] == 3 and features.has_inception():
+        found.append("inception")
+    return found
 
 
-def _classifier_of(images: Dataset, folder: Path | None) -> str | Path:
+def _has_classifier(images: Dataset, folder: Path, kind: str) -> bool:
+    name = _classifier_of(images, folder, kind)
+    return isinstance(name, Path) or (shipped() / f"{name}.json").is_file()
+
+
+def _classifier_of(images: Dataset, folder: Path | None, kind: str) -> str | Path:
     """Beside a checkpoint, or for own images in a run beside that one's; else a shipped name."""
-    name = f"{images.name}-classifier"
+    name = f"{images.name}-{kind}"
     if folder is not None and (folder / f"{name}.json").is_file():
         return folder / f"{name}.safetensors"
     if folder is not None and images.name not in data.DATASETS:

@@ -255,6 +255,63 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     return _covered(fake, real, _radii(real, k)), _covered(real, fake, _radii(fake, k))
 
 
+def density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> tuple[float, float]:
+    """How many real points' balls hold a fake on average, and how many hold one at all.
+
+    As :func:`precision_recall`, but with the balls of the real set alone, so that one stray fake
+    cannot cover the space (Naeem et al. 2020, equations 5 and 6). Density is 1 where real and fake
+    points are equally dense, and may exceed 1 where fakes crowd; coverage falls with missing modes.
+
+    Args:
+        real, fake: features (N, D) and (M, D).
+        k: neighbours, 1 ≤ k < N.
+
+    Returns:
+        (density, coverage), the first ≥ 0, the second in [0, 1].
+
+    Raises:
+        ValueError: if shapes differ in D, a set is empty, has no k neighbours, or is not finite.
+    """
+    real, fake = _as_pair(real, fake)
+    if not 1 <= k < len(real) or not len(fake):
+        raise ValueError(
+            f"k must lie in 1..{len(real) - 1} for {len(real)} real points, with at least one "
+            f"fake: got {k} and {len(fake)}"
+        )
+    centre = _exact(real).mean(0)
+    real, fake = _exact(real) - centre, _exact(fake) - centre
+    radii = _radii(real, k)
+    parts = zip(real.split(1000), radii.split(1000), strict=True)
+    hits = [squared_distances(fake, centres) <= r for centres, r in parts]
+    density = sum(int(h.sum()) for h in hits) / (k * len(fake))
+    return density, float(torch.cat([h.any(0) for h in hits]).double().mean())
+
+
+def matched_contrast(x: Tensor, mean: float, std: float) -> Tensor:
+    """Images with another brightness and contrast: those of the pixels of real images.
+
+    One stretch and one shift for all images together, then clipped to [-1, 1]. Features of small
+    classifiers react to a background that is 0.02 too bright more than to a wrong shape; distances
+    before and after this tell how much of a difference is brightness and contrast alone.
+
+    Args:
+        x: images in [-1, 1], any shape; of one grey level they are only shifted.
+        mean, std: of all pixels of the real images; std ≥ 0.
+
+    Raises:
+        ValueError: if the images are not finite, or mean or std is none.
+    """
+    x = _as_finite("images", as_floats(as_images(x), "images")).clamp(-1, 1)
+    if not (-1 <= mean <= 1 and 0 <= std <= 1) or not x.numel():
+        raise ValueError(
+            f"need images, a mean in [-1, 1] and a deviation in [0, 1], got {x.numel()} pixels, "
+            f"{mean} and {std}"
+        )
+    own_mean, own_std = x.mean(), x.std(correction=0)
+    stretch = std / own_std if float(own_std) > 0 else 1.0
+    return ((x - own_mean) * stretch + mean).clamp(-1, 1)
+
+
 def class_agreement(logits: Tensor, y: Any) -> float:
     """Share of samples that a classifier gives the class they were asked to be, in [0, 1].
 
@@ -315,7 +372,7 @@ def _mmd2(x: Tensor, y: Tensor) -> Tensor:
     return within - 2 * kernel(x, y).mean()
 
 
-def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     """(N, D), (M, D) -> (N, M); what rounding leaves between equal points becomes 0."""
     scale = (x**2).sum(1)[:, None] + (y**2).sum(1)
     d2 = scale - 2 * x @ y.T
@@ -325,13 +382,13 @@ def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
 def _radii(x: Tensor, k: int, chunk: int = 1000) -> Tensor:
     """Squared distance of each point to its k-th nearest neighbour, (N,)."""
     # Each point is its own nearest, hence k + 1.
-    parts = [_squared_distances(part, x).kthvalue(k + 1, 1).values for part in x.split(chunk)]
+    parts = [squared_distances(part, x).kthvalue(k + 1, 1).values for part in x.split(chunk)]
     return torch.cat(parts)
 
 
 def _covered(points: Tensor, centres: Tensor, radii: Tensor, chunk: int = 1000) -> float:
     """Share of points that lie in at least one ball, its edge included."""
-    hits = [(_squared_distances(p, centres) <= radii).any(1) for p in points.split(chunk)]
+    hits = [(squared_distances(p, centres) <= radii).any(1) for p in points.split(chunk)]
     return float(torch.cat(hits).double().mean())
 
 

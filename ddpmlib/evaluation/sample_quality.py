@@ -18,7 +18,7 @@ from ddpmlib.evaluation.metrics import Moments
 from ddpmlib.inputs import as_images
 from ddpmlib.models.classifier import Classifier
 
-OF_SAMPLES = ("agreement", "fid", "is", "kid", "pr", "saturation")
+OF_SAMPLES = ("agreement", "fid", "contrast", "is", "kid", "pr", "saturation")
 NEED_CLASSES = ("agreement", "is")  # which pixels alone cannot give
 FEWEST_TEST_IMAGES = 8
 
@@ -36,6 +36,8 @@ class Reference:
         test, test_logits: of as many random test images, or of all if there are fewer: what they
             reach in place of samples is the floor.
         test_saturation: share of saturated pixels of the same test images.
+        pixels: mean and standard deviation of all pixels of (random) training images.
+        test_pixels: those of the test images.
     """
 
     moments: Moments
@@ -43,6 +45,8 @@ class Reference:
     test: Tensor
     test_logits: Tensor
     test_saturation: float
+    pixels: tuple[float, float]
+    test_pixels: tuple[float, float]
 
 
 def reference(
@@ -57,13 +61,21 @@ def reference(
         y: their classes (n,): test images then come in the same numbers per class, because equal
             numbers alone bring samples nearer to the training set than a random draw is.
     """
-    train, _ = features.extract(classifier, images.x_train[random_places(images.x_train, n)])
+    x_train = images.x_train[random_places(images.x_train, max(n, 10_000))]
+    train, _ = features.extract(classifier, x_train[:n])
     labels = images.x_test if y is None else images.labels("test")
     x_test = images.x_test[random_places(labels, n, y)]
     test, test_logits = features.extract(classifier, x_test)
     saturated = measures.saturation(data.to_float(x_test)).saturated
     moments = statistics.train_moments(classifier, images)
-    return Reference(moments, train, test, test_logits, saturated)
+    pixels, test_pixels = _pixels(data.to_float(x_train)), _pixels(data.to_float(x_test))
+    return Reference(moments, train, test, test_logits, saturated, pixels, test_pixels)
+
+
+def _pixels(x: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation of all pixels."""
+    x = x.double()
+    return float(x.mean()), float(x.std(correction=0))
 
 
 def random_places(labels: Tensor, n: int, y: Tensor | None = None) -> Tensor:
@@ -86,6 +98,7 @@ def random_places(labels: Tensor, n: int, y: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class _Seen:
+    classifier: FeatureExtractor
     x0: Tensor
     fake: Tensor
     logits: Tensor
@@ -125,12 +138,16 @@ def measure_samples(
           Inception, which knows other classes);
         - fid: ``frechet`` to the whole training set with its ``_interval``; ``frechet_floor``,
           what ``floor_n`` random test images reach, as many as the samples if there are so many;
+        - contrast: ``contrast``, the deviation of all pixels over that of training images, and
+          ``brightness``, the difference of their means, each with the ``_floor`` of test images;
+          ``frechet_matched`` with its ``_interval``: the distance when both are made equal, see
+          :func:`ddpmlib.evaluation.metrics.matched_contrast`;
         - is: ``inception_score`` with its ``_std`` over ``splits``, and its ``_floor``, which here
           is what test images reach;
         - kid: ``kid`` to as many training images, with its ``_std`` over subsets of ``kid_size``,
           and its ``_floor``;
-        - pr: ``precision`` and ``recall`` against as many training images, each with its
-          ``_floor``, that of test images;
+        - pr: ``precision`` and ``recall``, ``density`` and ``coverage`` against as many training
+          images, each with its ``_floor``, that of test images;
         - saturation: ``saturation``, the share of white pixels, with its ``_floor``, that of test
           images, and ``out_of_range``, see :func:`ddpmlib.evaluation.metrics.saturation`.
     """
@@ -140,7 +157,7 @@ def measure_samples(
     real = real or reference(classifier, images, len(x0), y)
     if not isinstance(classifier, Classifier):  # it knows other classes, or none
         y = None
-    seen = _Seen(x0, fake, logits, y, real, draws)
+    seen = _Seen(classifier, x0, fake, logits, y, real, draws)
     found: dict[str, Any] = {}
     for name in metrics:
         found |= _MEASURE[name](seen)
@@ -156,6 +173,27 @@ def _agreement(seen: _Seen) -> dict[str, Any]:
 
 
 def _fid(seen: _Seen) -> dict[str, Any]:
+    value, interval = _distance(seen, seen.fake)
+    return {
+        "frechet": value,
+        "frechet_interval": interval,
+        "frechet_floor": round(measures.frechet_distance(seen.real.test, seen.real.moments), 4),
+        "floor_n": len(seen.real.test),
+    }
+
+
+def _contrast(seen: _Seen) -> dict[str, Any]:
+    mean, std = seen.real.pixels
+    found: dict[str, Any] = {}
+    for suffix, (m, s) in (("", _pixels(seen.x0.clamp(-1, 1))), ("_floor", seen.real.test_pixels)):
+        found |= {f"contrast{suffix}": round(s / std, 4), f"brightness{suffix}": round(m - mean, 4)}
+    matched = measures.matched_contrast(seen.x0, mean, std)
+    value, interval = _distance(seen, features.extract(seen.classifier, matched)[0])
+    return found | {"frechet_matched": value, "frechet_matched_interval": interval}
+
+
+def _distance(seen: _Seen, fake: Tensor) -> tuple[float, list[float]]:
+    """The Fréchet distance to the training set, and its bootstrap interval."""
     train = seen.real.moments
     train.root()  # once for all
 
@@ -163,14 +201,9 @@ def _fid(seen: _Seen) -> dict[str, Any]:
         return measures.frechet_distance(h, train)
 
     interval = intervals.bootstrap(
-        distance, seen.fake, draws=seen.draws, groups=seen.y, generator=seen.generator
+        distance, fake, draws=seen.draws, groups=seen.y, generator=seen.generator
     )
-    return {
-        "frechet": round(distance(seen.fake), 4),
-        "frechet_interval": _rounded(interval),
-        "frechet_floor": round(distance(seen.real.test), 4),
-        "floor_n": len(seen.real.test),
-    }
+    return round(distance(fake), 4), _rounded(interval)
 
 
 def _is(seen: _Seen) -> dict[str, Any]:
@@ -197,12 +230,14 @@ def _kid(seen: _Seen) -> dict[str, Any]:
 
 
 def _pr(seen: _Seen) -> dict[str, Any]:
+    train, found = seen.real.train, dict[str, Any]()
+    names = ("precision", "recall", "density", "coverage")
     k = min(3, len(seen.fake) - 1, len(seen.real.test) - 1)
-    names = "precision", "recall"
-    found = dict(zip(names, measures.precision_recall(seen.real.train, seen.fake, k), strict=True))
-    floor = measures.precision_recall(seen.real.train, seen.real.test, k)
-    found |= {f"{name}_floor": v for name, v in zip(names, floor, strict=True)}
-    return {k: round(v, 4) for k, v in found.items()}
+    for suffix, h in (("", seen.fake), ("_floor", seen.real.test)):
+        spread = measures.density_coverage(train, h, min(5, len(train) - 1))
+        values = (*measures.precision_recall(train, h, k), *spread)
+        found |= {f"{n}{suffix}": round(v, 4) for n, v in zip(names, values, strict=True)}
+    return found
 
 
 def _saturation(seen: _Seen) -> dict[str, Any]:
@@ -212,7 +247,7 @@ def _saturation(seen: _Seen) -> dict[str, Any]:
 
 
 _MEASURE: dict[str, Callable[[_Seen], dict[str, Any]]] = {
-    "agreement": _agreement, "fid": _fid, "is": _is, "kid": _kid, "pr": _pr,
+    "agreement": _agreement, "fid": _fid, "contrast": _contrast, "is": _is, "kid": _kid, "pr": _pr,
     "saturation": _saturation,
 }  # fmt: skip
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from torch import nn
 
 from ddpmlib import data, files
-from ddpmlib.evaluation.features import FeatureExtractor, Inception, moments
+from ddpmlib.evaluation.features import FeatureExtractor, moments
 from ddpmlib.evaluation.metrics import Moments
 from ddpmlib.files import read_safetensors, write_atomically, write_safetensors
+
+KINDS = ("classifier", "independent", "robust", "inception")
+"""Whose statistics are worth a file: those of networks that are slow or need a file themselves."""
 
 
 class OtherWeights(ValueError):
@@ -53,9 +56,14 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def statistics_path(name: str, classifier: FeatureExtractor) -> Path:
-    """Where the statistics of a data set lie: in an installed package, else in the clone's data."""
-    suffix = "-inception" if isinstance(classifier, Inception) else ""
+def statistics_path(name: str, kind: str = "classifier") -> Path:
+    """Where the statistics of a data set lie: in an installed package, else in the clone's data.
+
+    Args:
+        name: of the data set.
+        kind: one of :data:`KINDS`.
+    """
+    suffix = "" if kind == "classifier" else f"-{kind}"
     return files.data_folder("statistics") / f"{name}{suffix}.safetensors"
 
 
@@ -91,7 +99,10 @@ def write_statistics(found: Statistics, path: Path, sha256: str) -> None:
 
 
 def statistics(
-    name: str, classifier: FeatureExtractor, data_fingerprint: str | None = None
+    name: str,
+    classifier: FeatureExtractor,
+    data_fingerprint: str | None = None,
+    kind: str = "classifier",
 ) -> Statistics:
     """The shipped statistics of a data set in the features of ``classifier``.
 
@@ -99,6 +110,7 @@ def statistics(
         name: of the data set.
         classifier: whose features.
         data_fingerprint: of the data that are to be described; None if the name is enough.
+        kind: one of :data:`KINDS`.
 
     Raises:
         FileNotFoundError: if none are shipped.
@@ -106,8 +118,9 @@ def statistics(
         OtherData: if they describe other data, or do not say which.
         ValueError: if a file is damaged.
     """
-    path = statistics_path(name, classifier)
-    hint = f"`ddpmlib statistics {name}` writes them"
+    path = statistics_path(name, kind)
+    option = "" if kind == "classifier" else f" --features {kind}"
+    hint = f"`ddpmlib statistics {name}{option}` writes them"
     if not path.is_file() or not path.with_suffix(".json").is_file():
         raise FileNotFoundError(f"there are no statistics {path} with their JSON file: {hint}")
     try:
@@ -131,8 +144,10 @@ def statistics(
 
 
 def train_moments(classifier: FeatureExtractor, images: data.Dataset) -> Moments:
-    """The moments of a training set: the shipped ones if they fit, else from all its images."""
-    try:
-        return statistics(images.name, classifier, images.fingerprint).train
-    except (FileNotFoundError, OtherWeights, OtherData):
-        return moments(classifier, images.x_train)
+    """The moments of a training set: shipped ones if some fit, else from all its images."""
+    for kind in KINDS:
+        try:
+            return statistics(images.name, classifier, images.fingerprint, kind).train
+        except (FileNotFoundError, OtherWeights, OtherData):
+            continue
+    return moments(classifier, images.x_train)

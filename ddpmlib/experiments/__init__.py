@@ -7,6 +7,7 @@ table and the figure that are made of the rows in ``data/results``. The command
 
 from ddpmlib.experiments import (
     chain,
+    feature_audit,
     gradient_noise,
     guidance,
     guidance_dropout,
@@ -14,6 +15,7 @@ from ddpmlib.experiments import (
     ladder,
     lengths,
     likelihood,
+    own_images,
     results,
     schedules,
     strides,
@@ -26,7 +28,8 @@ from ddpmlib.experiments.uncertainty import over_seeds, share_error, times_floor
 
 _IN_ORDER = (
     training, ladder, lengths, schedules, variances, likelihood, gradient_noise, strides, chain,
-    guidance, guidance_interval, thresholds, guidance_dropout,
+    guidance, guidance_interval, thresholds, guidance_dropout, own_images,
+    feature_audit,
 )  # fmt: skip
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in _IN_ORDER}
 
@@ -34,6 +37,7 @@ __all__ = [
     "EXPERIMENTS",
     "METHODS",
     "chain",
+    "feature_audit",
     "gradient_noise",
     "guidance",
     "guidance_dropout",
@@ -42,6 +46,7 @@ __all__ = [
     "lengths",
     "likelihood",
     "over_seeds",
+    "own_images",
     "results",
     "schedules",
     "share_error",

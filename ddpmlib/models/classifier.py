@@ -1,4 +1,8 @@
-"""A small convolutional classifier: reads samples, and is the source of features for FID."""
+"""Small convolutional classifiers: they read samples, and are the source of features for FID.
+
+Two architectures that share no layer but the last: conclusions that hold in the features of both
+do not hang on one of them.
+"""
 
 from dataclasses import dataclass
 
@@ -8,6 +12,7 @@ from ddpmlib.inputs import check_asked, check_floats
 from ddpmlib.models.embedding import MOST_CLASSES
 from ddpmlib.records import check_sizes
 
+ARCHITECTURES = ("plain", "residual")
 MOST = {"channels": 4096, "num_classes": MOST_CLASSES, "width": 8192, "features": 65_536}
 
 
@@ -21,6 +26,9 @@ class ClassifierConfig:
         width: features after the first stage; the second has twice as many.
         features: length of the penultimate layer.
         dropout: rate before the last layer.
+        architecture: "plain", four convolutions with batch normalisation and maxima of 2×2 pixels
+            that end in a 2×2 grid; or "residual", nine convolutions with group normalisation and
+            strides that end in means over the image.
     """
 
     channels: int = 1
@@ -28,9 +36,15 @@ class ClassifierConfig:
     width: int = 32
     features: int = 64
     dropout: float = 0.3
+    architecture: str = "plain"
 
     def __post_init__(self) -> None:
         check_sizes(self, MOST)
+        if self.architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"a classifier's architecture is {' or '.join(ARCHITECTURES)}, got "
+                f"{self.architecture!r:.40}"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
 
@@ -41,11 +55,10 @@ class Classifier(nn.Module):
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        w = config.width
-        self.body = nn.Sequential(
-            *_stage(config.channels, w), *_stage(w, 2 * w), nn.AdaptiveAvgPool2d(2), nn.Flatten()
-        )
-        self.neck = nn.Sequential(nn.Linear(8 * w, config.features), nn.SiLU())
+        body = _plain if config.architecture == "plain" else _residual
+        layers, length = body(config.channels, config.width)
+        self.body = nn.Sequential(*layers, nn.Flatten())
+        self.neck = nn.Sequential(nn.Linear(length, config.features), nn.SiLU())
         self.head = nn.Sequential(
             nn.Dropout(config.dropout), nn.Linear(config.features, config.num_classes)
         )
@@ -67,6 +80,33 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))
+
+
+def _plain(channels: int, width: int) -> tuple[list[nn.Module], int]:
+    layers = [*_stage(channels, width), *_stage(width, 2 * width), nn.AdaptiveAvgPool2d(2)]
+    return layers, 8 * width
+
+
+def _residual(channels: int, width: int) -> tuple[list[nn.Module], int]:
+    layers: list[nn.Module] = [nn.Conv2d(channels, width, 4, stride=2, padding=1)]
+    layers += [Residual(width), Residual(width)]
+    layers += [nn.Conv2d(width, 2 * width, 2, stride=2), Residual(2 * width), Residual(2 * width)]
+    layers += [nn.GroupNorm(1, 2 * width), nn.GELU(), nn.AdaptiveAvgPool2d(1)]
+    return layers, 2 * width
+
+
+class Residual(nn.Module):
+    """(B, C, H, W) -> (B, C, H, W): what two convolutions find is added to what came in."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [nn.GroupNorm(1, width), nn.GELU(), nn.Conv2d(width, width, 3, padding=1)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
 
 
 def _stage(inp: int, out: int) -> list[nn.Module]:

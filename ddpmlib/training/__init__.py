@@ -10,7 +10,7 @@ from ddpmlib.training.machine import (
     processor,
 )
 from ddpmlib.training.settings import BatchLoss, Progress, Settings, TrainingDiverged
-from ddpmlib.training.time_budget import updates_within
+from ddpmlib.training.time_budget import forecast, updates_within
 from ddpmlib.training.trainer import Trainer
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "default_device",
     "device_name",
     "fit",
+    "forecast",
     "hardware",
     "processor",
     "updates_within",

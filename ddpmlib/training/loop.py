@@ -21,7 +21,7 @@ def fit(
 ) -> Iterator[Progress]:
     """Train to the end of the budget, from wherever the trainer stands.
 
-    Who calls it decides what is logged, and where: "How to run it" shows ten lines for Weights &
+    Who calls it decides what is logged, and where: "How to run it" shows the lines for Weights &
     Biases, :mod:`ddpmlib.zoo.log` and :mod:`ddpmlib.zoo.tensorboard` wrap it as generators.
 
     Ctrl-C or SIGTERM in an update waits until it is done and saved, see

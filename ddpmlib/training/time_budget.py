@@ -1,14 +1,17 @@
-"""How many updates fit into a time."""
+"""How many updates fit into a time, and how much time they will take."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ddpmlib.training import parallel
+from ddpmlib.training.settings import Progress
 from ddpmlib.training.trainer import Trainer
 
 WARM_UP, STRETCH = 3, 5  # updates: before time is taken, and between two looks at the clock
@@ -47,6 +50,30 @@ def updates_within(trainer: Trainer, seconds: float, scratch: Path, save_every: 
     trainer.step = step
     left = (1 - RESERVE) * seconds - spent - sum(stretches) - saving
     return max(1, int(left / (each + saving / save_every)))
+
+
+def forecast(
+    updates: Iterator[Progress], steps: int, tell: Callable[[float], Any]
+) -> Iterator[Progress]:
+    """Pass updates on, and tell after the first ones how long the others will take.
+
+    Args:
+        updates: see :func:`ddpmlib.training.loop.fit`.
+        steps: that they come to in the end.
+        tell: gets the expected seconds, once; never if the updates end before.
+
+    Yields:
+        the updates.
+    """
+    started = 0.0
+    for count, progress in enumerate(updates, 1):
+        if count in (WARM_UP, WARM_UP + STRETCH):
+            float(progress.loss)  # a GPU may be behind
+            now = time.perf_counter()
+            if count > WARM_UP:
+                tell((steps - progress.step) * (now - started) / STRETCH)
+            started = now
+        yield progress
 
 
 def _seconds_of(trainer: Trainer, updates: int) -> float:

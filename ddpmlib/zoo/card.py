@@ -61,8 +61,7 @@ class Card:
         That is the recipe (T, schedule, what is predicted, the net), ``image_shape`` and
         ``num_classes``. The card bears it, so that an edit is noticed, and so does the header of
         the weights, so that a card which was edited with its digest is noticed too. The name, the
-        measurements and the way the weights are stored may change. (The weights that ship were
-        written before there were digests, and say nothing.)
+        measurements and the way the weights are stored may change.
         """
         shape = list(self.image_shape)
         meant = {"recipe": self.recipe, "image_shape": shape, "num_classes": self.num_classes}

@@ -2,16 +2,19 @@
 
 A checkpoint is a file of weights, a card (JSON) with its SHA-256 beside it, and the log of the run
 that made it. The shipped ones lie in ``data/checkpoints``; weights that are too large for one file
-there lie in parts, which are joined when they are read. Files that ship have the beginning of that
-SHA-256 in their names, but for those of older versions: so new ones never replace old ones, and the
-card, which is written last and in one go, decides which are meant. Nothing is ever unpickled.
+there lie in parts, which are joined when they are read. Weights are written under names that hold
+the beginning of that SHA-256, so that new ones never replace old ones, and the card, which comes
+after them and in one go, decides which are meant. What ships keeps these names, but for files of
+older versions; the weights of a run or of a save then get their plain name. Nothing is ever
+unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +179,7 @@ def ship(
     name: str | None = None,
     dtype: str = "float16",
     folder: Path | None = None,
+    tell: Callable[[str], Any] = print,
 ) -> Path:
     """Copy a finished run into the folder of shipped checkpoints, in files below :data:`LARGEST`.
 
@@ -184,6 +188,7 @@ def ship(
         name: of the checkpoint, by default the recipe's.
         dtype: "float16" or "float32" for the weights on disk.
         folder: another one than :func:`shipped`.
+        tell: gets a sentence if a checkpoint of this name is replaced.
 
     Returns:
         the weights' file, whose name :func:`load` takes, also if it lies in parts.
@@ -207,6 +212,9 @@ def ship(
     log = read_content(log_of_run, LARGEST_LOG) if log_of_run.exists() else b""
     # Metrics belong to the exact weights they were measured on, so they do not travel.
     card = replace(card, name=target.stem, dtype=dtype, metrics=[])
+    if (old := target.with_suffix(".json")).is_file():
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(old.stat().st_mtime))
+        tell(f"{target.stem} of {when} is replaced, and its measurements with it")
     write_model(small, card, target, log)
     return target
 
@@ -229,25 +237,38 @@ def write_model(
         tensors: the weights.
         card: what is known of them.
         path: a .safetensors file.
-        log: of the run, if the checkpoint ships: weights and log then get names of their own, in
-            equal parts of at most :data:`LARGEST` bytes, and the files of an older checkpoint of
-            this name go once the new one is whole.
+        log: of the run, if the checkpoint ships: weights and log then keep names of their own, in
+            equal parts of at most :data:`LARGEST` bytes.
+
+    A kill at any moment leaves the older checkpoint of this name or the new one, which the card
+    decides; the files of the older one go once the new one is whole.
     """
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     # One entry only: safetensors writes several in any order, and equal runs are equal to the bit.
     content = to_safetensors(tensors, {"digest": card.digest})
     count = 1 if log is None else -(-len(content) // LARGEST)
     card = replace(card, sha256=hashlib.sha256(content).hexdigest(), parts=count)
-    files, size = part_files(path, card) if log is not None else [path], -(-len(content) // count)
+    files, size = part_files(path, card), -(-len(content) // count)
+    kept = (
+        {path, path.with_suffix(".jsonl")} if log is None else {*files, _log_of(path, card.sha256)}
+    )
     with writing(path) as place:
         for i, file in enumerate(files):
             write_atomically(file, content[i * size : (i + 1) * size])
         if log is not None:
             write_atomically(_log_of(path, card.sha256), log)
         card.write(place)
-        if log is not None:
-            _remove_older(path, {*files, _log_of(path, card.sha256)})
+        if log is None:
+            name_plainly(path, card)
+        _remove_older(path, kept)
     return card
+
+
+def name_plainly(path: Path, card: Card) -> None:
+    """Give weights of a run or a save, still named after their content, the name ``path``."""
+    (part,) = part_files(path, card)
+    if part.is_file():
+        part.replace(path)
 
 
 def _remove_older(path: Path, kept: set[Path]) -> None:

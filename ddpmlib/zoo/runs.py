@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,24 +21,22 @@ from torch import nn
 from ddpmlib import data, interruption
 from ddpmlib.data import Dataset, own
 from ddpmlib.files import PACKAGE
-from ddpmlib.locks import Held, locked
 from ddpmlib.training import parallel
 from ddpmlib.training.loop import fit
 from ddpmlib.training.machine import hardware
 from ddpmlib.training.settings import Progress
-from ddpmlib.training.time_budget import updates_within
+from ddpmlib.training.time_budget import forecast, updates_within
 from ddpmlib.training.trainer import Trainer
 from ddpmlib.zoo import tensorboard as events
 from ddpmlib.zoo.card import Card
-from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, start_from, write_model
+from ddpmlib.zoo.checkpoints import LOG, MODEL, STATE, name_plainly, start_from, write_model
 from ddpmlib.zoo.log import Log, thinned
 from ddpmlib.zoo.previews import Previews
 from ddpmlib.zoo.recipe import Recipe, changed, to_dict
+from ddpmlib.zoo.run_folder import check_folder, reserved, stamp_of
 from ddpmlib.zoo.source import SOURCE, read_source, write_source
 from ddpmlib.zoo.stretches import Recorded, Stretch, continued, notes, options, recorded, told
 from ddpmlib.zoo.weights import read
-
-LOCK = ".lock"  # there while the run is being trained
 
 
 def train(
@@ -73,11 +70,16 @@ def train(
         folder: where the run lives; created if needed.
         dataset: in place of the one that the recipe names; the card then names this one, and the
             folder says where it was read from, see :mod:`ddpmlib.zoo.source`. A resumed run reads
-            it again from there.
+            it again from there. Its images lie in memory: on others
+            (:class:`ddpmlib.data.map_style.MapStyle`) a
+            :class:`ddpmlib.training.trainer.Trainer` trains the recipe's model and loss, and
+            :func:`ddpmlib.zoo.saved.save` keeps it.
         resume: go on from the last saved state, if there is one; also done without a word where
             ``torchrun`` started the processes again.
         minutes: in place of the recipe's steps, as many as fit into this time, see
-            :func:`ddpmlib.training.time_budget.updates_within`; a resumed run keeps its number.
+            :func:`ddpmlib.training.time_budget.updates_within`; a resumed run goes on for so long
+            from where it stands, and its learning rate follows. Without, the minutes that are
+            expected are printed after the first updates, if there is one or more.
         init: a checkpoint whose weights to start from instead of random ones; see
             :func:`ddpmlib.zoo.checkpoints.start_from`. The card names it.
         device, bf16, compile, channels_last, accumulate: see
@@ -103,9 +105,9 @@ def train(
         ImportError: if TensorBoard is asked for and not installed.
     """
     folder, state = Path(folder), Path(folder) / STATE
-    _check_folder(folder, resume or parallel.restarted())
+    check_folder(folder, resume)
     recipe, dataset = _fitting(recipe, dataset, folder)
-    stamp, before = _stamp(state), recorded(state)
+    stamp, before = stamp_of(state), recorded(state)
     given: dict[str, Any] = {"bf16": bf16, "compile": compile, "channels_last": channels_last}
     given |= {"accumulate": accumulate, "save_every": save_every, "log_every": log_every}
     given |= {"sample_every": sample_every, "tensorboard": tensorboard}
@@ -124,8 +126,8 @@ def train(
     shape, k = dataset.image_shape, recipe.num_classes
     every = how["sample_every"]
     grids = None if every is None else Previews(folder, trainer, shape, k, every)
-    with _reserved(folder):
-        if _stamp(state) != stamp:
+    with reserved(folder):
+        if stamp_of(state) != stamp:
             raise ValueError(f"{folder} has changed since this run was prepared: try again")
         if minutes is not None:
             recipe = _timed(recipe, trainer, minutes, before, state, how["save_every"])
@@ -135,54 +137,9 @@ def train(
         if trainer.step == now.steps and (card := _finished(folder, recipe)):
             return card
         stretches = continued(before.stretches if before else (), now)
-        watched = partial(_watched, folder, trainer, grids, how["tensorboard"])
+        tell = partial(_tell, recipe.name) if minutes is None else None
+        watched = partial(_watched, folder, trainer, grids, how["tensorboard"], tell)
         return _carried_out(recipe, trainer, dataset, folder, stretches, start[1], watched)
-
-
-# ---- the folder ----------------------------------------------------------------------------------
-
-
-def _check_folder(folder: Path, resume: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"a run needs a folder, and {folder} is a file")
-    state, model = (folder / STATE).exists(), (folder / MODEL).exists()
-    if state and not resume:
-        raise FileExistsError(
-            f"{folder} already holds a run: go on with it by --resume, or give another folder by "
-            "--out"
-        )
-    if model and not state:  # training from the start would in the end replace it
-        raise FileExistsError(
-            f"{folder} holds a trained model but no {STATE} to go on from: give another folder by "
-            "--out"
-        )
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Which file a name stands for at this moment."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
-
-
-@contextmanager
-def _reserved(folder: Path) -> Iterator[None]:
-    """The folder is this run's; of several processes the first one holds the lock for all."""
-    refused: OSError | None = None
-    with ExitStack() as stack:
-        if parallel.is_main():
-            busy = f"{folder} is being trained"
-            other = "wait for it, or give another folder by --out"
-            try:
-                stack.enter_context(locked(folder / LOCK, busy, other))
-            except OSError as error:
-                refused = error
-        sentence = parallel.collected(["" if refused is None else str(refused)])[0]
-        if refused is not None or sentence:
-            raise refused or Held(sentence)
-        yield
 
 
 # ---- before the first update ---------------------------------------------------------------------
@@ -221,13 +178,15 @@ def _timed(
     state: Path,
     save_every: int,
 ) -> Recipe:
-    """The recipe with as many steps as fit into the time, or as the saved run was given."""
-    if before is not None:
+    """The recipe with as many steps as fit into the time, beyond those that are done."""
+    if before is not None and parallel.restarted():  # they were counted before the restart
         return changed(recipe, {"settings.steps": before.recipe.settings.steps})
     steps = updates_within(trainer, 60 * minutes, state.with_name("timing.safetensors"), save_every)
+    done = before.step if before is not None else 0
     if parallel.is_main():
-        print(f"{recipe.name}: {minutes:g} minutes are {steps:,} updates")
-    return changed(recipe, {"settings.steps": steps})
+        after = f" after the {done:,} that are done" if done else ""
+        print(f"{recipe.name}: {minutes:g} minutes are {steps:,} updates{after}")
+    return changed(recipe, {"settings.steps": done + steps})
 
 
 def _take_up(
@@ -271,8 +230,10 @@ def _stretch(trainer: Trainer, how: Mapping[str, Any], command: str) -> Stretch:
 
 def _finished(folder: Path, recipe: Recipe) -> Card | None:
     """The card of a run that was exported as a whole: with its measurements, so it is kept."""
+    model = folder / MODEL
     try:
-        card = read(folder / MODEL)[0]
+        name_plainly(model, Card.read(model.with_suffix(".json")))  # a kill may have come before
+        card = read(model)[0]
     except (OSError, ValueError):
         return None
     return card if card.recipe["settings"]["steps"] == recipe.settings.steps else None
@@ -325,12 +286,24 @@ def _watched(
     trainer: Trainer,
     grids: Previews | None,
     tensorboard: bool,
+    tell: Callable[[float], None] | None,
     updates: Iterator[Progress],
     log: Log,
 ) -> Iterator[Progress]:
-    """The updates, with grids of samples and events where they are asked for."""
+    """The updates, with grids of samples, events and their time where they are asked for."""
     updates = grids.watch(updates) if grids else updates
-    return events.watch(updates, folder, log.rows, trainer.step, grids) if tensorboard else updates
+    if tensorboard:
+        updates = events.watch(updates, folder, log.rows, trainer.step, grids)
+    return forecast(updates, trainer.settings.steps, tell) if tell else updates
+
+
+def _tell(name: str, seconds: float) -> None:
+    """Say how long a run will take, unless it is over before that has been read."""
+    from tqdm import tqdm
+
+    if seconds >= 60 and parallel.is_main():
+        minutes = round(seconds / 60)
+        tqdm.write(f"{name}: about {minutes:,} minute{'s' if minutes > 1 else ''} to go")
 
 
 def _circumstances(trainer: Trainer) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def save(
         model: a :class:`~ddpmlib.denoiser.denoiser.Denoiser` around any network, or a network.
             Wrappers (guidance, thresholds) hold no weights of their own: save what they wrap.
         path: a ``.safetensors`` file, or a folder, where the file is ``model.safetensors``. An
-            older checkpoint there is replaced.
+            older checkpoint there is replaced; a kill meanwhile leaves that one or the new one.
         shape: of a sample, (C, H, W) of images, (D,) of points.
         build: the constructor of the network, unless it is the library's own.
         arguments: what ``build`` is called with, by name: numbers, words, lists and mappings.

@@ -64,12 +64,14 @@ class Recorded:
         init: SHA-256 of the checkpoint that it started from; None for random weights.
         start: the same in words.
         stretches: none for a run that an older version began.
+        step: updates done when it was saved.
     """
 
     recipe: Recipe
     init: str | None
     start: str | None
     stretches: tuple[Stretch, ...]
+    step: int
 
 
 def recorded(path: Path) -> Recorded | None:
@@ -80,12 +82,13 @@ def recorded(path: Path) -> Recorded | None:
     """
     if not path.exists():
         return None
-    said = state.read(path).said
+    found = state.read(path)
+    said = found.said
     try:
         recipe = dict(said["recipe"])
         init = recipe.pop("init", None)
         stretches = tuple(typed(Stretch, one) for one in said.get("stretches", ()))
-        return Recorded(from_dict(recipe), init, said.get("start"), stretches)
+        return Recorded(from_dict(recipe), init, said.get("start"), stretches, found.step)
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(f"{path} does not say which run it is of ({error})") from error
 

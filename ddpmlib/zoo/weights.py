@@ -31,13 +31,27 @@ def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
             or if they are other weights than the recipe's, or were written with another recipe.
     """
     card = Card.read(path.with_suffix(".json"))
-    needed = _needed(path, card)
+    needed, files = _needed(path, card), weights_files(path, card)
     try:
-        content = _joined(path, card, needed)
-    except FileNotFoundError:
-        if Card.read(path.with_suffix(".json")).sha256 == card.sha256:
+        content = _verified(path, files, card, needed)
+    except (FileNotFoundError, ValueError):
+        now = Card.read(path.with_suffix(".json"))
+        if now.sha256 == card.sha256 and weights_files(path, now) == files:
             raise
         return read(path)  # a newer checkpoint of this name has just taken their place
+    tensors, header = from_safetensors(content, path)
+    if header.get("digest", card.digest) != card.digest:
+        raise ValueError(
+            f"{path} was written with another recipe, image_shape or num_classes than its card "
+            "names; fetch the card again, or train the model again"
+        )
+    check_weights(path, tensors, needed)
+    return card, tensors
+
+
+def _verified(path: Path, files: list[Path], card: Card, needed: dict[str, Tensor] | None) -> bytes:
+    """What the files of weights hold, if it has the SHA-256 that the card says."""
+    content = _joined(path, files, card, needed)
     found = hashlib.sha256(content).hexdigest()
     if found != card.sha256:
         what = f"{path} is damaged"
@@ -47,14 +61,7 @@ def read(path: Path) -> tuple[Card, dict[str, Tensor]]:
             f"{what}: its SHA-256 is {found[:12]}..., the card says "
             f"{card.sha256[:12]}...; fetch it again, or train it again"
         )
-    tensors, header = from_safetensors(content, path)
-    if header.get("digest", card.digest) != card.digest:
-        raise ValueError(
-            f"{path} was written with another recipe, image_shape or num_classes than its card "
-            "names; fetch the card again, or train the model again"
-        )
-    check_weights(path, tensors, needed)
-    return card, tensors
+    return content
 
 
 def _needed(path: Path, card: Card) -> dict[str, Tensor] | None:
@@ -72,9 +79,8 @@ def _needed(path: Path, card: Card) -> dict[str, Tensor] | None:
         raise ValueError(f"the recipe in the card of {path} builds nothing ({line})") from error
 
 
-def _joined(path: Path, card: Card, needed: dict[str, Tensor] | None) -> bytes:
+def _joined(path: Path, files: list[Path], card: Card, needed: dict[str, Tensor] | None) -> bytes:
     """What the files of weights hold, unless they are larger than any weights of these shapes."""
-    files = weights_files(path, card)
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(f"{file} is missing: fetch it again, or train the model again")
@@ -132,8 +138,8 @@ def weights_files(path: Path, card: Card) -> list[Path]:
     """The files that hold the weights: parts in order, be it one alone, or ``path`` itself.
 
     A part's name tells whose it is: ``mnist.safetensors.0123456789ab.part1of2`` belongs to the
-    weights whose SHA-256 begins like that. ``path`` itself are the weights of a run, and those that
-    an older version shipped in one file.
+    weights whose SHA-256 begins like that. ``path`` itself are the weights of a run or of a save,
+    once they are whole, and those that an older version shipped in one file.
     """
     parts = part_files(path, card)
     return [path] if len(parts) == 1 and path.is_file() and not parts[0].is_file() else parts

@@ -15,8 +15,9 @@ from playwright.sync_api import Browser, Page
 from scripts import notebooks
 
 ROOT = notebooks.ROOT
-HTML = ROOT / "_build" / "html"
-STAMP = ROOT / "_build" / "html-sources.sha256"
+FOLDER = ROOT / "_build" / "tests"  # beside the reader's _build/html, which is left alone
+HTML = FOLDER / "_build" / "html"
+STAMP = FOLDER / "html-sources.sha256"
 
 
 def sources() -> list[Path]:
@@ -42,7 +43,7 @@ def build() -> Path:
 
     Modules of tests run in several processes: the first builds, the others wait for it.
     """
-    STAMP.parent.mkdir(exist_ok=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
     with open(STAMP.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         wanted = digest()
@@ -53,7 +54,8 @@ def build() -> Path:
         ):
             STAMP.unlink(missing_ok=True)
             program = Path(sys.executable).with_name("jupyter-book")
-            command = [str(program), "build", str(ROOT), "--all", "-W", "--keep-going"]
+            command = [str(program), "build", str(ROOT), "--path-output", str(FOLDER)]
+            command += ["--all", "-W", "--keep-going"]
             run = subprocess.run(command, capture_output=True, encoding="utf-8")
             assert run.returncode == 0, (run.stdout + run.stderr)[-4000:]
             STAMP.write_text(wanted, "utf-8")

@@ -7,6 +7,7 @@ in test_pages.py.
 from __future__ import annotations
 
 import re
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from itertools import pairwise
@@ -15,10 +16,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bs4 import BeautifulSoup
+from PIL import Image
 from playwright.sync_api import Browser
 
 from ddpmlib import equations
-from scripts import notebooks, release
+from scripts import notebooks, release, social_card
 from tests.book.built import ROOT, Visit, parse
 from tests.book.looking import PICTURES
 from tests.book.test_equations import prose, tags
@@ -234,6 +236,8 @@ def test_every_chapter_says_below_its_title_what_it_costs(pages: dict[str, Beaut
         cost = costs[chapter.name]
         assert f"{cost['seconds']:.0f} s of one CPU thread" in line.get_text()
         assert cost["processor"] in line.get_text()
+        (minutes,) = re.findall(r"About (\d+) minutes to read", line.get_text())
+        assert 10 <= int(minutes) <= 60
 
 
 def local_pictures(soup: BeautifulSoup) -> list[str]:
@@ -328,7 +332,28 @@ def test_search_finds_a_word_offline(browser: Browser, html: Path) -> None:
         link = visit.page.locator("#search-results li a").first
         link.wait_for(timeout=15_000)
         assert visit.page.locator("#search-results li a").count() >= 1
+        excerpt = visit.page.locator("#search-results li .context").first
+        excerpt.wait_for(timeout=15_000)
+        assert "noise" in excerpt.inner_text().lower() and len(excerpt.inner_text()) > 100
         assert visit.foreign() == [] and visit.complaints == []
+
+
+def test_every_page_says_its_version_and_has_a_picture_for_links(
+    pages: dict[str, BeautifulSoup],
+) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    assert (ROOT / "CHANGELOG.md").read_text("utf-8").count(f"## {version}, ") == 1
+    for name, soup in pages.items():
+        if not name.startswith("_modules"):
+            footer = soup.select_one("footer").get_text()  # type: ignore[union-attr]
+            assert footer.count(f"ersion {version}, ") == 2, name
+            (image,) = soup.select('meta[property="og:image"]')
+            card = ROOT / str(image["content"]).split("/main/")[1]
+            assert card.stat().st_size < 200_000
+
+
+def test_the_card_is_as_large_as_pages_show_it() -> None:
+    assert Image.open(social_card.CARD).size == social_card.PIXELS == (1200, 630)
 
 
 def test_the_browser_test_notices_the_network(browser: Browser, tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def displayed(kind: str, data: str) -> object:
 
 
 def exercise(stars: str, number: int) -> list[object]:
-    question = new_markdown_cell(f"### {stars} Count\nHow many?\n\nHint: two.")
+    title = f"### {stars} Exercise 1.{number}: Count"
+    question = new_markdown_cell(f"{title}\nHow many?\n\nHint: two.")
     skeleton = code(f'answer = ...\n\n# exercises.check("1.{number}", answer)')
     solution = code(f'exercises.check("1.{number}", 2)', tags=("hide-cell", "solution"))
     return [question, skeleton, solution]
@@ -63,13 +64,15 @@ def exercise(stars: str, number: int) -> list[object]:
 
 def good() -> Executed:
     """The smallest chapter without a complaint."""
-    opening = f"# Forward\n\n{notebooks.badge('01_forward')}\n\n```\n### no heading\n```"
+    opening = f"# 1. Forward\n\n{notebooks.badge('01_forward')}\n\n```\n### no heading\n```"
     cells = [
         new_markdown_cell(opening),
         code(notebooks.setup_cell(), tags=("setup", "hide-input")),
         new_markdown_cell("## Objectives\n\n### Detail"),
         code("draw()", displayed("image/png", "iVBO"), alt=ALT),
+        new_markdown_cell("**Fig. 1.1.** A ring becomes clean; see [chapter 2](02_reverse.ipynb)."),
         code("film()", displayed("text/html", f'<img alt="{ALT}" src="data:image/png;base64,i">')),
+        new_markdown_cell("**Fig. 1.2.** The same as a film.\n\nCompare it with Fig. 1.1."),
         code('print("a;")', said("a;\n")),
         code(PROOF, tags=("hide-input",)),
         new_markdown_cell("## What goes wrong"),
@@ -159,23 +162,38 @@ BAD = [
     ("colab_badge", edited("[![Open in Colab]", "[Open in Colab]")),
     ("headings_are_a_tree", with_last(new_markdown_cell("# Another title"))),
     ("headings_are_a_tree", with_last(new_markdown_cell("#### Too deep"))),
-    ("headings_are_a_tree", edited("# Forward", "## Forward")),
+    ("headings_are_a_tree", edited("# 1. Forward", "## 1. Forward")),
     ("sections_are_complete", edited("## Recap", "## Summary")),
     ("sections_are_complete", edited("## What goes wrong", "### What goes wrong")),
     ("equation_table", edited('table("01")', 'table("02")')),
     ("folded_proof", edited("sp.expand", "abs")),
     ("folded_proof", edited("assert sp", "print(sp")),
     ("folded_proof", edited("## Objectives", "## Exercises")),
-    ("exercises_are_complete", edited("### ★★ Count", "#### ★★ Count")),
-    ("exercises_are_complete", edited("### ★★ Count", "### Count")),
-    ("exercises_are_complete", edited("### ★★★ Count", "### ★★★★ Count")),
+    ("exercises_are_complete", edited("### ★★ Exercise", "#### ★★ Exercise")),
+    ("exercises_are_complete", edited("### ★★ Exercise", "### Exercise")),
+    ("exercises_are_complete", edited("### ★★★ Exercise", "### ★★★★ Exercise")),
     ("exercises_are_complete", edited("Hint: two.", "")),
     ("exercises_are_complete", edited("exercises.check", "print")),
-    ("three_grades", edited("### ★★★ Count", "### ★★ Count")),
+    ("three_grades", edited("### ★★★ Exercise", "### ★★ Exercise")),
     ("skeletons_are_checked", edited("answer = ...", "answer = 2")),
     ("skeletons_are_checked", edited('# exercises.check("1.2", answer)', "# yours")),
     ("solutions_are_folded", with_last(code("x", tags=("solution",)))),
     ("checks_belong_to_the_chapter", with_last(code('exercises.check("2.1", 0)'))),
+    ("numbered_title", edited("# 1. Forward", "# Forward")),
+    ("numbered_title", edited("# 1. Forward", "# 2. Forward")),
+    ("telling_headings", with_last(new_markdown_cell("## The derivation"))),
+    ("named_exercises", edited("Exercise 1.2: Count", "Exercise 1.2")),
+    ("plain_words", with_last(new_markdown_cell("*What to see:* one knob."))),
+    ("figures_have_captions", edited("**Fig. 1.1.** ", "")),
+    ("figures_have_captions", edited("**Fig. 1.2.**", "**Fig. 1.3.**")),
+    ("figures_have_captions", edited("**Fig. 1.2.**", "**Fig. 2.2.**")),
+    ("captions_have_figures", with_last(new_markdown_cell("**Fig. 1.3.** Nothing."))),
+    ("captions_have_figures", with_last(new_markdown_cell("See Fig. 1.7."))),
+    ("chapters_are_links", with_last(new_markdown_cell("As in chapter 3."))),
+    ("chapters_are_links", with_last(new_markdown_cell("As in [this](a.md) and chapters 3 to 5."))),
+    ("short_enough", edited("## What goes wrong", "## What goes wrong\n\n" + "word " * 3501)),
+    ("narrow_code", with_last(code("x = 1  # " + "y" * 68))),
+    ("narrow_code", with_last(code("x = 1  # " + "y" * 80, tags=("hide-input",)))),
 ]
 
 
@@ -192,7 +210,9 @@ def test_a_bad_chapter_breaks_the_rule(rule: str, chapter: Executed) -> None:
 def appendix(name: str = "A_tables") -> Executed:
     """The good chapter without what makes it a lesson, under the name of an appendix."""
     chapter = edited(notebooks.badge("01_forward"), notebooks.badge(name))
-    cells = chapter.notebook.cells[:6]
+    cells = chapter.notebook.cells[:8]
+    for cell in cells:
+        cell.source = cell.source.replace("# 1.", "# A.").replace("Fig. 1.", "Fig. A.")
     metadata = chapter.notebook.metadata
     return Executed(name, new_notebook(cells=cells, metadata=metadata), 1000)
 
@@ -200,6 +220,15 @@ def appendix(name: str = "A_tables") -> Executed:
 @pytest.mark.parametrize("rule", RULES)
 def test_an_appendix_is_no_lesson_and_keeps_every_other_rule(rule: str) -> None:
     assert list(RULES[rule](appendix())) == []
+
+
+def test_what_is_folded_or_comes_after_the_exercises_has_no_limit() -> None:
+    words = "word " * 3501
+    folded = edited(
+        "## What goes wrong", f"## What goes wrong\n\n:::{{dropdown}} Proof\n{words}\n:::"
+    )
+    for chapter in (folded, edited("## Recap", f"## Recap\n\n{words}")):
+        assert list(RULES["short_enough"](chapter)) == []
 
 
 @pytest.mark.parametrize("rule", ["sections_are_complete", "equation_table"])

@@ -25,6 +25,8 @@ class ClassifierRecipe:
         net: shape of the classifier.
         reach: images are shifted by up to this many pixels.
         flip: mirror images at random.
+        appearance: vary contrast, brightness, sharpness and grain at random, see
+            :func:`ddpmlib.data.augment.random_appearance`.
         settings: optimiser and budget.
     """
 
@@ -35,6 +37,7 @@ class ClassifierRecipe:
     settings: Settings
     reach: int = 2
     flip: bool = False
+    appearance: bool = False
 
     def __post_init__(self) -> None:
         check_names(self)
@@ -49,7 +52,7 @@ class ClassifierRecipe:
         return seeded(self.settings.seed, lambda: Classifier(self.net))
 
     def loss(self) -> BatchLoss:
-        """Cross-entropy on shifted (and mirrored) images."""
+        """Cross-entropy on images that are shifted and, if asked, mirrored and varied."""
 
         def batch_loss(
             model: nn.Module, x: Tensor, y: Condition | None, generator: torch.Generator
@@ -59,6 +62,8 @@ class ClassifierRecipe:
             x = augment.random_shift(x, generator, self.reach)
             if self.flip:
                 x = augment.random_flip(x, generator)
+            if self.appearance:
+                x = augment.random_appearance(x, generator)
             return nn.functional.cross_entropy(model(x).float(), y)
 
         return batch_loss
