@@ -996,8 +996,9 @@ Markdown(results.markdown(head, body))
 # %% [markdown]
 # Early guidance takes most variety and late guidance least, as on the line. By this distance late
 # guidance does the least harm, and the middle as much as the early third. Any third is enough to
-# settle the class, because these digits are hardly ever in doubt: at $w=0$ the network is as near
-# to the training data as unseen scans are, so guidance has nothing to gain here and only costs.
+# settle the class, because these digits are hardly ever in doubt: at $w=0$ the network is, by this
+# distance, as near to the training data as unseen scans are, so guidance has nothing to gain here
+# and only costs.
 
 # %% [markdown]
 # ## MNIST and Fashion-MNIST over w
@@ -1066,7 +1067,7 @@ assert (round(first["recall"], 2), round(fifth["recall"], 2)) == (0.86, 0.60)
 assert (round(first["frechet"], 2), round(fifth["frechet"], 2)) == (0.27, 4.59)
 
 # %% [markdown]
-# **Fig. 11.10.** Distance and score part as $w$ grows, in the features of our classifiers.
+# **Fig. 11.10.** Distance and score disagree as $w$ grows, in the features of our classifiers.
 # Inception Score asks whether each sample is clearly of one class and all classes are there; it
 # rises to $w=4$, close to 10, which ten classes cannot pass. The Fréchet distance, which also
 # compares the variety, is least at $w=0$ on MNIST and at $w=0.5$ on Fashion-MNIST and rises from
@@ -1090,8 +1091,8 @@ Markdown(experiments.guidance.table("fashion_mnist", "classifier_free"))
 # :class: warning
 # "A low temperature optimises FID, a high temperature IS", says one of the decks. It is the other
 # way round. Low temperature means strong guidance: few, typical, certain samples, which *Inception
-# Score* rewards. FID wants the breadth of the data as well, so past a point it **suffers** from
-# strong guidance. Fig. 11.10 shows it: low temperature is on the right of each panel.
+# Score* rewards. FID compares the breadth of the data as well, so past a point strong guidance
+# makes it **worse**. Fig. 11.10 shows it: low temperature is on the right of each panel.
 # :::
 #
 # The same rows as precision (how many samples look like data) over recall (how much of the data is
@@ -1110,10 +1111,10 @@ for free in swept.values():
     assert 0 < gained < 0.03 and free[-1]["precision"] < free[0]["precision"]
 
 # %% [markdown]
-# **Fig. 11.11.** Guidance pays with recall. Along each classifier-free curve (labels are $w$)
-# recall falls from right to left at every step, while precision gains less than 0.03 and at $w=8$
-# lies below that of $w=0$. The classifier's curves start at a model that is *not* told the class.
-# Both axes are taken in the features of our classifiers.
+# **Fig. 11.11.** Guidance costs recall. Along each classifier-free curve (labels are $w$) recall
+# falls from right to left at every step, while precision gains less than 0.03 and at $w=8$ lies
+# below that of $w=0$. The classifier's curves start at a model that is *not* told the class. Both
+# axes are taken in the features of our classifiers.
 #
 # Which method reaches an agreement of 99 % at the least distance? The rows of the sweeps, by
 # method:
@@ -1209,11 +1210,11 @@ Markdown(experiments.thresholds.table("fashion_mnist"))
 
 # %% [markdown]
 # Clipping changes the distance in these features by less than an eighth. Dynamic thresholding at
-# $w=4$ multiplies it by five to seven, and agreement falls to 88 % and 62 % (at $w=8$ in the
-# tables above to 27 % and 34 %): there the images are ruined, whatever measures them. At weaker
-# guidance the rows are less clear. Almost no pixel is white after dynamic thresholding, at any
-# $w$, and the distances in these features contain that change of contrast; at $w=1$ on MNIST it
-# comes out lower than without a threshold.
+# $w=4$ multiplies it by five to seven, and agreement falls to 88 % and 62 %, at $w=8$ (tables
+# above) to 27 % and 34 %: strong guidance with this threshold ruins images. At weaker guidance the
+# rows are less clear. Almost no pixel is white after dynamic thresholding, at any $w$, and the
+# distances in these features contain that change of contrast; at $w=1$ on MNIST it comes out lower
+# than without a threshold.
 #
 # ### How many labels to drop
 #
