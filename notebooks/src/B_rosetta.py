@@ -64,14 +64,30 @@ import matplotlib.pyplot as plt
 import torch
 from ddpmlib import plots, zoo
 from ddpmlib.denoiser import (
-    EPS, SCORE, VELOCITY, X0, V, oracle, parameterization,
-)  # fmt: skip
+    EPS,
+    SCORE,
+    VELOCITY,
+    X0,
+    V,
+    oracle,
+    parameterization,
+)
 from ddpmlib.guidance import ClassifierFree
 from ddpmlib.prediction import Prediction
 from ddpmlib.process import (
-    DDPM, EDM, VDM, VE, VP, FlowMatching, Process, RectifiedFlow, ZeroBased,
-    beta_from_alpha_bar, kernel, schedules,
-)  # fmt: skip
+    DDPM,
+    EDM,
+    VDM,
+    VE,
+    VP,
+    FlowMatching,
+    Process,
+    RectifiedFlow,
+    ZeroBased,
+    beta_from_alpha_bar,
+    kernel,
+    schedules,
+)
 from ddpmlib.samplers import draw, sample, uniform_times
 from ddpmlib.teaching import exercises
 from IPython.display import Markdown
