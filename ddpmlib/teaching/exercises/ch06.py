@@ -173,7 +173,9 @@ def _three_peaks(process: DDPM) -> oracle.Mixture:
 def _unknown(data: oracle.Mixture, x_t: Tensor, t: int) -> Tensor:
     """Var(x_0 | x_t) by Bayes' rule on a grid, (B, 1)."""
     grid = torch.linspace(-2.2, 2.2, 1500, dtype=F64)[:, None]
-    scale, std = float(data.process.scale[t]), float(data.process.std[t])
+    process = data.process
+    assert isinstance(process, DDPM)
+    scale, std = float(process.scale[t]), float(process.std[t])
     log_p = data.log_prob(grid, 0) - (x_t - scale * grid[:, 0]) ** 2 / (2 * std**2)
     p = torch.softmax(log_p, dim=1)
     mean = p @ grid

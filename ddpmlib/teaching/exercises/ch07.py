@@ -41,7 +41,7 @@ def _(answer: Any) -> None:
     g = torch.Generator().manual_seed(0)
     mixing = torch.randn(3, 3, generator=g, dtype=torch.float64)
 
-    def denoiser(x_t: Tensor, t: Any, y: Tensor | None = None, /) -> Prediction:
+    def denoiser(x_t: Tensor, t: Any, y: Any = None, /) -> Prediction:
         return Prediction(torch.tanh(x_t @ mixing + t / 40))
 
     for steps in (1, 4, 13):
@@ -145,7 +145,7 @@ def _restarted(starts: int = 4, n: int = 800) -> dict[int, float]:
     weights, stds = torch.tensor([1.0, 2, 3, 1, 2, 3]), torch.full((6,), 0.15)
     exact = oracle.Mixture(process, weights, data.ring_means(6), stds)
 
-    def denoiser(x_t: Tensor, t: Any, y: Tensor | None = None, /) -> Prediction:
+    def denoiser(x_t: Tensor, t: Any, y: Any = None, /) -> Prediction:
         push = 0.4 * (t > _STRONG) + 0.05 * (t <= _WEAK)
         return Prediction(exact(x_t, t).x0 + push * torch.tensor([1.0, 0.0]))
 
