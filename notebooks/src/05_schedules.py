@@ -1005,7 +1005,7 @@ for name in ("sigmoid", "cosine"):
         )
         if name == "cosine":
             assert (share[:6] < 1).all() and (share[1:3] < 0.95).all()
-        assert (abs(share[6:] - 1) < 0.03).all()
+        assert (abs(share[6:] - 1) < 0.08).all(), share
 ax.axhline(1, color=colour["linear"], lw=1, label="trained under linear")
 ax.set(
     xlabel="log-SNR λ (nats), clean on the left",
@@ -1020,7 +1020,7 @@ lower = [
 assert max(lower) < 0.9
 
 # %% [markdown]
-# **Fig. 5.7.** After the same short training, networks trained under cosine predict better than those trained under linear at every noise level from $\lambda=6$ to $-4$, whatever the seed. Each thin line is one seed: the error of $\hat\varepsilon$ on unseen scans, divided by that of the linear network of the same seed. Cosine's error is lower by more than a tenth at $\lambda=4$ and 2. Beyond $\lambda=-6$, where linear has a quarter of its times, all networks are equally good: those times taught nothing that the others miss.
+# **Fig. 5.7.** After the same short training, networks trained under cosine predict better than those trained under linear at every noise level from $\lambda=6$ to $-4$, whatever the seed. Each thin line is one seed: the error of $\hat\varepsilon$ on unseen scans, divided by that of the linear network of the same seed. Cosine's error is lower by more than a tenth at $\lambda=4$ and 2. Beyond $\lambda=-6$, where linear has a quarter of its times, all networks are equally good within 8 %: those times taught next to nothing that the others miss.
 #
 # The samples follow. Each network draws 300 digits in 25 ancestral steps, evenly spaced in *cosine* time for all, and we take the Fréchet distance of the features of our digit classifier to the training scans:
 
