@@ -1157,7 +1157,7 @@ axes[1].set_ylabel("energy distance, mixture")
 _ = axes[0].legend()
 
 # %% [markdown]
-# **Fig. 7.10.** A chain should start at $T$. Left, "leading" is far behind on the digits at five
+# **Fig. 7.9.** A chain should start at $T$. Left, "leading" is far behind on the digits at five
 # steps: it starts at $t=801$ and feeds pure noise to a network that expects $\sqrt{\bar\alpha_{801}}$
 # of a mostly *dark* image in it. Right, the mixture has a mean of almost zero, so that the missing
 # start costs nothing; there the spacings that spend steps near the data (linspace, quadratic) are
@@ -1224,7 +1224,7 @@ fig, ax = plt.subplots(figsize=(5.2, 3.7))
 _ = plots.grid(torch.cat(shown), ncol=7, ax=ax)
 
 # %% [markdown]
-# **Fig. 7.11.** The dangerous bug is the one whose digits look good. From top to bottom: correct;
+# **Fig. 7.10.** The dangerous bug is the one whose digits look good. From top to bottom: correct;
 # α for ᾱ; one bar lost; noise at the end; stale ε. The table gives the numbers of each row.
 #
 # Row 2 is easy to notice. **Row 3 is not**: each digit is clean, and the classifier reads all of
