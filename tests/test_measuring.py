@@ -142,13 +142,14 @@ def test_chains_of_restart_share_what_they_should():
     found = restart.draws(counted, RESTART, x_T, y, g)
     assert set(found) == set(restart.LABELS)
     calls = {name: n for name, (n, _) in found.items()}
-    assert calls == {"ddim": 4, "late": 4, "ancestral": 4, "restart": 6, "more": 6}
-    assert len(asked) == 2 * 2 + 3 * 2 + 2 + 6  # halves are shared
+    halves = dict.fromkeys(("ddim", "late", "early", "ancestral"), 4)
+    assert calls == halves | {"restart": 6, "twice": 8, "more": 6}
+    assert len(asked) == 2 * 2 + 4 * 2 + 2 * 2 + 6  # halves are shared
     plain = draw(denoiser, process, x_T, uniform_times(1000, 4), eta=0.0, y=y)
     torch.testing.assert_close(found["ddim"][1], plain)
     more = draw(denoiser, process, x_T, uniform_times(1000, 6), eta=0.0, y=y)
     torch.testing.assert_close(found["more"][1], more)
-    for name in ("restart", "late", "ancestral"):
+    for name in ("restart", "twice", "late", "early", "ancestral"):
         assert float((found[name][1] - plain).abs().max()) > 0.1
 
 

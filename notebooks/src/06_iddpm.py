@@ -1225,6 +1225,7 @@ g = torch.Generator().manual_seed(7)
 samples = exact3.draw(50_000, generator=g)
 times = quadratic_times(1000, 6)
 
+# %%
 answer = ...  # a function place(x_t, t)
 
 # exercises.check("6.5", answer)

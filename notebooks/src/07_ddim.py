@@ -1397,6 +1397,7 @@ for k in range(10):
     x_T = torch.randn(1000, 2, generator=seeded(k))
     draws.append((x_T, exact.draw(1000, generator=seeded(100 + k))))
 
+# %%
 answer = ...  # a dictionary {100: ..., 200: ..., ..., 900: ...}
 
 # exercises.check("7.5", answer)

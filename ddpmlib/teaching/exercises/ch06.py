@@ -42,10 +42,11 @@ def _(answer: Any) -> None:
             f"For β̃ = {low:.4g} and β = {high:.4g} the prices are {first:.4g} and {second:.4g}."
         )
         c = float(width(float(process.alpha_bar[t]), float(process.alpha_bar[s])))
+        assert math.isfinite(c) and c > 0, f"A width is a positive number, not {c}."
         cov = torch.tensor([[c**2]], dtype=F64)
         data = oracle.Gaussian(process, torch.zeros(1, dtype=F64), cov)
         found = _best_variance(data, process, c, t, s)
-        assert c > 0 and math.isclose(found, best, rel_tol=1e-6), (
+        assert math.isclose(found, best, rel_tol=1e-6), (
             f"For t = {t}, s = {s} data of that width have another best variance."
         )
 
