@@ -196,11 +196,12 @@ def test_resume_alone_goes_on_with_the_recorded_options(cwd, monkeypatch, capsys
     assert main([*words, "--out", "straight"]) == 0
     out = [] if "--out" not in again else ["--out", "runs/r"]
     assert begun([*words, *out], monkeypatch, at=3) == 143
+    folder = Path(out[1] if out else "runs/digits-classifier")
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "ddpmlib: ended by SIGTERM; update 3 is saved, and `--resume` goes on"
+        "ddpmlib: ended by SIGTERM; update 3 is saved, and "
+        f"`ddpmlib train --resume --out {folder}` goes on"
     )
     assert main(["train", *again.split()]) == 0
-    folder = Path(out[1] if out else "runs/digits-classifier")
     found, straight = (zoo.Card.read(f / "model.json") for f in (folder, Path("straight")))
     assert found.recipe == straight.recipe and found.loss == straight.loss
     assert found.training | {"seconds": 0} == straight.training | {"seconds": 0}
@@ -221,8 +222,9 @@ def test_a_run_of_some_minutes_goes_on_by_resume_alone(cwd, monkeypatch, capsys)
     assert card.training["command"] == f"ddpmlib train digits-classifier {rest} --steps 6"
 
 
-def test_a_finished_run_is_extended_and_its_card_says_both(cwd, capsys):
-    words = ["train", "digits-classifier", *QUICK]
+@pytest.mark.parametrize("warmup", [1, 50])
+def test_a_finished_run_is_extended_and_its_card_says_both(cwd, capsys, warmup):
+    words = ["train", "digits-classifier", *QUICK, f"settings.warmup={warmup}"]
     assert main([*words, "--steps", "3"]) == 0
     first = (Path("runs/digits-classifier/model.safetensors")).read_bytes()
     capsys.readouterr()
@@ -231,9 +233,11 @@ def test_a_finished_run_is_extended_and_its_card_says_both(cwd, capsys):
     said = capsys.readouterr().out.splitlines()[0]
     settings = zoo.Card.read(Path("runs/digits-classifier/model.json")).recipe["settings"]
     then, now = (training.Settings(**settings | {"steps": n}).lr_at(3) for n in (3, 8))
+    assert (now != then) == (warmup == 1)
+    at_once = f", so after 3 updates it is {now:.3g}, and not {then:.3g}" if warmup == 1 else ""
     assert said == (
         "digits-classifier: 8 updates instead of 3; the schedule of the learning rate is stretched "
-        f"to the new end, so after 3 updates it is {now:.3g}, and not {then:.3g}"
+        f"to the new end{at_once}"
     )
     card = zoo.Card.read(Path("runs/digits-classifier/model.json"))
     assert [(s["since"], s["steps"]) for s in card.training["stretches"]] == [(0, 3), (3, 8)]
@@ -411,8 +415,11 @@ def test_a_run_that_is_not_finished_is_sampled_and_said_to_be(runs, capsys):
         (runs / "digits" / name).unlink()
     words = ["--n", "1", "--steps", "1", "--device", "cpu"]
     assert main(["sample", "runs/digits", *words]) == 0
-    sentence = "the run in runs/digits is not finished: .* averaged weights after 3 of 3 updates\n"
-    assert re.match(sentence + "samples.png: 1 samples of digits", capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert re.fullmatch(
+        "ddpmlib: the run in runs/digits is not finished: .* weights after 3 of 3 updates\n", err
+    )
+    assert out.startswith("samples.png: 1 samples of digits")
     assert main(["sample", "digits", *words]) == 0
     assert "runs/digits is not finished, and digits is the shipped" in capsys.readouterr().out
     for verb in ("evaluate", "ship"):
@@ -802,7 +809,8 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(cwd):
     _, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     step = int(files.read_safetensors(state)[1]["step"])
-    assert f"interrupted; update {step} is saved, and `--resume` goes on" in err
+    again = "`ddpmlib train --resume --out runs/digits` goes on"
+    assert f"interrupted; update {step} is saved, and {again}" in err
     assert "Traceback" not in err
     assert 1 <= step < 40 and not Path("runs/digits/model.safetensors").exists()
     words[words.index("--save-every") + 1] = "40"

@@ -55,8 +55,9 @@ def test_a_rehearsal_trains_ships_and_measures_and_a_second_changes_nothing(
     assert {p.name for p in out.iterdir()} == {*ONLY, "checkpoints", "statistics"}
     card = zoo.load(out / "checkpoints" / "mnist.safetensors", "cpu")[1]
     classifier = zoo.read(out / "checkpoints" / "mnist-classifier.safetensors")[0]
-    samples, nll = card.metrics
+    samples, pixels, copies, nll = card.metrics
     assert (samples["n"], samples["steps"], samples["extractor"]) == (16, 2, classifier.sha256[:12])
+    assert pixels["features"] == "pixels" and copies["metric"] == "memorisation"
     assert nll["metric"] == "nll" and classifier.metrics[0]["n"] == 30
     statistics = json.loads((out / "statistics" / "mnist.json").read_text("utf-8"))
     assert statistics["classifier"] == classifier.sha256 and statistics["train"] == 60
@@ -83,7 +84,7 @@ def test_a_kill_at_any_stage_is_made_good_by_the_same_command(folder, monkeypatc
         assert child.returncode == -signal.SIGKILL
     rehearse(monkeypatch, folder, "--only", *ONLY)
     cards = [zoo.Card.read(path) for path in sorted((out / "checkpoints").glob("*.json"))]
-    assert [len(card.metrics) for card in cards] == [1, 2]
+    assert [len(card.metrics) for card in cards] == [1, 4]
     assert not [p for p in out.rglob("*") if p.suffix == ".part"]
 
 

@@ -68,7 +68,8 @@ def test_a_folder_becomes_a_run_and_says_so(cwd, capsys):
         "the data",
         out[1],
     )
-    assert out[2].startswith("runs/two-kinds: ")
+    assert out[2] == "too few to test with for `ddpmlib evaluate`, which needs 8"
+    assert out[3].startswith("runs/two-kinds: ")
     card = card_of("runs/two-kinds")
     assert card.name == card.recipe["data"] == "two-kinds"
     assert card.training["classes"] == ["bar", "disc"] and card.num_classes == 2
@@ -316,7 +317,9 @@ def test_pixels_that_are_asked_for_say_what_they_leave_out(finished, tmp_path, c
     assert entry["features"] == "pixels" and "class_agreement" not in entry
     alone = copied(run, tmp_path / "alone")
     entry_of(alone, "pixels")
-    hint = "`ddpmlib train --images PATH --kind classifier` trains one"
+    hint = (
+        "`ddpmlib train --images PATH --name two-kinds --size 16x16 --kind classifier` trains one"
+    )
     assert capsys.readouterr().out == f"{left_out} ({hint})\n"
     entry_of(run, "pixels", metrics=["fid"])
     assert capsys.readouterr().out == ""
@@ -336,13 +339,46 @@ def test_a_classifier_of_other_images_is_refused(finished, tmp_path):
         entry_of(run, str(run))
 
 
+def test_a_classifier_of_images_of_another_size_is_refused_and_the_sizes_are_named(finished):
+    larger = torch.zeros(4, 3, 20, 16, dtype=torch.uint8)
+    y = torch.tensor([0, 1, 0, 1])
+    other = data.Dataset("two-kinds", larger, y, larger, y, ("bar", "disc"))
+    sizes = "images of 3×16×16, and those of two-kinds are 3×20×16: `ddpmlib train .* --size 20x16"
+    with pytest.raises(ValueError, match=sizes):
+        images.network_of(str(finished / "runs" / "two-kinds-classifier"), other, "cpu")
+
+
+@pytest.mark.filterwarnings("ignore:.* samples leave the covariance of")
+def test_beside_a_classifier_of_other_images_the_rest_is_measured(finished, tmp_path, capsys):
+    run = copied(finished / "runs" / "two-kinds", tmp_path / "two-kinds")
+    other = copied(finished / "runs" / "two-kinds-classifier", tmp_path / "two-kinds-classifier")
+    card = json.loads((other / "model.json").read_text("utf-8"))
+    card["training"]["data_fingerprint"] = "0" * 64
+    (other / "model.json").write_text(json.dumps(card), "utf-8")
+    entry = entry_of(run, "all")
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("not measured by classifier: two-kinds-classifier was trained on other")
+    assert second.startswith("measured by pixels, without agreement and is (")
+    assert entry["features"] == "pixels" and {"frechet", "saturation"} <= entry.keys()
+
+
+def test_a_missing_classifier_is_named_with_the_command_that_trains_it(finished, tmp_path):
+    run = copied(finished / "runs" / "two-kinds", tmp_path / "alone")
+    command = "`ddpmlib train --images PATH --name two-kinds --size 16x16 --kind classifier`"
+    with pytest.raises(FileNotFoundError, match=f"no checkpoint 'two-kinds-classifier': {command}"):
+        entry_of(run)
+    with pytest.raises(FileNotFoundError, match="measured by classifier, pixels or random"):
+        entry_of(run, "robust")
+
+
 def test_moved_images_are_given_and_changed_ones_are_refused(finished, tmp_path, capsys):
     run = copied(finished / "runs" / "two-kinds", tmp_path / "alone")
     moved = write_folder(tmp_path / "moved", 45)
     where = json.loads((run / "data.json").read_text("utf-8"))
     (run / "data.json").write_text(json.dumps(where | {"path": str(tmp_path / "gone")}), "utf-8")
     words = ["evaluate", str(run), "--metric", "saturation", "--n", "10", *DRAWN]
-    assert "there is no folder" in failed(capsys, words)[1]
+    err = failed(capsys, words)[1]
+    assert "there is no folder" in err and "give --images (images= in Python) to say where" in err
     assert main([*words, "--images", str(moved)]) == 0
     for path in moved.rglob("04*.png"):
         path.unlink()

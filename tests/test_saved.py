@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddpmlib import files, zoo
+from ddpmlib import data, files, zoo
 from ddpmlib.denoiser import (
     EPS,
     SCORE,
@@ -610,3 +610,11 @@ def test_a_saved_model_of_no_data_is_not_measured(tmp_path):
     zoo.save(perceptron(), tmp_path / "m.safetensors", shape=[2])
     with pytest.raises(FileNotFoundError, match="does not say where its images lie"):
         evaluate(tmp_path / "m.safetensors", device="cpu")
+
+
+def test_a_bare_network_is_not_measured(tmp_path):
+    zoo.save(WithAPart(), tmp_path / "m.safetensors", shape=[1, 8, 8], build=WithAPart)
+    with pytest.raises(ValueError, match="is a WithAPart, .* put the network into a Denoiser"):
+        evaluate(
+            tmp_path / "m.safetensors", images=data.load("digits"), build=WithAPart, device="cpu"
+        )

@@ -22,6 +22,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
+from sphinx_design.dropdown import dropdown_title
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the library beside this book
 
@@ -38,6 +39,7 @@ CLOSED = (
     nodes.raw,
     nodes.reference,
     nodes.title,
+    dropdown_title,  # it opens and closes: no second control fits into it
 )
 
 logger = logging.getLogger(__name__)

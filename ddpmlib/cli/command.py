@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 
 from ddpmlib import __version__, interruption
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     unnamed = all(getattr(args, name, "") is None for name in ("recipe", "images"))
     args.command = shlex.join(["ddpmlib", *_repeatable(words, () if unnamed else ("--out",))])
     try:
-        with interruption.heeded():
+        with interruption.heeded(), warnings.catch_warnings():
+            warnings.showwarning = _warn
             _run(args)
     except FAULTS as error:
         # PyTorch adds pages to some messages: the first line says what is wrong.
@@ -64,16 +66,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _warn(message: Warning | str, *where: object) -> None:
+    """One sentence for the reader, without the line of code that it comes from."""
+    complain(f"ddpmlib: {message}")
+
+
 def _hint(args: argparse.Namespace, stop: KeyboardInterrupt) -> str:
     """What was kept of a run that is interrupted."""
     if args.run is not train.run:
         return ""
     kept = getattr(stop, "kept", "")
-    return (
-        f"; {kept}, and `--resume` goes on"
-        if kept
-        else "; if a state was saved, `--resume` goes on from it"
-    )
+    if not kept:
+        return "; if a state was saved, `--resume` goes on from it"
+    return f"; {kept}, and `{shlex.join(train.resumption(args))}` goes on"
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -68,3 +68,4 @@ def run(args: argparse.Namespace) -> None:
 def _show(entry: dict[str, Any]) -> None:
     for key, value in entry.items():
         say(f"{key:24} {value}")
+    say("")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +16,11 @@ RUNS = Path("runs")
 
 
 def denoiser_of(args: argparse.Namespace) -> Any:
-    """The denoiser that ``args.model`` names, and its card; says so if its run is not finished."""
+    """The denoiser that ``args.model`` names, and its card."""
     from ddpmlib import zoo
     from ddpmlib.denoiser.denoiser import Denoiser
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", zoo.UnfinishedRun)
-        model, card = zoo.load(model_of(args), args.device)
-    for warning in caught:
-        if warning.category is zoo.UnfinishedRun:
-            say(warning.message)
-        else:
-            where = warning.filename, warning.lineno
-            warnings.warn_explicit(str(warning.message), warning.category, *where)
+    model, card = zoo.load(model_of(args), args.device)
     if not isinstance(model, Denoiser):
         raise ValueError(f"{card.name} is a classifier: it measures samples but draws none")
     return model, card

@@ -117,8 +117,11 @@ def read_again(args: argparse.Namespace, folder: Path, before: Recipe) -> Datase
     if not (args.kind or args.like or args.flip or args.size or args.grey or args.rgb):
         source = read_source(folder)
         skip = args.skip_broken or source.skip_broken
-        source = replace(source, path=str(Path(args.images).resolve()), skip_broken=skip)
-        return own.again(source, before.data, say)
+        moved = replace(source, path=str(Path(args.images).resolve()), skip_broken=skip)
+        dataset = own.again(moved, before.data, say)
+        if moved.path != source.path:
+            say(f"{folder}: its images are read from {moved.path} from now on")
+        return dataset
     recipe, dataset = chosen(args)
     asked = recipes.changed(recipe, {"settings.steps": before.settings.steps})
     if (args.kind or args.like or args.flip) and asked != before:

@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _asked(args: argparse.Namespace) -> tuple[Recipe, Path, Dataset | None]:
     """The recipe with its changes, the folder, and own images; a run goes on with its recipe."""
+    from ddpmlib.evaluation.sample_quality import FEWEST_TEST_IMAGES
     from ddpmlib.zoo import STATE, recipes
     from ddpmlib.zoo.run_folder import check_folder
     from ddpmlib.zoo.stretches import recorded
@@ -119,11 +120,18 @@ def _asked(args: argparse.Namespace) -> tuple[Recipe, Path, Dataset | None]:
     named, dataset = _named(args)
     folder = args.out or RUNS / named.name
     if dataset is not None:
-        for line in recipes.described(named, dataset):
+        for line in recipes.described(named, dataset, args.minutes):
             say(line)
+        if named.kind == "diffusion" and len(dataset.x_test) < FEWEST_TEST_IMAGES:
+            say(f"too few to test with for `ddpmlib evaluate`, which needs {FEWEST_TEST_IMAGES}")
     if args.resume:
         say(f"no saved state in {folder}: starting from the beginning")
     return named, folder, dataset
+
+
+def resumption(args: argparse.Namespace) -> list[str]:
+    """The words of the command that goes on with a run."""
+    return ["ddpmlib", "train", "--resume", "--out", str(_run_of(args))]
 
 
 def _run_of(args: argparse.Namespace) -> Path | None:

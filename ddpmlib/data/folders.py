@@ -268,7 +268,9 @@ def _settle_broken(broken: dict[str, str], skip: bool, tell: Tell) -> None:
     files = f"{len(broken):,} file{'s' if len(broken) > 1 else ''}"
     said = f"{files} cannot be read ({'; '.join(reasons)}{more})"
     if not skip:
-        raise ValueError(f"{said}: mend or remove them, or leave them out by --skip-broken")
+        raise ValueError(
+            f"{said}: mend or remove them, or leave them out by --skip-broken (skip_broken=True)"
+        )
     tell(f"left out: {said}")
 
 

@@ -15,7 +15,7 @@ from ddpmlib.models.classifier import Classifier
 from ddpmlib.training.machine import default_device
 from ddpmlib.zoo.card import Card
 from ddpmlib.zoo.checkpoints import MODEL, load, names
-from ddpmlib.zoo.source import read_source
+from ddpmlib.zoo.source import images_again, read_source
 
 TRAINED = ("classifier", "independent", "robust")
 UNTRAINED: dict[str, type[PixelComponents] | type[RandomConvolutions]] = {
@@ -56,11 +56,11 @@ def images_of(
     elif name in data.DATASETS:
         images = data.load(name)
     else:
-        images = own.again(read_source(folder), name)
+        images = images_again(folder, name)
     if not _same(card, images):
         raise ValueError(
             f"{card.name} was trained on other images than these ({len(images.x_train):,} to train "
-            "on): give those by --images, or train it again"
+            "on): give those by --images (images= in Python), or train it again"
         )
     return images
 
@@ -109,16 +109,48 @@ def network_of(
         if images.image_shape[0] != 3:
             raise ValueError(f"{images.name} is grey, and Inception is for colour images only")
         return features.inception().to(device or default_device()), features.INCEPTION_SHA256
-    name = _classifier_of(images, folder, extractor) if extractor in TRAINED else extractor
+    name: str | Path = extractor
+    if extractor in TRAINED:
+        name = _classifier_of(images, folder, extractor)
+        if not isinstance(name, Path) and name not in names():
+            raise FileNotFoundError(f"no checkpoint {name!r}: {_remedy(images, extractor)}")
     classifier, card = load(name, device)
     if not isinstance(classifier, Classifier):
         raise ValueError(f"{card.name} is no classifier of clean images, whose features are needed")
     if not _same(card, images) or card.image_shape[0] != images.image_shape[0]:
-        raise ValueError(
-            f"{card.name} was trained on other images than {images.name} holds now: train it again "
-            "with --kind classifier, or measure by --features pixels"
-        )
+        raise ValueError(_unfit(card, images))
     return classifier, card.sha256
+
+
+def training_of(images: Dataset, kind: str) -> str:
+    """The command that trains a classifier of a data set, in the words of the command line."""
+    if images.name in data.DATASETS:
+        return f"`ddpmlib train {images.name}-{kind}`"
+    height, width = images.image_shape[1:]
+    return (
+        f"`ddpmlib train --images PATH --name {images.name} --size {height}x{width} "
+        "--kind classifier`"
+    )
+
+
+def _remedy(images: Dataset, kind: str) -> str:
+    if images.name in data.DATASETS or kind == "classifier":
+        return f"{training_of(images, kind)} trains it"
+    return "images of your own are measured by classifier, pixels or random"
+
+
+def _unfit(card: Card, images: Dataset) -> str:
+    """Why a classifier's features are not for these images, and what to do."""
+    (c, h, w), (channels, height, width) = card.image_shape, images.image_shape
+    if (c, h, w) != (channels, height, width):
+        return (
+            f"{card.name} was trained on images of {c}×{h}×{w}, and those of {images.name} are "
+            f"{channels}×{height}×{width}: {training_of(images, 'classifier')} trains one for them"
+        )
+    return (
+        f"{card.name} was trained on other images than {images.name} holds now: train it again "
+        "with --kind classifier, or measure by --features pixels"
+    )
 
 
 def available(images: Dataset, folder: Path) -> list[str]:

@@ -37,9 +37,18 @@ def opened(
     skip_broken: bool,
     build: Build | None,
 ) -> Opened:
-    """Load a checkpoint and its images, as for :func:`ddpmlib.evaluation.checkpoint.evaluate`."""
+    """Load a checkpoint and its images, as for :func:`ddpmlib.evaluation.checkpoint.evaluate`.
+
+    Raises:
+        ValueError: if the checkpoint is neither a denoiser nor a classifier.
+    """
     path = find(name)
     model, card = load(path, device, build=build)
+    if not isinstance(model, Denoiser | Classifier | NoisyClassifier):
+        raise ValueError(
+            f"{card.name} is a {type(model).__name__}, and measured are Denoisers and classifiers: "
+            "put the network into a Denoiser, which knows its process, and save that"
+        )
     found = images_of(card, path.parent, images, skip_broken)
     return Opened(path, model, card, found, device)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,7 +12,14 @@ from torch import Tensor
 from ddpmlib.denoiser.denoiser import Denoiser
 from ddpmlib.evaluation.drawing import classes_in_turn, generate
 from ddpmlib.evaluation.features import FeatureExtractor
-from ddpmlib.evaluation.images import EXTRACTORS, TRAINED, UNTRAINED, available, network_of
+from ddpmlib.evaluation.images import (
+    EXTRACTORS,
+    TRAINED,
+    UNTRAINED,
+    available,
+    network_of,
+    training_of,
+)
 from ddpmlib.evaluation.memorisation import measure_memorisation
 from ddpmlib.evaluation.opened import Opened
 from ddpmlib.evaluation.sample_quality import NEED_CLASSES, OF_SAMPLES, measure_samples
@@ -49,30 +56,46 @@ def of_samples(
     drawn = _Drawn(found, drawing)
     jobs: list[Job] = []
     if chosen := [m for m in OF_SAMPLES if m in asked]:
-        for kind, usable in _spaces(found, extractor, chosen, metrics is not None).items():
-            # Before the long part: it may be missing.
-            network, sha256 = network_of(kind, found.images, found.device, found.path.parent)
-            jobs.append(partial(_samples, drawn, kind, network, sha256, usable))
+        networks = _networks(found, extractor, drawn.remarks)
+        spaces, remark = _spaces(found, list(networks), chosen, metrics is not None)
+        drawn.remarks.extend([remark] if remark else [])
+        jobs += [partial(_samples, drawn, k, *networks[k], usable) for k, usable in spaces.items()]
     if "memorisation" in asked:
         jobs.append(partial(_memorisation, drawn))
     return jobs
 
 
-def _spaces(found: Opened, extractor: str, metrics: list[str], asked: bool) -> dict[str, list[str]]:
-    """Whose features, each with the metrics that it can give."""
+def _networks(
+    found: Opened, extractor: str, remarks: list[str]
+) -> dict[str, tuple[FeatureExtractor, str]]:
+    """All networks that are asked for, before the long part; of "all" those that fit the images."""
     images, folder = found.images, found.path.parent
-    kinds = available(images, folder) if extractor == ALL else [extractor]
-    without = [m for m in metrics if m not in NEED_CLASSES]
+    networks = {}
+    for kind in available(images, folder) if extractor == ALL else [extractor]:
+        try:
+            networks[kind] = network_of(kind, images, found.device, folder)
+        except ValueError as error:
+            if extractor != ALL:
+                raise
+            remarks.append(f"not measured by {kind}: {error}")
+    return networks
+
+
+def _spaces(
+    found: Opened, kinds: list[str], metrics: list[str], asked: bool
+) -> tuple[dict[str, list[str]], str]:
+    """Whose features, each with the metrics that it can give; and a remark on what none gives."""
+    without, remark = [m for m in metrics if m not in NEED_CLASSES], ""
     spaces = {k: without if k in UNTRAINED or k == "inception" else metrics for k in kinds}
     for kind in kinds[1:]:  # what asks no features is said once
         spaces[kind] = [m for m in spaces[kind] if m != "saturation"]
     lost = [m for m in metrics if m in NEED_CLASSES]
     if lost and not any(set(lost) <= set(usable) for usable in spaces.values()):
-        hint = _hint(found)
+        name, hint = found.images.name, _hint(found)
         if asked:
-            raise ValueError(f"{' and '.join(lost)} of {images.name} need a classifier: {hint}")
-        print(f"measured by {' and '.join(kinds)}, without {' and '.join(lost)} ({hint})")
-    return {kind: usable for kind, usable in spaces.items() if usable}
+            raise ValueError(f"{' and '.join(lost)} of {name} need a classifier: {hint}")
+        remark = f"measured by {' and '.join(kinds)}, without {' and '.join(lost)} ({hint})"
+    return {kind: usable for kind, usable in spaces.items() if usable}, remark
 
 
 def _hint(found: Opened) -> str:
@@ -81,15 +104,16 @@ def _hint(found: Opened) -> str:
         return "they are of one kind, so there can be no classifier"
     if "classifier" in available(found.images, found.path.parent):
         return "--features classifier gives them"
-    return "`ddpmlib train --images PATH --kind classifier` trains one"
+    return f"{training_of(found.images, 'classifier')} trains one"
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Samples that several measurements share."""
+    """Samples that several measurements share, and what is to be said when they are drawn."""
 
     found: Opened
     how: Drawing
+    remarks: list[str] = field(default_factory=list)
 
     @cached_property
     def y(self) -> Tensor | None:
@@ -99,10 +123,13 @@ class _Drawn:
     def x0(self) -> Tensor:
         model, card, how = self.found.model, self.found.card, self.how
         assert isinstance(model, Denoiser)
-        return generate(
+        x0 = generate(
             model, card.image_shape, self.y, how.sampling,
             n=how.n, card=card, batch_size=how.batch_size, compile=how.compile,
         )  # fmt: skip
+        for remark in self.remarks:
+            print(remark)
+        return x0
 
     def entry(self, metric: str) -> dict[str, Any]:
         return {"metric": metric, "n": self.how.n} | self.how.sampling.record()
@@ -117,11 +144,11 @@ def _samples(
 ) -> dict[str, Any]:
     """The entry of all that is measured on samples by one kind of features."""
     images = drawn.found.images
-    entry = drawn.entry("samples")
-    entry |= measure_samples(network, drawn.x0, drawn.y, images, metrics, drawn.how.draws)
     trained = kind not in EXTRACTORS or kind in TRAINED
     name = f"{images.name}-{kind if kind in TRAINED else 'classifier'}" if trained else kind
-    return entry | {"features": name, "extractor": sha256[:12]}
+    whose = {"metric": "samples", "features": name, "extractor": sha256[:12]}  # read first
+    found = measure_samples(network, drawn.x0, drawn.y, images, metrics, drawn.how.draws)
+    return whose | drawn.entry("samples") | found
 
 
 def _memorisation(drawn: _Drawn) -> dict[str, Any]:

@@ -30,8 +30,8 @@ def check_folder(folder: Path, resume: bool) -> None:
     state, model = (folder / STATE).exists(), (folder / MODEL).exists()
     if state and not (resume or parallel.restarted()):
         raise FileExistsError(
-            f"{folder} already holds a run: go on with it by --resume, or give another folder by "
-            "--out"
+            f"{folder} already holds a run: go on with it by --resume (resume=True), or give "
+            "another folder by --out"
         )
     if model and not state:  # training from the start would in the end replace it
         raise FileExistsError(

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ddpmlib import data, interruption
-from ddpmlib.data import Dataset, own
+from ddpmlib.data import Dataset
 from ddpmlib.files import PACKAGE
 from ddpmlib.training import parallel
 from ddpmlib.training.loop import fit
@@ -34,7 +34,7 @@ from ddpmlib.zoo.log import Log, thinned
 from ddpmlib.zoo.previews import Previews
 from ddpmlib.zoo.recipe import Recipe, changed, to_dict
 from ddpmlib.zoo.run_folder import check_folder, reserved, stamp_of
-from ddpmlib.zoo.source import SOURCE, read_source, write_source
+from ddpmlib.zoo.source import SOURCE, images_again, write_source
 from ddpmlib.zoo.stretches import Recorded, Stretch, continued, notes, options, recorded, told
 from ddpmlib.zoo.weights import read
 
@@ -155,7 +155,7 @@ def _fitting(recipe: Recipe, dataset: Dataset | None, folder: Path) -> tuple[Rec
     elif recipe.data in data.DATASETS or not (folder / SOURCE).is_file():
         dataset = data.load(recipe.data)
     else:
-        dataset = own.again(read_source(folder), recipe.data)
+        dataset = images_again(folder, recipe.data)
     recipe.check(dataset)
     return recipe, dataset
 
@@ -211,10 +211,12 @@ def _take_up(
 def _stretched(recipe: Recipe, old: Recipe, step: int) -> str:
     """One line that says what a run of other steps does to the learning rate."""
     now, then = recipe.settings, old.settings
-    rates = f"{now.lr_at(step):.3g}, and not {then.lr_at(step):.3g}"
+    rates = [f"{settings.lr_at(step):.3g}" for settings in (now, then)]
+    at_once = "" if rates[0] == rates[1] else f", so after {step:,} updates it is {rates[0]}"
+    instead = at_once and f", and not {rates[1]}"
     return (
         f"{recipe.name}: {now.steps:,} updates instead of {then.steps:,}; the schedule of the "
-        f"learning rate is stretched to the new end, so after {step:,} updates it is {rates}"
+        f"learning rate is stretched to the new end{at_once}{instead}"
     )
 
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from ddpmlib.data import Source
+from ddpmlib.data import Dataset, Source, own
 from ddpmlib.files import write_atomically
 from ddpmlib.records import typed
 
@@ -18,6 +18,23 @@ def write_source(folder: Path, source: Source) -> None:
     write_atomically(folder / SOURCE, (json.dumps(asdict(source), indent=1) + "\n").encode())
 
 
+def images_again(folder: Path, name: str) -> Dataset:
+    """The images of a run, read again from where they lay.
+
+    Raises:
+        FileNotFoundError: if the folder does not say where that was, or nothing lies there.
+        ValueError: if they can no longer be read so.
+    """
+    source = read_source(folder)
+    try:
+        return own.again(source, name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{error}, where the images of {folder} lay: give --images (images= in Python) to say "
+            "where they lie now"
+        ) from error
+
+
 def read_source(folder: Path) -> Source:
     """Where the images of a run were read from.
 
@@ -27,7 +44,9 @@ def read_source(folder: Path) -> Source:
     """
     path = folder / SOURCE
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} does not say where its images lie: give --images")
+        raise FileNotFoundError(
+            f"{folder} does not say where its images lie: give --images (images= in Python)"
+        )
     try:
         source = typed(Source, json.loads(path.read_text("utf-8")))
     except ValueError as error:

@@ -123,20 +123,26 @@ def own_name(data: str, kind: str) -> str:
     return data if kind == "diffusion" else f"{data}-{kind}"
 
 
-def described(recipe: Recipe, dataset: Dataset) -> list[str]:
-    """Data, net and settings in two sentences, as they are printed before training."""
+def described(recipe: Recipe, dataset: Dataset, minutes: float | None = None) -> list[str]:
+    """Data, net and settings in two sentences, as they are printed before training.
+
+    With ``minutes`` the updates are those that fit, and not the recipe's.
+    """
     c, h, w = dataset.image_shape
     n, settings = len(dataset.x_train), recipe.settings
     kinds = f", {dataset.num_classes} classes" if dataset.num_classes else ", no classes"
     colours = {1: "grey", 3: "RGB"}.get(c, f"of {c} channels")
     weights = sum(p.numel() for p in recipe.build().parameters())
-    passes = settings.steps * settings.batch_size / n
+    size, m = settings.batch_size, len(dataset.x_test)
+    if minutes is None:
+        passes = settings.steps * size / n
+        length = f"{settings.steps:,} updates of {size} images, {passes:,.0f} passes over the data"
+    else:
+        length = f"as many updates of {size} images as fit into {minutes:g} minutes"
     return [
-        f"{dataset.name}: {n:,} images to train on and {len(dataset.x_test):,} to test with, "
+        f"{dataset.name}: {n:,} images to train on and {m:,} to test with, "
         f"{h}×{w} pixels, {colours}{kinds}",
-        f"{recipe.name}: {recipe.kind}, {_net_in_words(recipe)}, {weights:,} weights; "
-        f"{settings.steps:,} updates of {settings.batch_size} images, {passes:,.0f} passes over "
-        "the data",
+        f"{recipe.name}: {recipe.kind}, {_net_in_words(recipe)}, {weights:,} weights; {length}",
     ]
 
 
