@@ -13,6 +13,7 @@ from ddpmlib.experiments import (
     guidance,
     guidance_dropout,
     guidance_interval,
+    guidance_spaces,
     ladder,
     lengths,
     likelihood,
@@ -31,7 +32,7 @@ from ddpmlib.experiments.uncertainty import over_seeds, share_error, times_floor
 _IN_ORDER = (
     training, ladder, lengths, schedules, variances, likelihood, gradient_noise, strides, chain,
     guidance, guidance_interval, thresholds, guidance_dropout, own_images,
-    feature_audit, restart, generalisation,
+    feature_audit, restart, generalisation, guidance_spaces,
 )  # fmt: skip
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in _IN_ORDER}
 
@@ -45,6 +46,7 @@ __all__ = [
     "guidance",
     "guidance_dropout",
     "guidance_interval",
+    "guidance_spaces",
     "ladder",
     "lengths",
     "likelihood",

@@ -1,0 +1,128 @@
+"""Chapter 11, guidance by several kinds of features: distance, matched contrast, recall."""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ddpmlib import data, evaluation, plots
+from ddpmlib.evaluation import Guidance, Sampling
+from ddpmlib.experiments import figures, measuring
+from ddpmlib.experiments.cells import Cell, Experiment
+from ddpmlib.experiments.results import Row, markdown, rows
+from ddpmlib.experiments.tables import distance
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+DATASETS = ("mnist", "fashion_mnist")
+SPACES = {"classifier": "classifier", "pixels": "pixels", "random": "random convolutions"}
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+MEASURES = ("fid", "contrast", "pr")
+CELLS: list[Cell] = [
+    {"dataset": name, "w": w, "space": space, "steps": 20, "eta": 1.0, "n": 2000}
+    for name in DATASETS
+    for w in WEIGHTS
+    for space in SPACES
+]
+
+
+def measure(cell: Cell) -> Row:
+    """The same guided samples of the shipped checkpoint, by one kind of features."""
+    name, n = cell["dataset"], cell["n"]
+    images, y = data.load(name), torch.arange(n) % 10
+    x0 = _drawn(name, cell["w"], cell["steps"], cell["eta"], n)
+    network, _ = evaluation.network_of(cell["space"], images, "cpu")
+    real = evaluation.reference(network, images, n, y)
+    found = evaluation.measure_samples(network, x0, y, images, MEASURES, real=real)
+    return measuring.row(cell, found, name)
+
+
+@lru_cache(maxsize=1)
+def _drawn(name: str, w: float, steps: int, eta: float, n: int) -> Tensor:
+    denoiser, card = measuring.network(name)
+    how = Sampling(steps, eta=eta, bf16=True, guidance=Guidance(w=w))
+    y = torch.arange(n) % 10
+    return evaluation.generate(denoiser, card.image_shape, y, how, card=card, batch_size=250)
+
+
+# ---- tables and figures --------------------------------------------------------------------------
+
+
+def found(dataset: str, space: str) -> list[Row]:
+    """The rows of a data set by one kind of features, in the order of w."""
+    return sorted(rows("guidance_spaces", dataset=dataset, space=space), key=lambda r: r["w"])
+
+
+def best(dataset: str, space: str, key: str = "frechet") -> float:
+    """The w of the smallest distance."""
+    return float(min(found(dataset, space), key=lambda row: row[key])["w"])
+
+
+def table(dataset: str) -> str:
+    """One line a w: for each kind of features the distance, and that with contrast matched."""
+    columns = {space: found(dataset, space) for space in SPACES}
+    header = ["w", "contrast"]
+    for label in SPACES.values():
+        header += [f"{label} [95 %]", "matched"]
+    lines: list[tuple[str, ...]] = []
+    for i, row in enumerate(columns["classifier"]):
+        line = [f"{row['w']:g}", f"{row['contrast']:.3f}"]
+        for of_space in columns.values():
+            line += [distance(of_space[i]), f"{of_space[i]['frechet_matched']:.2f}"]
+        lines.append(tuple(line))
+    floors = [(f"{of_space[0]['frechet_floor']:.2f}", "") for of_space in columns.values()]
+    real = f"{columns['classifier'][0]['contrast_floor']:.3f}"
+    lines.append(("test images", real, *(cell for pair in floors for cell in pair)))
+    return markdown(tuple(header), lines)
+
+
+def figure(dataset: str, ax: Axes) -> Axes:
+    """Distance over its floor against w; dashed with contrast matched."""
+    for colour, (space, label) in zip(plots.COLOURS, SPACES.items(), strict=False):
+        of_space = found(dataset, space)
+        for key, style in (("frechet", "-"), ("frechet_matched", "--")):
+            look: dict[str, Any] = {"color": colour, "ls": style}
+            look |= {"label": label} if style == "-" else {}
+            figures.curve(ax, [_over_floor(row) for row in of_space], "w", key, **look)
+    ax.axhline(1, color=plots.GREY, ls=":", label="real test images")
+    ax.set_xscale("symlog", linthresh=0.25, base=2)
+    ax.set(xlabel="w", ylabel="Fréchet distance / floor", yscale="log", xticks=WEIGHTS)
+    ax.set_xticklabels([f"{w:g}" for w in WEIGHTS])
+    ax.minorticks_off()
+    return ax
+
+
+def _over_floor(row: Row) -> Row:
+    """The row with distances in units of what as many test images reach."""
+    unit, scaled = row["frechet_floor"], {"w": row["w"]}
+    for key in ("frechet", "frechet_matched"):
+        scaled |= {key: row[key] / unit, f"{key}_interval": [
+            end / unit for end in row[f"{key}_interval"]
+        ]}  # fmt: skip
+    return scaled
+
+
+def frontier_figure(dataset: str, ax: Axes) -> Axes:
+    """Distance over its floor against recall, one curve for each kind of features, along w."""
+    for colour, (space, label) in zip(plots.COLOURS, SPACES.items(), strict=False):
+        of_space = found(dataset, space)
+        recall = [row["recall"] for row in of_space]
+        over = [row["frechet"] / row["frechet_floor"] for row in of_space]
+        ax.plot(recall, over, "o-", ms=4, color=colour, label=label)
+        for row, x, y in zip(of_space, recall, over, strict=True):
+            ax.annotate(f"{row['w']:g}", (x, y), (3, 3), textcoords="offset points", fontsize=7)
+    ax.set(xlabel="recall (diversity)", ylabel="Fréchet distance / floor", yscale="log")
+    return ax
+
+
+EXPERIMENT = Experiment(
+    "guidance_spaces",
+    CELLS,
+    measure,
+    {f"guidance_spaces_{name}": partial(table, name) for name in DATASETS},
+    {f"guidance_spaces_{name}": partial(figure, name) for name in DATASETS},
+)
