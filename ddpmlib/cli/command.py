@@ -10,6 +10,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 from ddpmlib import __version__, interruption
 from ddpmlib.cli import evaluate, export_web, film, sample, ship, statistics, train, zoo
@@ -66,7 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _warn(message: Warning | str, *where: object) -> None:
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """One sentence for the reader, without the line of code that it comes from."""
     complain(f"ddpmlib: {message}")
 
