@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,12 +33,17 @@ CELLS: list[Cell] = [
 def measure(cell: Cell) -> Row:
     """The same guided samples of the shipped checkpoint, by one kind of features."""
     name, n = cell["dataset"], cell["n"]
-    images, y = data.load(name), torch.arange(n) % 10
-    x0 = _drawn(name, cell["w"], cell["steps"], cell["eta"], n)
-    network, _ = evaluation.network_of(cell["space"], images, "cpu")
-    real = evaluation.reference(network, images, n, y)
+    x0, y = _drawn(name, cell["w"], cell["steps"], cell["eta"], n), torch.arange(n) % 10
+    network, images, real = _real(name, cell["space"], n)
     found = evaluation.measure_samples(network, x0, y, images, MEASURES, real=real)
     return measuring.row(cell, found, name)
+
+
+@cache
+def _real(name: str, space: str, n: int) -> tuple[Any, data.Dataset, evaluation.Reference]:
+    images = data.load(name)
+    network, _ = evaluation.network_of(space, images, "cpu")
+    return network, images, evaluation.reference(network, images, n, torch.arange(n) % 10)
 
 
 @lru_cache(maxsize=1)
