@@ -1079,6 +1079,41 @@ Markdown(experiments.results.markdown(header, lines))
 # %% [markdown]
 # Copies are caught at once. The samples of the shipped model are no copies: few pass the second test, about as many as of the test images.
 #
+# ## Why diffusion models generalise
+#
+# This is not a matter of course. Over all functions the training loss has one minimum, the posterior mean under the *training set* ({py:obj}`ddpmlib.denoiser.oracle.FiniteData`), and a chain that is sampled with it ends on training images:
+
+# %%
+from ddpmlib.denoiser import oracle
+
+few = data.to_float(digits.x_train[:200])
+memoriser = oracle.FiniteData(model.process, few)
+noise_T = torch.randn(100, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+ends = draw(memoriser, model.process, noise_T, uniform_times(1000, 50), eta=0.0)
+is_copy = evaluation.copied(ends, few)
+print(f"{is_copy.double().mean():.0%} of the oracle's samples are training images")
+assert is_copy.all()
+
+# %% [markdown]
+# So whatever a network draws that is new, it draws because it did *not* minimise its loss. How near it comes depends on how many images there are. Here the small MNIST network of [chapter 9](09_scoreboard.ipynb)
+# is trained without classes, 2,000 updates of 64 images, on 8 to 10,000 digits; for each number a second network is trained on as many *other* digits. Both draw 500 samples from the same noise by DDIM.
+
+# %% mystnb={"image": {"alt": "@@ALT@@"}} tags=["hide-input"]
+from ddpmlib.experiments import generalisation
+
+fig, ax = plt.subplots(figsize=(5.5, 3.2))
+generalisation.figure(ax)
+@@ASSERT@@
+
+# %% [markdown]
+# **Fig. 8.5.** @@CAP@@
+
+# %% tags=["hide-input"]
+Markdown(generalisation.table())
+
+# %% [markdown]
+# @@TEXT@@
+#
 # ## Whose features? Five answers on the digits
 #
 # The same sets of images, five sources of features. Each entry is the distance to the training set over the floor *in the same features*; three seeds.
@@ -1140,7 +1175,7 @@ _ = ax.set_xticklabels(sets)
 _ = ax.legend(fontsize=8, ncol=2)
 
 # %% [markdown]
-# **Fig. 8.5.** The distance over its floor for five sets of images, by five sources of features, on a logarithmic axis; bars are the deviation of three seeds. By either trained classifier the samples of two calls are worse than those of twenty, for each seed,
+# **Fig. 8.6.** The distance over its floor for five sets of images, by five sources of features, on a logarithmic axis; bars are the deviation of three seeds. By either trained classifier the samples of two calls are worse than those of twenty, for each seed,
 # but the values differ by factors; pixels and an untrained network weigh noise and foreign images quite differently.
 #
 # A number without the name of its features is no number.
@@ -1209,7 +1244,7 @@ _ = ax.set(
 ax.xaxis.minorticks_off()
 
 # %% [markdown]
-# **Fig. 8.6.** Two numbers together name the fault. Each point is a set of images that is broken in one usual way: the distance over its floor against the Inception Score over that of real images. All but white noise and grey are *real digits*. The yellow band holds the
+# **Fig. 8.7.** Two numbers together name the fault. Each point is a set of images that is broken in one usual way: the distance over its floor against the Inception Score over that of real images. All but white noise and grey are *real digits*. The yellow band holds the
 # scores of the slides.
 #
 # **Too few samples** inflate FID thirty-fold and leave the
