@@ -9,6 +9,7 @@ import pytest
 from scripts import notebooks
 
 PAGE = (notebooks.ROOT / "book" / "slides_map.md").read_text("utf-8")
+LECTURES = (notebooks.ROOT / "book" / "lecturers.md").read_text("utf-8")
 BIBLIOGRAPHY = (notebooks.ROOT / "book" / "references.bib").read_text("utf-8")
 DECKS = {
     "000": "Diffusion Model",
@@ -48,9 +49,9 @@ Lumiere; real scans; purification; masked autoencoders; viewpoint; Come-Closer; 
 """
 
 
-def section(title: str) -> str:
+def section(title: str, page: str = PAGE) -> str:
     """The text below a heading, up to the next one."""
-    return re.split(r"(?m)^## ", PAGE.partition(f"\n## {title}\n")[2])[0]
+    return re.split(r"(?m)^## ", page.partition(f"\n## {title}\n")[2])[0]
 
 
 def rows(text: str) -> list[list[str]]:
@@ -103,3 +104,19 @@ def test_chapters_to_be_written_are_12_to_30_and_do_not_exist() -> None:
     named = {int(number) for number in UNWRITTEN.findall(PAGE)}
     assert planned == set(range(12, 31)) - written
     assert named <= planned
+
+
+def test_the_lectures_name_the_decks_of_their_chapters_and_fill_their_time() -> None:
+    treated = {deck: set(chapters(section(f"Deck {deck}"))) for deck in DECKS}
+    lectures = rows(section("Lectures and decks", LECTURES))
+    assert [row[0] for row in lectures] == [str(n + 1) for n in range(8)]
+    assert [c for row in lectures for c in chapters(row[1])] == list(range(1, 12))
+    for _, given, minutes, decks, _ in lectures:
+        expected = [deck for deck in DECKS if treated[deck] & set(chapters(given))]
+        assert re.findall(r"\d{3}", decks) == expected, given
+        assert sum(int(n) for n in re.findall(r"(?:^|, )(\d+) ", minutes)) == 90, minutes
+
+
+def chapters(text: str) -> list[int]:
+    """The numbers of the chapters that it links to."""
+    return [int(n) for n in re.findall(r"\]\(\.\./notebooks/(\d\d)_", text)]
