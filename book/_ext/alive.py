@@ -57,7 +57,7 @@ PAGES: dict[str, tuple[Live, ...]] = {
     "book/intro": (
         Live(
             "playground",
-            before="One sentence carries everything",
+            before="The idea: predict the clean image, then draw the next one",
             title="Try it: from noise to data",
             words="Five hundred points start as pure noise, and step by step each moves to where "
             "the data may be. Nothing is trained here: for these data the best possible denoiser "
