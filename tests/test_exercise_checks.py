@@ -363,7 +363,28 @@ WRONG["5.4"] = {
     "upwards": lambda lam, m, T: path(lam, m, T).flip(0),
     "NaN": lambda lam, m, T: path(lam, m, T) * math.nan,
 }
-WRONG["6.1"] = {"turned": (1.0, 0.0), "middle": (0.5, 0.5), "both ends": (0.0, 0.5)}
+
+
+def even(low: float, high: float) -> float:
+    return math.log(high / low) / (1 / low - 1 / high)
+
+
+def width(a: float, b: float, mean: Callable[[float, float], float] = even) -> float:
+    beta = 1 - a / b
+    best = mean(beta * (1 - b) / (1 - a), beta)
+    return ((best * (1 - a) - beta * (1 - b)) / (beta * b - best * a)) ** 0.5
+
+
+WRONG["6.1"] = {
+    "middle of the logarithms": (lambda low, high: (low * high) ** 0.5, width),
+    "middle": (lambda low, high: (low + high) / 2, width),
+    "an end": (lambda low, high: high, width),
+    "width squared": (even, lambda a, b: width(a, b) ** 2),
+    "times turned": (even, lambda a, b: width(b, a)),
+    "of the middle": (even, lambda a, b: width(a, b, lambda x, y: (x * y) ** 0.5)),
+    "one number": (even, lambda a, b: 0.05),
+    "no number": (even, lambda a, b: math.nan),
+}
 
 
 def ends(a: Any, t: int, s: int) -> tuple[float, float]:
@@ -379,15 +400,27 @@ WRONG["6.2"] = {
 }
 
 
-def drawn(p: Any) -> Any:
-    return p / p.sum(), p.sum() / (len(p) * p)
+def analytic(power: int = 2, single: bool = False, low: bool = True) -> Callable[..., Any]:
+    def run(denoiser: Any, process: Any, x0: Any, times: Any, noise: Any) -> list[float]:
+        found = []
+        for t, s in pairwise(times):
+            tilde, beta = ends(process.alpha_bar, t, t - 1 if single else s)
+            on_x0 = float(process.scale[s]) * beta / float(process.std[t]) ** 2
+            error = x0 - denoiser(process.q_sample(x0, t, noise[t]), t).x0
+            found.append(tilde * low + on_x0**power * float((error**2).mean()))
+        return found
+
+    return run
 
 
 WRONG["6.3"] = {
-    "no root": lambda square: drawn(square),
-    "uniform": lambda square: drawn(torch.ones_like(square)),
-    "weights for a sum": lambda square: (drawn(square.sqrt())[0], 1 / drawn(square.sqrt())[0]),
-    "no sum of one": lambda square: (square.sqrt(), 1 / square.sqrt()),
+    "A not squared": analytic(power=1),
+    "single step": analytic(single=True),
+    "no posterior": analytic(low=False),
+    "last stride missing": lambda *given: analytic()(*given)[:-1],
+    "turned": lambda *given: analytic()(*given)[::-1],
+    "one for all": lambda *given: [analytic()(*given)[0]] * (len(given[3]) - 1),
+    "no number": lambda *given: [math.nan] * (len(given[3]) - 1),
 }
 
 
@@ -410,12 +443,23 @@ WRONG["6.4"] = {
     "no square": hybrid(root=True),
     "no divergence": lambda output, target, *rest: ((output - target) ** 2).mean(),
 }
+WRONG["6.5"] = {
+    "low end": lambda x, t: torch.zeros_like(x),
+    "high end": lambda x, t: torch.ones_like(x),
+    "middle": lambda x, t: torch.full_like(x, 0.5),
+    "falls with t": lambda x, t: torch.full_like(x, 1 - t / 1000),
+    "no number": lambda x, t: torch.full_like(x, math.nan),
+    "one for all": lambda x, t: 0.5,
+}
 WRONG["7.1"] = {
     "lerp": lambda a, b, w: (1 - w) * a + w * b,
     "roots": lambda a, b, w: (1 - w) ** 0.5 * a + w**0.5 * b,
     "slerp": lambda a, b, w: math.cos(w * math.pi / 2) * a + math.sin(w * math.pi / 2) * b,
     "own spread": lambda a, b, w: ((1 - w) * a + w * b) / ((1 - w) * a + w * b).std(),
     "negative": lambda a, b, w: -((1 - w) * a + w * b) / ((1 - w) ** 2 + w**2) ** 0.5,
+    "turned": lambda a, b, w: (w * a + (1 - w) * b) / ((1 - w) ** 2 + w**2) ** 0.5,
+    "always half": lambda a, b, w: (a + b) / 2**0.5,
+    "no number": lambda a, b, w: a * math.nan,
 }
 
 
@@ -438,6 +482,8 @@ WRONG["7.2"] = {
 WRONG["7.3"] = {
     "one step keeps all": (lambda r, c: c, lambda r, c: c),
     "no root": (lambda r, c: c**2 / (c**2 + r**2), lambda r, c: c),
+    "arguments turned": (lambda r, c: r**2 / (c**2 + r**2) ** 0.5, lambda r, c: c),
+    "one for all": (lambda r, c: c**2 / (c**2 + r**2) ** 0.5, lambda r, c: 1.0),
     "exact is the start": (
         lambda r, c: c**2 / (c**2 + r**2) ** 0.5,
         lambda r, c: (c**2 + r**2) ** 0.5,
@@ -464,6 +510,16 @@ WRONG["7.4"] = {
     "Euler": ddim(lambda table, t, s: (table[t], table[s])),
     "second slope only": heun(average=False),
     "asks again at zero": heun(at_zero=True),
+}
+BACKS = range(100, 1000, 100)
+WRONG["7.5"] = {
+    "one number": dict.fromkeys(BACKS, 0.045),
+    "falls": {back: 0.06 - 0.00004 * back for back in BACKS},
+    "rises": {back: 0.02 + 0.00004 * back for back in BACKS},
+    "times missing": {600: 0.025},
+    "thousandths": {back: 25 + abs(back - 600) / 10 for back in BACKS},
+    "best one step too low": {back: 0.025 + abs(back - 500) / 12_000 for back in BACKS},
+    "no number": dict.fromkeys(BACKS, math.nan),
 }
 WRONG["8.1"] = {
     "variances for deviations": (9 + (4 - 1) ** 2, 2 ** (2 / 3)),

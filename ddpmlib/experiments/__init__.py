@@ -16,6 +16,7 @@ from ddpmlib.experiments import (
     lengths,
     likelihood,
     own_images,
+    restart,
     results,
     schedules,
     strides,
@@ -29,7 +30,7 @@ from ddpmlib.experiments.uncertainty import over_seeds, share_error, times_floor
 _IN_ORDER = (
     training, ladder, lengths, schedules, variances, likelihood, gradient_noise, strides, chain,
     guidance, guidance_interval, thresholds, guidance_dropout, own_images,
-    feature_audit,
+    feature_audit, restart,
 )  # fmt: skip
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in _IN_ORDER}
 
@@ -47,6 +48,7 @@ __all__ = [
     "likelihood",
     "over_seeds",
     "own_images",
+    "restart",
     "results",
     "schedules",
     "share_error",

@@ -580,7 +580,7 @@ table((*header, "of the draws"), rows)
 
 
 # %% [markdown]
-# The mean is the same on every path (a little above $L_\infty=3.81$, by the excess at $T=1000$), the standard deviations are not: 38 for linear, 8.8 for straight, 6.0 for the optimal path, which is within 1 % of the least possible, 5.98. For the same standard error the linear path needs 19 times as many samples as the straight one, and the optimal path less than half as many. Half of its times lie above $\lambda=4.6$, where the clusters are still apart.
+# The mean is the same on every path (a little above $L_\infty=3.81$, by the excess at $T=1000$), the standard deviations are not: 38 for linear, 8.8 for straight, 6.0 for the optimal path, which is within 1 % of the least possible, 5.98. For the same standard error the linear path needs 19 times as many samples as the straight one, and the optimal path less than half as many. Half of its times lie above $\lambda=4.6$, at the clean end.
 # The rest is not the choice of $t$ but the spread of $\varepsilon$ itself, which no path can remove.
 #
 # ## Weight times density: what a loss is trained on
@@ -816,6 +816,7 @@ assert sp.simplify(least_out2 - s_**2 * sigma_**2 / (s_**2 + sigma_**2)) == 0
 assert sp.simplify(sigma_**2 / least_out2 - 1 - sigma_**2 / s_**2) == 0
 
 size = float(x_train.square().mean().sqrt())
+assert f"{x_train.mean():.2f} {x_train.std():.2f}" == "-0.39 0.75"
 rows, power = [], {}
 for s in (0.5, size):
     for sigma in (0.05, 0.5, 5.0):
@@ -829,7 +830,7 @@ assert power[0.5, 0.05][0] > 2.5 and power[0.5, 5.0][1] > 2.5
 table(("s", "σ", "mean square of the input", "mean square of the target"), rows)
 
 # %% [markdown]
-# With $s=0.85$, the root mean square of the digits, input and target have mean square one at every noise level; with 0.5 they reach 2.8. High contrast and a mean that is not zero make the digits larger than photographs. Measure $s$ before you use the recipe.
+# With $s=0.85$, the root mean square of the digits, input and target have mean square one at every noise level; with 0.5 they reach 2.8. The digits' mean of $-0.39$ and their standard deviation of 0.75 both count. Measure $s$ before you use the recipe.
 #
 # ## The schedules by hand, and the library's
 #
@@ -1004,7 +1005,7 @@ for name in ("sigmoid", "cosine"):
         )
         if name == "cosine":
             assert (share[:6] < 1).all() and (share[1:3] < 0.95).all()
-        assert (abs(share[6:] - 1) < 0.03).all()
+        assert (abs(share[6:] - 1) < 0.08).all(), share
 ax.axhline(1, color=colour["linear"], lw=1, label="trained under linear")
 ax.set(
     xlabel="log-SNR λ (nats), clean on the left",
@@ -1019,7 +1020,7 @@ lower = [
 assert max(lower) < 0.9
 
 # %% [markdown]
-# **Fig. 5.7.** After the same short training, networks trained under cosine predict better than those trained under linear at every noise level from $\lambda=6$ to $-4$, whatever the seed. Each thin line is one seed: the error of $\hat\varepsilon$ on unseen scans, divided by that of the linear network of the same seed. Cosine's error is lower by more than a tenth at $\lambda=4$ and 2. Beyond $\lambda=-6$, where linear has a quarter of its times, all networks are equally good: those times taught nothing that the others miss.
+# **Fig. 5.7.** After the same short training, networks trained under cosine predict better than those trained under linear at every noise level from $\lambda=6$ to $-4$, whatever the seed. Each thin line is one seed: the error of $\hat\varepsilon$ on unseen scans, divided by that of the linear network of the same seed. Cosine's error is lower by more than a tenth at $\lambda=4$ and 2. Beyond $\lambda=-6$, where linear has a quarter of its times, all networks are equally good within 8 %: those times taught next to nothing that the others miss.
 #
 # The samples follow. Each network draws 300 digits in 25 ancestral steps, evenly spaced in *cosine* time for all, and we take the Fréchet distance of the features of our digit classifier to the training scans:
 
@@ -1153,9 +1154,9 @@ table(("skipped", *(f"{f:.0%}" for f in fractions)), rows)
 #
 # Three questions hide in the choice of $T$.
 #
-# - **The bound.** With an exact denoiser its excess falls like $1/T$ (Fig. 5.4, and [chapter 4](04_elbo.ipynb), Fig. 4.4). The deck "Diffusion models" asks for the bound of trained networks at several $T$; our recorded bounds are all of $T=1000$, so this page leaves that open.
+# - **The bound.** With an exact denoiser its excess falls like $1/T$ (Fig. 5.4, and [chapter 4](04_elbo.ipynb), Fig. 4.4). The deck "Diffusion models" has a slide on the bound of trained networks for each $T$; our recorded bounds are all of $T=1000$, so this page leaves that question open.
 # - **Time.** A sampler costs what its network calls cost. $T$ fixes the number of calls only if every time is visited.
-# - **Quality.** The same deck reports for CIFAR-10 FIDs of 300, 270 and 230 at $T=500$, 1,000 and 2,000, and reads them as a gain of longer chains. Three MNIST networks of [chapter 9](09_scoreboard.ipynb), one each trained with these $T$ on the same linear path, at the same number of calls:
+# - **Quality.** The same deck reports for CIFAR-10 FIDs that fall with $T$: 300, 270 and 230 at $T=500$, 1,000 and 2,000. Three MNIST networks of [chapter 9](09_scoreboard.ipynb), one each trained with these $T$ on the same linear path, at the same number of calls:
 
 # %% tags=["hide-input"]
 rows, of_calls = [], {}

@@ -64,14 +64,30 @@ import matplotlib.pyplot as plt
 import torch
 from ddpmlib import plots, zoo
 from ddpmlib.denoiser import (
-    EPS, SCORE, VELOCITY, X0, V, oracle, parameterization,
-)  # fmt: skip
+    EPS,
+    SCORE,
+    VELOCITY,
+    X0,
+    V,
+    oracle,
+    parameterization,
+)
 from ddpmlib.guidance import ClassifierFree
 from ddpmlib.prediction import Prediction
 from ddpmlib.process import (
-    DDPM, EDM, VDM, VE, VP, FlowMatching, Process, RectifiedFlow, ZeroBased,
-    beta_from_alpha_bar, kernel, schedules,
-)  # fmt: skip
+    DDPM,
+    EDM,
+    VDM,
+    VE,
+    VP,
+    FlowMatching,
+    Process,
+    RectifiedFlow,
+    ZeroBased,
+    beta_from_alpha_bar,
+    kernel,
+    schedules,
+)
 from ddpmlib.samplers import draw, sample, uniform_times
 from ddpmlib.teaching import exercises
 from IPython.display import Markdown
@@ -108,7 +124,7 @@ def euler(c, x_T, times, y):
 
 def in_rows(rows):
     """Images of 8×8 pixels, ten in each named row."""
-    figure, ax = plt.subplots(figsize=(7.0, 0.66 * len(rows)))
+    _, ax = plt.subplots(figsize=(7.0, 0.66 * len(rows)))
     plots.grid(torch.cat(list(rows.values())).clamp(-1, 1), ncol=10, ax=ax)
     ax.set_axis_on()
     ax.grid(False)

@@ -129,7 +129,9 @@ def _cases() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         yield x, points, p / p.sum(), torch.where(sure < 0.3, torch.zeros_like(sure), sure)
 
 
-def _tilted_mean(x: Tensor, a: float, b: float, points: Tensor, p: Tensor, L: Tensor, s: float):
+def _tilted_mean(
+    x: Tensor, a: float, b: float, points: Tensor, p: Tensor, L: Tensor, s: float
+) -> Tensor:
     """The mean by a sum over the points that are possible, one query at a time."""
     possible, means = L > 0, []
     for query in x:
@@ -144,7 +146,7 @@ def _line_share(w: float) -> float:
     means, stds = torch.tensor([-1.0, 0.1, 1.2]), torch.tensor([0.4, 0.3, 0.3])
     weights, labels = torch.tensor([2.0, 1.0, 1.0]), torch.tensor([0, 1, 1])
     process, x = DDPM(schedules.cosine(40)), torch.linspace(-4, 4, 8001, dtype=F64)
-    line = oracle.Mixture(process, *(v.double() for v in (weights, means, stds)), labels)
+    line = oracle.Mixture(process, weights.double(), means.double(), stds.double(), labels)
     log_p = line.log_prob(x, 0) + (1 + w) * line.class_logits(x, 0)[:, 1]
     return float(torch.softmax(log_p, 0)[x > 0.65].sum())
 
