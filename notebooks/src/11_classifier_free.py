@@ -741,7 +741,7 @@ Markdown(results.markdown(head, body))
 # of the shipped 8×8 model. Test scans, means of two scans of one class, and means of two scans of
 # different classes are noised to $t=100$ (four noises each) and denoised; a denoiser that knows
 # what digits look like should err more on what is none. Means of one class are there because
-# averaging alone changes an image. Three draws of 100 each:
+# averaging alone changes an image. Three draws of 100:
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 clean, named = data.to_float(scans.x_test), scans.y_test
@@ -800,8 +800,7 @@ Markdown(results.markdown(head, body))
 # than 95 of 100 cases, and that on a mean of one class in about 80 to 90. The *classifier* is
 # easier to mislead: it gives more than half of the mixes a probability above 0.9 for one class,
 # and for about three in ten mixes the class that it names is neither of the two. So full class
-# agreement is no proof of a good digit. (One model of 8×8 scans; on larger images we have not
-# looked.)
+# agreement is no proof of a good digit. (One model of 8×8 scans.)
 #
 # ## Saturation and thresholds
 #
@@ -1007,10 +1006,9 @@ Markdown(results.markdown(head, body))
 # Fréchet distance, Inception Score, precision, recall and agreement are all taken in the features
 # of *our* classifier of that data set; other features may order the rows otherwise. *White* is the
 # share of pixels at the bright end of the range, *out of range* that of pixels beyond either end.
-# The rows come from `python -m ddpmlib.experiments measure guidance` (two hours of one core).
+# The rows come from `python -m ddpmlib.experiments measure guidance`.
 #
-# Columns of the figure are T-shirt, trousers, pullover, dress, coat, sandal, shirt, sneaker, bag,
-# ankle boot.
+# Columns: T-shirt, trousers, pullover, dress, coat, sandal, shirt, sneaker, bag, ankle boot.
 
 # %% mystnb={"image": {"alt": "Three rows of ten garments, columns are the classes, rows w = 0, 1 and 4. Down the rows the garments become brighter, with harder outlines."}} tags=["hide-input"]
 fashion, _ = zoo.load("fashion_mnist", device="cpu")
@@ -1075,12 +1073,12 @@ assert (round(first["frechet"], 2), round(fifth["frechet"], 2)) == (0.27, 4.59)
 # starts from an unconditional model.)
 #
 # Two cautions. In the table below the unguided garments are also paler than real ones (white 0.2 %
-# against 0.9 %). These features react to contrast more than to place
-# ([chapter 8](08_metrics.ipynb#what-each-kind-of-features-sees)), so the rows cannot tell how much
-# of the fall of the distance from 3.16 to 2.09 is contrast. And the dotted line on the right is
-# the score of *real* images: samples pass it on MNIST without any guidance and on Fashion-MNIST
-# from $w=0.5$ on, so a higher score is not a better model. A weaker network, on CIFAR-10, shows a
-# larger fall: [appendix C](C_cifar10.ipynb).
+# against 0.9 %), and multiplying real garments by 0.97 moves these features more than leaving out
+# a class does (the audit of [chapter 8](08_metrics.ipynb#what-each-kind-of-features-sees)). So the
+# rows cannot tell how much of the fall of the distance from 3.16 to 2.09 is better shape. The
+# dotted line on the right is the score of *real* images: samples pass it on MNIST without any
+# guidance and on Fashion-MNIST from $w=0.5$ on, so a higher score is not a better model. A weaker
+# network, on CIFAR-10, shows a larger fall: [appendix C](C_cifar10.ipynb).
 
 # %% tags=["hide-input"]
 Markdown(experiments.guidance.table("mnist", "classifier_free"))
