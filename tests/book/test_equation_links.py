@@ -107,7 +107,7 @@ def test_formulas_lead_to_functions_and_tests_and_words_lead_to_formulas(tmp_pat
     assert shown == [
         [
             ("DDPM.q_sample", f"b.html#{FUNCTION}"),
-            ("source", "_modules/ddpmlib/process.html#DDPM.q_sample"),
+            ("source", "_modules/ddpmlib/process.html#DDPM"),
             ("test", f"{blob}tests/test_process.py#L8"),
         ],
         [
