@@ -796,11 +796,11 @@ head = ("8×8 images", "squared error", "two classes err more", "classifier abov
 Markdown(results.markdown(head, body))
 
 # %% [markdown]
-# It can, most of the time. The error on a mix of two classes exceeds that on a random scan in more
-# than 95 of 100 cases, and that on a mean of one class in about 80 to 90. The *classifier* is
-# easier to mislead: it gives more than half of the mixes a probability above 0.9 for one class,
-# and for about three in ten mixes the class that it names is neither of the two. So full class
-# agreement is no proof of a good digit. (One model of 8×8 scans.)
+# It can, most of the time. The error on a mix of two classes exceeds that on a random scan in 97
+# or 98 of 100 cases, and that on a mean of one class in 85 to 88. The *classifier* is easier to
+# mislead: it gives more than half of the mixes a probability above 0.9 for one class, and for
+# about three in ten mixes the class that it names is neither of the two. So full class agreement
+# is no proof of a good digit. (One model of 8×8 scans.)
 #
 # ## Saturation and thresholds
 #
