@@ -1126,8 +1126,7 @@ def cheapest(label, found, letter="w"):
     if not enough:
         return (label, "", f"{max(r['class_agreement'] for r in found):.1%}", "")
     row = min(enough, key=lambda row: row["frechet"])
-    low, high = row["frechet_interval"]
-    distance = f"{row['frechet']:.2f} [{low:.2f}, {high:.2f}]"
+    distance = experiments.tables.distance(row)
     strength = f"${letter}={row['w']:g}$"
     return (label, strength, f"{row['class_agreement']:.1%}", distance)
 
@@ -1143,7 +1142,8 @@ for name, title in titles.items():
     limited = results.rows("guidance_interval", dataset=name)
     body.append(cheapest(f"{title}, classifier-free in an interval", limited))
 assert [line[1] == "" for line in body] == [False] * 5 + [True] + [False] * 2
-Markdown(results.markdown(("method", "strength", "agreement", "Fréchet [95 %]"), body))
+header = ("method", "strength", "agreement", experiments.tables.FRECHET)
+Markdown(results.markdown(header, body))
 
 # %% [markdown]
 # On MNIST classifier and classifier-free guidance reach it at distances whose intervals overlap;
