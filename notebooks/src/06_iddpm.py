@@ -1052,8 +1052,8 @@ assert cost[0] < 3 and cost[1] > 10_000
 # the mean, at $t=1$ more than a tenth of the intended gradient, which fades over $t$: the network has been
 # given another weighting of the times, one that grows with $T$ and with $\lambda$. Right, the ends of the
 # stride 100 → 1 differ by a factor of nearly 700, and the linear mixture at $v=0.02$ is already 14 times
-# $\tilde\beta$. The third bug costs tens of thousands of bits per pixel in the last step, where the cure
-# costs less than three.
+# $\tilde\beta$. The third bug costs more than ten thousand bits per pixel in the last step, where the
+# cure costs less than three.
 #
 # The tests that catch them:
 # `test_in_l_hybrid_the_mean_learns_from_l_simple_alone_and_the_variance_from_l_vlb_alone` (the gradient at
