@@ -7,6 +7,7 @@ table and the figure that are made of the rows in ``data/results``. The command
 
 from ddpmlib.experiments import (
     chain,
+    digit_schedules,
     feature_audit,
     gradient_noise,
     guidance,
@@ -30,7 +31,7 @@ from ddpmlib.experiments.uncertainty import over_seeds, share_error, times_floor
 _IN_ORDER = (
     training, ladder, lengths, schedules, variances, likelihood, gradient_noise, strides, chain,
     guidance, guidance_interval, thresholds, guidance_dropout, own_images,
-    feature_audit, restart,
+    feature_audit, restart, digit_schedules,
 )  # fmt: skip
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in _IN_ORDER}
 
@@ -38,6 +39,7 @@ __all__ = [
     "EXPERIMENTS",
     "METHODS",
     "chain",
+    "digit_schedules",
     "feature_audit",
     "gradient_noise",
     "guidance",
