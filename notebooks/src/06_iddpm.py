@@ -951,7 +951,7 @@ for t in (2, 5, 20, 100, 500, 900):
     low, beta = net.process.variances(t, t - 1)
     factor = math.log(beta / low)
     lines.append((t, f"{factor:.4f}", f"{v.mean():.2f} ± {v.std():.2f}"))
-    assert (before == 0.5).all() and v.std() > 0.02
+    assert (before == 0.5).all() and v.std() > 0.1
 assert factor < 0.001
 header = ("t", "log(β/β̃)", "learned v, mean ± spread over pixels and images")
 Markdown(markdown(header, lines))
