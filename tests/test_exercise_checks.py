@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddpmlib import data
 from ddpmlib.process import Process
 from ddpmlib.teaching import exercises
 from scripts import notebooks
@@ -176,11 +178,95 @@ def ddim(bar: Callable[..., Any], end: int = 0, noisy: float = 0.0) -> Callable[
     return run
 
 
+def update(**wrong: Any) -> Callable[..., Any]:
+    """The update of exercise 3.4 with one thing changed."""
+
+    def run(theta: Any, grad: Any, m: Any, v: Any, average: Any, n: int) -> Any:
+        clip = wrong.get("clip", lambda g: g / max(1.0, float(g.norm())))
+        grad, old = clip(grad), theta
+        m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad**2
+        k = n + wrong.get("count", 1)
+        m_hat, v_hat = m / (1 - 0.9**k), v / (1 - 0.999**k)
+        if wrong.get("uncorrected"):
+            m_hat, v_hat = m, v
+        root = v_hat if wrong.get("no_root") else v_hat.sqrt()
+        theta = theta - wrong.get("sign", 1) * 0.01 * m_hat / (root + 1e-8)
+        d = wrong.get("decay", lambda n: min(0.99, (1 + n) / (10 + n)))(n)
+        return theta, m, v, d * average + (1 - d) * (old if wrong.get("old") else theta)
+
+    return run
+
+
 WRONG["3.4"] = {
-    "shifted by one": ddim(lambda table, t, s: (table[t], table[max(s - 1, 0)])),
-    "one step whatever the stride": ddim(lambda table, t, s: (table[t], table[t - 1])),
-    "noise": ddim(lambda table, t, s: (table[t], table[s]), noisy=0.1),
-    "no root": lambda net, x, a, times: x / a[times[0]],
+    "no clipping": update(clip=lambda g: g),
+    "always norm one": update(clip=lambda g: g / g.norm()),
+    "by value": update(clip=lambda g: g.clamp(-1, 1)),
+    "square of the norm": update(clip=lambda g: g / max(1.0, float(g.norm()) ** 2)),
+    "uncorrected": update(uncorrected=True),
+    "one update late": update(count=2),
+    "no root": update(no_root=True),
+    "uphill": update(sign=-1),
+    "fixed decay": update(decay=lambda n: 0.99),
+    "decay one late": update(decay=lambda n: min(0.99, (2 + n) / (11 + n))),
+    "average of the old": update(old=True),
+    "average turned": update(decay=lambda n: max(0.01, 9 / (10 + n))),
+    "stands still": lambda theta, grad, m, v, average, n: (theta, m, v, average),
+    "not a number": lambda theta, *rest: (theta * math.nan, *rest[1:4]),
+    "stochastic gradient descent": lambda theta, grad, m, v, average, n: (
+        theta - 0.01 * grad, m, v, average
+    ),
+}  # fmt: skip
+
+
+def test_the_generator_of_answers_to_exercise_3_4_knows_the_right_one() -> None:
+    exercises.check("3.4", update())
+
+
+@cache
+def moments() -> tuple[Any, Any, Any]:
+    """Mean, covariance and correlation of the training scans."""
+    x = data.to_float(data.load("digits").x_train).flatten(1)
+    return x.mean(0), torch.cov(x.T), torch.corrcoef(x.T).nan_to_num()
+
+
+def linear(**wrong: Any) -> Callable[..., Any]:
+    """The linear denoiser of exercise 3.5 with one thing changed."""
+
+    def run(x_t: Any, a: float) -> Any:
+        mu, C, correlation = moments()
+        mu = mu * wrong.get("mean", 1)
+        C = torch.diag(C.diag()) if wrong.get("pixels_apart") else C
+        C = correlation if wrong.get("correlation") else C
+        inverse = torch.linalg.inv(a * C + wrong.get("noise", 1 - a) * torch.eye(64))
+        K = (a if wrong.get("no_root") else a**0.5) * C @ inverse
+        x0 = mu + (x_t.flatten(1) - wrong.get("shift", a**0.5) * mu) @ K.T
+        return wrong.get("after", lambda x: x)(x0).reshape(x_t.shape)
+
+    return run
+
+
+def test_the_generator_of_answers_to_exercise_3_5_knows_the_right_one() -> None:
+    exercises.check("3.5", (linear(), LINEAR, NETWORK))
+
+
+LINEAR, NETWORK = 0.3705, 0.2345
+WRONG["3.5"] = {
+    "no mean": (linear(mean=0), LINEAR, NETWORK),
+    "mean not scaled": (linear(shift=1.0), LINEAR, NETWORK),
+    "pixels apart": (linear(pixels_apart=True), LINEAR, NETWORK),
+    "correlation": (linear(correlation=True), LINEAR, NETWORK),
+    "no root": (linear(no_root=True), LINEAR, NETWORK),
+    "noise of one time": (linear(noise=0.5), LINEAR, NETWORK),
+    "clamped": (linear(after=lambda x: x.clamp(-1, 1)), LINEAR, NETWORK),
+    "the mean alone": (linear(after=lambda x: 0 * x), LINEAR, NETWORK),
+    "not a number": (linear(after=lambda x: x * math.nan), LINEAR, NETWORK),
+    "noisy image": (lambda x_t, a: x_t / a**0.5, LINEAR, NETWORK),
+    "loss of ε": (linear(), 1.2, NETWORK),
+    "loss on training scans": (linear(), 0.352, NETWORK),
+    "no loss": (linear(), math.nan, NETWORK),
+    "network without labels": (linear(), LINEAR, 0.3137),
+    "network as good as linear": (linear(), LINEAR, LINEAR),
+    "no network": (linear(), LINEAR, math.nan),
 }
 WRONG["4.1"] = {
     "nats for bits": (1900 / 784, 784 * math.log(256)),
