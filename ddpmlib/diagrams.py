@@ -156,9 +156,7 @@ def _box(layer: Layer, place: Point) -> str:
     )
 
 
-def _frame(
-    config: UNetConfig, side: int, layers: dict[str, Layer], bottom: float
-) -> Iterable[str]:
+def _frame(config: UNetConfig, side: int, layers: dict[str, Layer], bottom: float) -> Iterable[str]:
     """Image, answer and embedding at the top, and below what a residual block is made of."""
     emb, first = layers["embed"].shape[0], layers["inp"].given
     image = f"x: image {_times((config.channels, side, side))}"
@@ -169,9 +167,7 @@ def _frame(
     yield _text(RIGHT + BOX / 2, TOP + ROW - 24, out)
     yield _arrow([(RIGHT + BOX / 2, TOP + ROW), (RIGHT + BOX / 2, TOP + ROW - 18)])
     said = "t and y" if config.num_classes else "t"
-    yield _text(
-        WIDTH / 2, TOP + 18, f"{said} → embedding e, {emb} numbers → every residual block"
-    )
+    yield _text(WIDTH / 2, TOP + 18, f"{said} → embedding e, {emb} numbers → every residual block")
     add = "AdaGN(e)" if config.conditioning == "adagn" else "+ e, GroupNorm"
     yield _text(
         WIDTH / 2,
@@ -189,9 +185,7 @@ def _times(shape: Sequence[int]) -> str:
     return " × ".join(map(str, shape))
 
 
-def _text(
-    x: float, y: float, words: str, anchor: str = "middle", weight: str = "normal"
-) -> str:
+def _text(x: float, y: float, words: str, anchor: str = "middle", weight: str = "normal") -> str:
     return (
         f'<text x="{x}" y="{y}" text-anchor="{anchor}" font-weight="{weight}" '
         f'font-size="13" {FONT} fill="#111">{escape(words)}</text>'
@@ -201,7 +195,9 @@ def _text(
 def _arrow(points: Sequence[Point], dashed: bool = False) -> str:
     way = " ".join(f"{x},{y}" for x, y in points)
     look = 'stroke="#0072B2" stroke-dasharray="5 4"' if dashed else 'stroke="#333"'
-    return f'<polyline points="{way}" fill="none" {look} stroke-width="1.4" marker-end="url(#tip)"/>'
+    return (
+        f'<polyline points="{way}" fill="none" {look} stroke-width="1.4" marker-end="url(#tip)"/>'
+    )
 
 
 def _svg(parts: Iterable[str], height: float) -> str:

@@ -63,7 +63,9 @@ def test_every_shape_is_that_of_a_forward_pass(drawn):
 def test_attention_is_drawn_where_it_is_computed(drawn):
     config, side, _, seen = drawn
     attends = {name.removesuffix(".attention.qkv") for name in seen if name.endswith(".qkv")}
-    drawn_so = {g.get("data-layer") for g in groups(config, side, "layer") if "attention" in words(g)}
+    drawn_so = {
+        g.get("data-layer") for g in groups(config, side, "layer") if "attention" in words(g)
+    }
     assert drawn_so == attends
 
 
@@ -80,7 +82,7 @@ def test_a_skip_connection_leads_from_the_layer_whose_features_arrive(drawn):
 
 
 def test_the_frame_names_image_output_and_embedding(drawn):
-    config, side, net, seen = drawn
+    config, side, _, seen = drawn
     text = plots.unet(config, side)
     image = f"{config.channels} × {side} × {side}"
     assert f"x: image {image}" in text and f"output {image}" in text
@@ -99,7 +101,7 @@ def test_it_stays_in_its_picture_and_layers_do_not_overlap(drawn):
             box = group.find(f"{SVG}rect")
             boxes.append([float(box.get(key)) for key in ("x", "y", "width", "height")])
     for i, (x, y, w, h) in enumerate(boxes):
-        assert 0 <= x and x + w <= width and 0 <= y and y + h <= height
+        assert min(x, y) >= 0 and x + w <= width and y + h <= height
         for other in boxes[:i]:
             apart = abs(x - other[0]) >= w or abs(y - other[1]) >= h
             assert apart

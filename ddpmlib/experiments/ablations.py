@@ -113,10 +113,8 @@ def table(*changes: str) -> str:
     for name in ("recipe", *changes):
         mean, half = difference(name)
         more = "" if name == "recipe" else f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
-        lines.append(
-            (CHANGES[name].label, f"{fmean(errors(name)):.3f}", more)
-            + tuple(_mean_std(values(name, key)) for key in ("frechet", "frechet_pixels"))
-        )
+        distances = (_mean_std(values(name, key)) for key in ("frechet", "frechet_pixels"))
+        lines.append((CHANGES[name].label, f"{fmean(errors(name)):.3f}", more, *distances))
     return markdown(header, lines)
 
 
@@ -127,11 +125,11 @@ def targets_table() -> str:
         "with $\\hat x_0$ clipped",
     )  # fmt: skip
     names = {"eps": "$\\varepsilon$", "recipe": "$v$", "x0": "$x_0$"}
-    lines = [
-        (words, *(_mean_std(errors(name, of), 3) for of in WEIGHTS))
-        + tuple(_mean_std(values(name, key)) for key in ("frechet", "clipped_frechet"))
-        for name, words in names.items()
-    ]
+    lines = []
+    for name, words in names.items():
+        losses = (_mean_std(errors(name, of), 3) for of in WEIGHTS)
+        distances = (_mean_std(values(name, key)) for key in ("frechet", "clipped_frechet"))
+        lines.append((words, *losses, *distances))
     return markdown(header, lines)
 
 

@@ -1,4 +1,4 @@
-"""Short trainings on the embedded digits that differ from the recipe in one thing, and their errors.
+"""Short trainings on the embedded digits, each with one thing changed, and their errors.
 
 Each is the recipe ``digits`` of chapter 3 but for one :class:`Change`: of the network, of what it
 predicts, of the optimiser. All are measured alike, by the error of x̂_0 on scans that no training
@@ -23,7 +23,7 @@ from ddpmlib.denoiser import Denoiser
 from ddpmlib.evaluation import features, metrics
 from ddpmlib.experiments.results import Row
 from ddpmlib.guidance import StaticThreshold
-from ddpmlib.models.unet import UNet, Upsample
+from ddpmlib.models.unet import Block, UNet
 from ddpmlib.samplers import draw, uniform_times
 from ddpmlib.training import Average, Settings, Trainer, fit, hardware
 from ddpmlib.zoo import RECIPES, recipes
@@ -62,9 +62,11 @@ def without_skips(net: UNet) -> None:
     """The way up is handed zeros in place of the features of the way down; no weight is removed."""
     features = [net.inp.out_channels]
     for layer in net.down:
-        features.append((layer.conv if hasattr(layer, "conv") else layer.conv2).out_channels)
+        last = layer.conv2 if isinstance(layer, Block) else layer.conv
+        assert isinstance(last, nn.Conv2d)
+        features.append(last.out_channels)
     for layer in net.up:
-        if not isinstance(layer, Upsample):
+        if isinstance(layer, Block):
             layer.register_forward_pre_hook(partial(_zeroed, features.pop()))
 
 
@@ -76,7 +78,7 @@ def _zeroed(skip: int, layer: nn.Module, inputs: tuple[Tensor, Tensor]) -> tuple
 def without_attention(net: UNet) -> None:
     """No self-attention, in the middle neither."""
     for layer in (*net.down, *net.mid, *net.up):
-        if hasattr(layer, "attention"):
+        if isinstance(layer, Block):
             layer.attention = nn.Identity()
 
 
@@ -118,6 +120,7 @@ def trainer_of(change: Change, seed: int) -> Watched:
     recipe = recipes.changed(RECIPES["digits"], dict(change.words) | {"settings.seed": seed})
     model, digits = recipe.build(), data.load("digits")
     if change.net is not None:
+        assert isinstance(model.net, UNet)
         change.net(model.net)
     fields = {name: getattr(recipe.settings, name) for name in Settings.__dataclass_fields__}
     settings = Constant(**fields) if change.constant else recipe.settings

@@ -7,7 +7,7 @@
 # each, on the CPU that executed this page; its weights are in the repository. This chapter derives
 # the loss that such a network is trained with and the algorithm that samples from it, writes both
 # in ten lines, draws the network layer by layer, and trains a smaller one on 8×8 digits while you
-# wait. Reading takes about an hour, the folded proofs left aside.
+# wait. The folded proofs can be left aside at a first reading.
 
 # %% tags=["setup", "hide-input"]
 # Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
@@ -145,6 +145,11 @@ def on_a_cluster(x):
     return (torch.cdist(x, centres).min(dim=1).values < 3 * 0.2).float().mean().item()
 
 
+def width(x):
+    """Standard deviation around the nearest centre."""
+    return (x - centres[torch.cdist(x, centres).argmin(dim=1)]).std().item()
+
+
 x_T = torch.randn(1500, 2, generator=torch.Generator().manual_seed(1))
 from_network, from_oracle = (
     draw(d, process, x_T, generator=torch.Generator().manual_seed(2))
@@ -154,14 +159,17 @@ fig, axes = plt.subplots(1, 3, figsize=(7.5, 2.8), sharey=True)
 shown = {"data": points[:1500], "learned": from_network, "exact": from_oracle}
 for ax, (title, x) in zip(axes, shown.items(), strict=True):
     plots.scatter(x, ax).set_title(f"{title}: {on_a_cluster(x):.0%} on a cluster")
-assert on_a_cluster(points) > 0.98 and on_a_cluster(from_oracle) > 0.97
-assert 0.9 < on_a_cluster(from_network) < on_a_cluster(from_oracle)
+assert 0.98 < on_a_cluster(points) < 1 and on_a_cluster(from_oracle) > 0.985
+assert 0.9 < on_a_cluster(from_network) < on_a_cluster(points)
+assert abs(width(points) - 0.20) < 0.004 and abs(width(from_oracle) - 0.19) < 0.005
 
 # %% [markdown]
 # **Fig. 3.2.** A perceptron that was asked 1,500 times "which noise was added to these points?"
 # has found the six clusters without being told that there are any. More than 90 % of its samples
-# lie within three standard deviations of a cluster's centre, against 98 % with the exact denoiser;
-# the others are strays between the clusters, the errors of a network trained for seconds.
+# lie within three standard deviations of a cluster's centre, against 99 % of the data; the others
+# are strays between the clusters, the errors of a network trained for seconds. The exact
+# denoiser's clusters are a little too narrow, standard deviation 0.19 for 0.20, because $\tilde\beta_t$
+# is a little too small a variance here ([chapter 2](02_reverse.ipynb)).
 #
 # ## Which loss, and what minimises it
 #
@@ -302,11 +310,13 @@ assert difference == 0
 # it. In the last step $z=0$, for $q(x_0\mid x_1,x_0)$ is a point, $\tilde\beta_1 = 0$. A program that
 # adds noise there puts a film of grain on every image.
 #
-# :::{admonition} Common misprint: $\alpha_t$ without its bar
+# :::{admonition} Common misprint: Algorithm 2 without a bar, or with noise in the last step
 # :class: warning
 # The deck "Diffusion models" (results on CIFAR-10) prints (3.3), as extracted from its file, with
 # $\sqrt{1-\alpha_t}$ under the noise instead of $\sqrt{1-\bar\alpha_t}$. The samples still look clean,
-# so the slip is hard to see: [chapter 2](02_reverse.ipynb) runs it.
+# so the slip is hard to see: [chapter 2](02_reverse.ipynb) runs it. The deck "Denoising Diffusion
+# Models", after the CVPR 2022 tutorial, adds $\sigma_t z$ at $t=1$ too, the first exhibit of the
+# [museum](A_museum_of_bugs.ipynb).
 # :::
 #
 # ## Both algorithms in ten lines
@@ -472,11 +482,11 @@ Markdown(ablations.targets_table())
 # stands for what the mean leaves out. Measured with the true $x_0$, on a stride from 80 to 40:
 
 # %% tags=["hide-input"]
+from ddpmlib.prediction import Prediction
+
 g = torch.Generator().manual_seed(0)
 x0 = torch.zeros(200_000, 1)
 x_t = mnist_process.q_sample(x0, 80, torch.randn(200_000, 1, generator=g))
-from ddpmlib.prediction import Prediction
-
 kept = 1 - float(mnist_process.alpha_bar[40])
 small, large = mnist_process.variances(80, 40)
 cells = {}
@@ -552,7 +562,7 @@ SVG(plots.unet(config, side=8))
 #
 # **Zero initialisation.** The second convolution of each block, the last map of each attention layer and the
 # last convolution of the network start at zero. Before training each block hands on its input, and the
-# network answers 0. Chapter 3's measurements of all this are in [appendix D](D_training.ipynb):
+# network answers 0.
 #
 # @@ABLATION@@
 #
@@ -567,20 +577,17 @@ SVG(plots.unet(config, side=8))
 #
 # for $k = 0,\dots,\frac d2-1$.
 
-# %% mystnb={"image": {"alt": "Heat map of the sinusoidal embedding: 64 features across, time 0 to 1000 down. Fast stripes at the left of each half, slow ones at the right."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Two heat maps of the sinusoidal embedding, 64 features across, time down, 0 to 60 and 0 to 1000. Fast stripes at the left of each half, slow ones at the right."}} tags=["hide-input"]
 from ddpmlib.models.embedding import sinusoidal
 
-fig, ax = plt.subplots(figsize=(6.4, 2.4))
-image = ax.imshow(
-    sinusoidal(torch.arange(0, 1001, 10), 64),
-    aspect="auto",
-    cmap="RdBu",
-    vmin=-1,
-    vmax=1,
-    extent=(0, 64, 1000, 0),
-)
-ax.set(xlabel="feature k (32 sines, then 32 cosines)", ylabel="time t")
-ax.grid(visible=False)
+fig, axes = plt.subplots(1, 2, figsize=(7.5, 2.6))
+for ax, last in zip(axes, (60, 1000), strict=True):
+    image = ax.imshow(
+        sinusoidal(torch.arange(last + 1), 64),
+        aspect="auto", cmap="RdBu", vmin=-1, vmax=1, extent=(0, 64, last, 0),
+    )  # fmt: skip
+    ax.set(xlabel="feature k (32 sines, then 32 cosines)", ylabel="time t")
+    ax.grid(visible=False)
 _ = fig.colorbar(image, label="emb(t)")
 near, far = (sinusoidal(torch.tensor(pair), 64) for pair in ((500, 501), (100, 900)))
 change = [(a[1] - a[0]).abs() for a in (near, far)]
@@ -588,8 +595,9 @@ assert change[0][:8].max() > 0.25 > 0.01 > change[0][16:32].max()
 assert change[1][24:32].max() > 0.1
 
 # %% [markdown]
-# **Fig. 3.5.** The embedding (3.10) of the times 0 to 1,000, one row each, $d=64$. The fast features at the left
-# of each half tell $t=500$ from $t=501$, the slow ones at the right of it tell 100 from 900.
+# **Fig. 3.5.** The embedding (3.10) of the times 0 to 60 (left) and 0 to 1,000 (right), one row each, $d=64$. The
+# fast features at the left of each half tell neighbouring times apart, $t=500$ from $t=501$; on the right they change
+# faster than can be drawn, and blend. The slow ones at the right of each half tell 100 from 900.
 #
 # The vector passes a small perceptron, where the vector of the class label is added; the result $e$ goes to
 # every block. Song et al. {cite}`song2021score` use **random Fourier features** {cite}`tancik2020fourier` instead:
@@ -735,7 +743,7 @@ no_label = v_errors(oracle.FiniteData(process, x_seen), x_seen, None).mean().ite
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 3))
 smooth = torch.tensor(losses).unfold(0, 25, 1).mean(1)
 axes[0].plot(range(1, 501), losses, color=plots.SKY, lw=0.6, label="each update")
-axes[0].plot(range(25, 501), smooth, color=plots.BLUE, label="mean of 25")
+axes[0].plot(range(13, 489), smooth, color=plots.BLUE, label="mean of 25 around it")
 axes[0].set(xlabel="update", ylabel="loss per pixel", xscale="log", yscale="log")
 axes[0].set(yticks=(0.2, 0.3, 0.5, 1), yticklabels=("0.2", "0.3", "0.5", "1"))
 for (name, curve), colour in zip(
@@ -823,7 +831,7 @@ assert agreement > 0.95 and abs(accuracy["value"] - 0.994) < 5e-4
 # patches of 28×28 images. How it was trained, and what it measures, is on the card beside the weights. It was
 # trained in three legs, each started from the weights of the one before; the card describes the last.
 
-# %% mystnb={"image": {"alt": "Training loss of the MNIST model over 33,000 updates in three legs, on a logarithmic scale. It falls from 0.78 to 0.10 in the first leg; each later leg begins with a small rise and ends slightly lower."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Training loss of the MNIST model over 33,000 updates in three legs, whole on the left, the range from 0.09 to 0.125 on the right. It falls from 0.78 to 0.10 in the first leg; each later leg begins with a small rise and ends slightly lower."}} tags=["hide-input"]
 # The cards of the first two legs are in the history of the repository, commits 86a6d7b
 # and 5d2a3db, under the SHA-256 that the next leg names as its start. Every 50 updates a mean.
 first = {50: 0.7842, 100: 0.5459, 200: 0.2137, 300: 0.1697, 500: 0.1408, 1000: 0.1241}
@@ -834,22 +842,23 @@ second |= {2000: 0.1090, 3000: 0.1067, 4000: 0.1055, 5000: 0.1050, 6000: 0.1027}
 second |= {7000: 0.1012, 8000: 0.0998, 9000: 0.1010, 10_000: 0.1003}
 third = {step: loss for step, loss in mnist_card.loss if step <= 500 or step % 1000 == 0}
 
-fig, ax = plt.subplots(figsize=(6.4, 2.8))
+fig, axes = plt.subplots(1, 2, figsize=(7.5, 2.8))
 start = 0
 for name, leg in (("first leg", first), ("second", second), ("third, on the card", third)):
-    ax.plot([start + step for step in leg], leg.values(), "o-", ms=3, label=name)
+    for ax in axes:
+        ax.plot([start + step for step in leg], leg.values(), "o-", ms=2.5, label=name)
     start += max(leg)
-ax.set(xlabel="update", ylabel="loss per pixel", yscale="log", yticks=(0.1, 0.2, 0.4, 0.8))
-ax.set_yticklabels(("0.1", "0.2", "0.4", "0.8"))
-ax.minorticks_off()
-_ = ax.legend()
+for ax, top in zip(axes, (0.8, 0.125), strict=True):
+    ax.set(xlabel="update", ylim=(0.09, top))
+axes[0].set(ylabel="loss per pixel", xscale="log")
+axes[0].legend()
 how = mnist_card.training
 assert start == 33_000 and mnist_card.recipe["net"]["width"] == 2 * config.width
 assert round(how["seconds"] / 60) == 64 and "0fdb5acb922d" in how["init"]
 assert max(third.values()) > third[100] > third[14_000]
 
 # %% [markdown]
-# **Fig. 3.8.** The loss of the MNIST model from its first update: 33,000 updates in three legs, 4.2 million images,
+# **Fig. 3.8.** The loss of the MNIST model from its first update, whole (left) and magnified (right): 33,000 updates in three legs, 4.2 million images,
 # three hours on one CPU thread (59, 54 and 64 minutes). Each leg warms the learning rate up again, which costs a
 # rise at its beginning, and lets it fall to zero, which lowers the loss at its end; the second and third also
 # learn the variance ([chapter 6](06_iddpm.ipynb)).
@@ -909,14 +918,10 @@ table = {
 lines = ["| calls | agreement, η = 0 | agreement, η = 1 | Fréchet, η = 0 | Fréchet, η = 1 |"]
 lines += ["|--:|" + "--:|" * 4]
 for n in calls:
-    cells = [
-        f"{table[eta, n][:, k].mean():.{2 - k}%} ± {table[eta, n][:, k].std():.{2 - k}%}"
-        if k == 0
-        else f"{table[eta, n][:, k].mean():.1f} ± {table[eta, n][:, k].std():.1f}"
-        for k in (0, 1)
-        for eta in (0.0, 1.0)
-    ]
-    lines.append(f"| {n} | " + " | ".join(cells) + " |")
+    (a, f), (b, g) = (table[eta, n].mean(0) for eta in (0.0, 1.0))
+    (da, df), (db, dg) = (table[eta, n].std(0) for eta in (0.0, 1.0))
+    shares = f"{a:.1%} ± {da:.1%} | {b:.1%} ± {db:.1%}"
+    lines.append(f"| {n} | {shares} | {f:.1f} ± {df:.1f} | {g:.1f} ± {dg:.1f} |")
 Markdown("\n".join(lines))
 
 # %% mystnb={"image": {"alt": "Two panels over the number of network calls, 2 to 10, for DDIM and ancestral sampling with error bars. Left: class agreement, above 0.9 everywhere, not rising. Right: Fréchet distance, falling for both, ancestral below DDIM at 10 calls."}} tags=["hide-input"]
@@ -939,19 +944,20 @@ for ax, name in zip(axes, ("class agreement", "Fréchet distance"), strict=True)
 mean = {cell: values.mean(0) for cell, values in table.items()}
 for eta in (0.0, 1.0):
     assert mean[eta, 2][1] > 1.5 * mean[eta, 10][1]  # the distance falls
-    assert mean[eta, 2][0] > mean[eta, 10][0] - 0.01  # agreement does not rise
+    assert 0.985 < mean[eta, 2][0] > mean[eta, 10][0] - 0.005 > 0.93  # agreement does not rise
 assert mean[1.0, 10][1] < mean[0.0, 10][1]
 
 # %% [markdown]
 # **Fig. 3.9.** Mean and standard deviation over three sampling seeds. From 2 to 10 calls the Fréchet distance of both
-# samplers falls by more than a third, and class agreement does not rise. Two calls give something close to
-# the average three, which every classifier reads as a three; only the distance sees that the variety is missing. At 10
-# calls the ancestral sampler is nearer to the data.
+# samplers falls by more than a third. Class agreement does not rise: it falls from 99.8 % to 96.8 % for DDIM, and for
+# ancestral sampling by one per cent, which is within the error. Two calls give something close to the average three,
+# which the classifier reads as a three; only the distance sees that the variety is missing. At 10 calls the ancestral
+# sampler is nearer to the data.
 #
-# Fresh noise helps this small, briefly trained network. The likely reason is that it covers errors of earlier
-# steps, which a deterministic chain carries to its end; the exact denoiser, which makes no such errors, is the place to
-# test this, and one network trained once is not. [Chapter 9](09_scoreboard.ipynb) measures both samplers on
-# larger models, where published results {cite}`song2021denoising` put DDIM ahead below a hundred calls.
+# Fresh noise helps this small, briefly trained network. A likely reason is that it covers errors of earlier steps,
+# which a deterministic chain carries to its end; that is not tested here. Published results for large, long-trained
+# models put DDIM ahead below a hundred calls {cite}`song2021denoising`; [chapter 9](09_scoreboard.ipynb) measures both
+# on larger models than this one.
 #
 # ## What goes wrong: `rand` for `randn`
 #
@@ -992,14 +998,16 @@ for ax, (name, losses_), trained in zip(
     x = draw(trained, toy.model.process, x_T, generator=generator)
     final[name], share[name] = curve[-1].item(), on_a_cluster(x)
     plots.scatter(x, ax, reach=4).set_title(f"{name}: {share[name]:.0%}")
+    outside = (x.abs().max(dim=1).values > 4).float().mean().item()
+    assert (outside > 0.5) == (name == "rand for randn")
 axes[0].set(xlabel="update", ylabel="loss", ylim=(0, 1))
 axes[0].legend()
 assert final["rand for randn"] < 0.5 * final["correct"]
-assert share["correct"] > 0.9 and share["rand for randn"] < 0.5
+assert share["correct"] > 0.9 and share["rand for randn"] < 0.1
 
 # %% [markdown]
-# **Fig. 3.10.** The run with the bug has less than half the *loss*, and fewer than half of its samples lie on a cluster
-# (more than 90 % without the bug). Uniform noise has mean ½ and variance 1/12, so less of it is
+# **Fig. 3.10.** The run with the bug has less than half the *loss*, and fewer than 10 % of its samples lie on a cluster
+# (percentages above the panels; more than 90 % without the bug). Most lie outside the window. Uniform noise has mean ½ and variance 1/12, so less of it is
 # unknown and the floor of the loss is lower; but sampling starts from normal noise and adds normal noise, which
 # this network has never seen. A loss says something only beside its own floor, or on the same task.
 #
@@ -1139,7 +1147,8 @@ exercises.check("3.4", update)
 #    $(x_0-\hat x_0)^2/(1-\bar\alpha_t)$, noise as in `v_errors`.
 # 3. Measure the network that you trained, or `zoo.load("digits")`, in the same way, told the labels.
 #
-# Answer with `(linear, loss of the linear function, loss of the network)`.
+# Answer with `(linear, loss of the linear function, loss of the network)`. An untrained network, which answers
+# $\hat v=0$, loses 0.89: which share of the way from there to the trained network does the linear function go?
 #
 # :::{dropdown} Hint
 # $\operatorname{Cov}(x_0, x_t) = \sqrt{\bar\alpha_t}\,C$ and $\operatorname{Cov}(x_t) = \bar\alpha_t C+(1-\bar\alpha_t)I$. Of two
@@ -1153,8 +1162,6 @@ answer = ...  # (linear, loss of the linear function, loss of the network)
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 3.5
-from ddpmlib.prediction import Prediction
-
 pixels = x_seen.flatten(1)
 mu, C = pixels.mean(0), torch.cov(pixels.T)
 
@@ -1174,10 +1181,17 @@ linear_loss = v_errors(linear_denoiser, x_new, None).mean().item()
 network_loss = v_errors(denoiser, x_new, y_new).mean().item()
 exercises.check("3.5", (linear, linear_loss, network_loss))
 
+
+def answers_zero(x_t, t, y=None):  # v̂ = 0, the network before its first update
+    return Prediction(process.alpha_bar[t].float() ** 0.5 * x_t)
+
+
+untrained_loss = v_errors(answers_zero, x_new, None).mean().item()
+assert abs(untrained_loss - 0.89) < 0.02 and abs(linear_loss - 0.37) < 0.005
+done = (untrained_loss - linear_loss) / (untrained_loss - network_loss)
+assert abs(done - 0.8) < 0.03  # four fifths of the way; but its samples are Gaussian
+
 # %% [markdown]
-# The linear function loses 0.37 and the network about 0.23, where the prediction 0 loses 0.89: a linear map of 64 pixels does
-# four fifths of what the network does. It needs no training, and its samples are Gaussian: no digits.
-#
 # ## Recap
 #
 # 1. The reverse chain needs one unknown function, $\mathbb E[x_0\mid x_t]$; regression on the added noise learns it,

@@ -151,7 +151,7 @@ def test_a_step_up_is_the_ddim_step_solved_for_its_start() -> None:
 
 
 @pytest.mark.equation("3.7")
-@pytest.mark.parametrize("t, s", [(80, 40), (500, 460), (20, 19)])
+@pytest.mark.parametrize(("t", "s"), [(80, 40), (500, 460), (20, 19)])
 def test_the_other_variance_leaves_the_family(t: int, s: int) -> None:
     """With the true x_0 the noise in x_s has the kernel's variance for every η, but not with β."""
     process = DDPM(schedules.cosine(1000))
