@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ GREY = "#707070"  # for what is only there to compare with
 
 
 def style() -> None:
-    """Set matplotlib's defaults to the book's style."""
+    """Set matplotlib's defaults to the book's style; in a notebook, store small pictures."""
     import matplotlib as mpl
     from cycler import cycler
 
@@ -53,6 +54,39 @@ def style() -> None:
             "savefig.facecolor": "white",
         }
     )
+    _few_colours()
+
+
+def _few_colours(most: int = 128) -> None:
+    """A notebook's figures as PNG with a palette: a third of the bytes, to the eye the same."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is None or not hasattr(shell, "kernel"):
+        return
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+
+    plt.switch_backend(plt.get_backend())  # only now is there the notebook's printer of figures
+    formatter = shell.display_formatter.formatters["image/png"]
+    before = formatter.for_type(Figure)
+    if before is None or hasattr(before, "most"):
+        return
+
+    def printed(figure: Figure) -> Any:
+        picture = before(figure)
+        return _reduced(picture, most) if isinstance(picture, str) else picture
+
+    printed.most = most  # type: ignore[attr-defined]
+    formatter.for_type(Figure, printed)
+
+
+def _reduced(picture: str, most: int) -> str:
+    """A PNG in base64, with at most so many colours."""
+    from PIL import Image
+
+    full = Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")
+    buffer = io.BytesIO()
+    full.quantize(most, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def sheet(images: Tensor, ncol: int = 10, pad: int = 1) -> np.ndarray:
@@ -134,6 +168,23 @@ def grid(images: Tensor, ncol: int = 10, ax: Axes | None = None, title: str = ""
     ax.set_axis_off()
     if title:
         ax.set_title(title)
+    return ax
+
+
+def rows(named: Mapping[str, Tensor], ax: Axes | None = None, title: str = "") -> Axes:
+    """Show one row of images (N, C, H, W) for each name, the name on its left. Returns the axes.
+
+    Raises:
+        ValueError: without rows, for rows of several lengths, or as :func:`sheet`.
+    """
+    lengths = {len(images) for images in named.values()}
+    if len(lengths) != 1:
+        raise ValueError(f"need rows of one length, at least one, got lengths {sorted(lengths)}")
+    ax = grid(torch.cat(list(named.values())), lengths.pop(), ax, title)
+    height = next(iter(named.values())).shape[-2] + 1
+    for row, name in enumerate(named):
+        at = (-0.15 * height, height * (row + 0.5) - 1)
+        ax.text(*at, name, ha="right", va="center", fontsize=9)
     return ax
 
 

@@ -615,7 +615,10 @@ def test_in_an_empty_folder(cwd, shipped, capsys, words, match):
         ("sample digits-classifier", "digits-classifier is a classifier: it .* draws none"),
         ("evaluate digits --n 1", "at least 2"),
         ("evaluate digits-classifier --metric fid", "is measured by its accuracy alone"),
-        ("evaluate digits --n 5 --steps 2", "no checkpoint 'digits-classifier'"),
+        (
+            "evaluate digits --n 5 --steps 2 --features classifier",
+            "no checkpoint 'digits-classifier'",
+        ),
         ("ship runs/digits --name a/b", "plain file name, got 'a/b'"),
     ],
 )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.autograd.functional import jvp
 
 from ddpmlib.denoiser import EPS, SCORE, VELOCITY, X0, Parameterization, V, oracle, parameterization
+from ddpmlib.guidance import ClassifierFree
 from ddpmlib.prediction import Prediction
 from ddpmlib.process import (
     DDPM,
@@ -27,6 +29,7 @@ from ddpmlib.process import (
     kernel,
     schedules,
 )
+from ddpmlib.samplers import draw, uniform_times
 
 F64 = torch.float64
 T = 1000
@@ -403,6 +406,66 @@ def test_the_step_of_vdm_is_the_ancestral_step() -> None:
         theirs = a_s / a_t * (x_t - sigma_t * c * eps) + sigma_s * c.sqrt() * noise
         ours = PROCESS.step(x_t, Prediction(x0), t, s, 1.0, noise)
         assert gap(theirs, ours) < 1e-12
+
+
+def algorithm_2(
+    denoise: Callable[[Tensor, int, Tensor], Tensor],
+    z: Tensor,
+    levels: Tensor,
+    labels: tuple[Tensor, Tensor],
+    w: float,
+    v: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Ho & Salimans 2022, in their letters: α_λ, σ_λ, σ̃² and σ² from λ alone."""
+    for k, lam in enumerate(levels):
+        alpha, sigma = torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()
+        given, null = ((z - alpha * denoise(z, k, y)) / sigma for y in labels)
+        x = (z - sigma * ((1 + w) * given - w * null)) / alpha
+        if k + 1 == len(levels):
+            return x
+        after = levels[k + 1]
+        alpha_, sigma_ = torch.sigmoid(after).sqrt(), torch.sigmoid(-after).sqrt()
+        shrink = torch.exp(lam - after)
+        mean = shrink * alpha_ / alpha * z + (1 - shrink) * alpha_ * x
+        tilde, other = (1 - shrink) * sigma_**2, (1 - shrink) * sigma**2
+        noise = torch.randn(z.shape, generator=generator, dtype=z.dtype)
+        z = mean + (tilde ** (1 - v) * other**v).sqrt() * noise
+    raise AssertionError
+
+
+@pytest.mark.equation("B.16", "B.17")
+@pytest.mark.parametrize(("w", "v"), [(0.0, 0.0), (1.5, 0.3), (4.0, 1.0), (-1.0, 0.7)])
+def test_classifier_free_guidance_by_log_snr_is_the_guided_sampler(w: float, v: float) -> None:
+    numbers = torch.tensor([[0.4, 0.6], [-1.0, 0.8], [0.3, 0.4]], dtype=F64)
+    classes = oracle.Mixture(PROCESS, *numbers, labels=torch.arange(2))
+    guided, y = ClassifierFree(classes, w), torch.arange(2).repeat(20)
+    times, x_T = uniform_times(PROCESS.T, 25), normal(40)
+
+    def denoise(z: Tensor, k: int, label: Tensor) -> Tensor:
+        return classes(z, times[k], label).x0
+
+    def with_v(x: Tensor, t: Any, y: Tensor) -> Prediction:
+        return Prediction(guided(x, t, y).x0, v)
+
+    ours = draw(with_v, PROCESS, x_T, times, y=y, generator=torch.Generator().manual_seed(1))
+    levels = schedules.log_snr(PROCESS.alpha_bar[torch.tensor(times[:-1])])
+    labels = y, classes.without(y)
+    theirs = algorithm_2(denoise, x_T, levels, labels, w, v, torch.Generator().manual_seed(1))
+    assert gap(theirs, ours) < 1e-9
+    turned = algorithm_2(denoise, x_T, levels, labels, w, 1 - v, torch.Generator().manual_seed(1))
+    assert gap(turned, ours) > 1e-3  # the exponents belong where they are
+
+
+@pytest.mark.equation("B.18")
+def test_their_training_levels_are_those_of_a_cosine_schedule() -> None:
+    """In the middle, where neither the ends of λ nor the clip of β matter."""
+    u = torch.arange(100, 901, dtype=F64) / 1000
+    b, top = (math.atan(math.exp(-lam / 2)) for lam in (20.0, -20.0))
+    theirs = -2 * torch.log(torch.tan((top - b) * u + b))
+    ours = schedules.log_snr(DDPM(schedules.cosine(1000, offset=0.0)).alpha_bar)[100:901]
+    assert gap(theirs, ours) < 1e-3
+    assert float(torch.special.expit(theirs[0])) > 0.97 > 0.03 > float(theirs[-1].sigmoid())
 
 
 @pytest.mark.equation("B.15")

@@ -128,6 +128,8 @@ NOISY = fixed(
     models.NoisyClassifierConfig(num_classes=3, **SHAPE),
     CHAIN,  # type: ignore[arg-type]
 )
+PIXELS = "pixels 0..255 are images, too"
+COMPONENTS = evaluation.PixelComponents(torch.zeros(64), torch.eye(64)[:, :7])
 MIXTURE = oracle.Mixture(CHAIN, torch.ones(3), points(5, 3), torch.full((3,), 0.3), torch.arange(3))
 GAUSSIAN = oracle.Gaussian(CHAIN, torch.zeros(2), torch.tensor([[0.4, 0.1], [0.1, 0.2]]))
 POINT_CLASSIFIER = MIXTURE.class_logits
@@ -432,6 +434,36 @@ CALLS |= {
         evaluation.kid, "a", "b", size=10, subsets=3, generator=seeded
     ),
     "evaluation.precision_recall": features_of(evaluation.precision_recall, "real", "fake"),
+    "evaluation.density_coverage": features_of(evaluation.density_coverage, "real", "fake"),
+    "evaluation.matched_contrast": Call(
+        lambda x: evaluation.matched_contrast(x, 0.1, 0.5), lambda: {"x": images()}
+    ),
+    "evaluation.nearest_distances": Call(
+        evaluation.nearest_distances, lambda: {"x": images(), "images": images(2, 6)}, "x",
+        dict.fromkeys(("x uint8", "images uint8"), PIXELS),
+    ),
+    "evaluation.copied": Call(
+        evaluation.copied, lambda: {"x": images(), "train": images(2, 6)}, "x",
+        dict.fromkeys(("x uint8", "train uint8"), PIXELS),
+    ),
+    "evaluation.nearer_to_training": Call(
+        evaluation.nearer_to_training,
+        lambda: {"x": images(), "train": images(2, 6), "held_out": images(3, 5)},
+        seen=dict.fromkeys(("x uint8", "train uint8", "held_out uint8"), PIXELS),
+    ),
+    "evaluation.denoising_gap": Call(
+        lambda train, held_out: evaluation.denoising_gap(
+            IMAGE_MODEL, (train, None), (held_out, None), 5, seeded()
+        ),
+        lambda: {"train": images(2), "held_out": images(3)},
+    ),
+    "evaluation.PixelComponents.features": Call(
+        COMPONENTS.features, lambda: {"x": images()}, "x"
+    ),
+    "evaluation.PixelComponents.flat": Call(COMPONENTS.flat, lambda: {"x": images()}, "x"),
+    "evaluation.RandomConvolutions.features": Call(
+        evaluation.RandomConvolutions(1).features, lambda: {"x": images()}, "x"
+    ),
     "evaluation.inception_score": features_of(evaluation.inception_score, "logits"),
     "evaluation.Moments.of": features_of(evaluation.Moments.of, "features"),
     "evaluation.Moments.update": features_of(lambda x: evaluation.Moments(2).update(x), "x"),
@@ -536,7 +568,10 @@ NOT_CALLED |= dict.fromkeys(
 )
 OF_FILES = """evaluation.evaluate evaluation.measure_samples evaluation.nll evaluation.network_of
     evaluation.reference evaluation.accuracy_under_noise evaluation.class_names
-    evaluation.images_of evaluation.label_of evaluation.sample_batches evaluation.samples"""
+    evaluation.images_of evaluation.label_of evaluation.sample_batches evaluation.samples
+    evaluation.available evaluation.measure_memorisation evaluation.PixelComponents.of
+    evaluation.RandomConvolutions.of evaluation.PixelComponents evaluation.RandomConvolutions
+    evaluation.PixelComponents.head evaluation.RandomConvolutions.head"""
 NOT_CALLED |= dict.fromkeys(
     OF_FILES.split(),
     "measures a checkpoint or a data set by the functions above: tests/test_evaluation.py",

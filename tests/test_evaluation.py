@@ -268,7 +268,7 @@ def test_evaluate_a_classifier(classifier_run, shipped, digits):
 def test_evaluate_knows_before_sampling_what_is_missing(finished, shipped, monkeypatch):
     monkeypatch.setattr(sample_jobs, "generate", lambda *a, **k: pytest.fail("sampled in vain"))
     with pytest.raises(FileNotFoundError, match="digits-classifier"):
-        evaluation.evaluate(finished, TWO, n=20, device="cpu")
+        evaluation.evaluate(finished, TWO, n=20, extractor="classifier", device="cpu")
     with pytest.raises(FileNotFoundError, match="no checkpoint 'vgg': give a folder"):
         evaluation.evaluate(finished, TWO, n=20, extractor="vgg", device="cpu")
     for options, match in (

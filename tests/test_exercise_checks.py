@@ -55,11 +55,13 @@ WRONG["1.1"] = {
     "one too many": lambda beta, r: math.floor(math.log(r) / math.log(1 - beta)) + 1,
     "exponential for power": lambda beta, r: math.ceil(-math.log(r) / beta),
     "no whole number": lambda beta, r: math.log(r) / math.log(1 - beta),
+    "not a number": lambda beta, r: math.nan,
 }
 WRONG["1.2"] = {
     "root forgotten": lambda a, b: b / a * (1 - a),
     "variance of the later": lambda a, b: math.sqrt(b / a) * (1 - b),
     "of the mean": lambda a, b: math.sqrt(a * b),
+    "times exchanged": lambda a, b: math.sqrt(a / b) * (1 - b),
 }
 WRONG["1.3"] = {
     "beta of alpha": lambda T, first, last: torch.cat(
@@ -93,15 +95,41 @@ WRONG["2.1"] = {
     "inverted": [0.0, (1 - 0.72) / (1 - 0.9) * 0.2, (1 - 0.504) / (1 - 0.72) * 0.3],
     "two numbers": [0.071429, 0.169355],
 }
+
+
+def border(a_t: float, gain: float) -> float:
+    """ᾱ_s whose signal-to-noise ratio lies above that of ᾱ_t by the gain."""
+    snr = a_t / (1 - a_t) + gain
+    return snr / (1 + snr)
+
+
 WRONG["2.2"] = {
-    "one step only": lambda x, e, a, b: (x - (1 - a) / (1 - a) ** 0.5 * e) / a**0.5,
-    "no root": lambda x, e, a, b: (x - (1 - a / b) / (1 - a) * e) / (a / b) ** 0.5,
-    "sign": lambda x, e, a, b: (x + (1 - a / b) / (1 - a) ** 0.5 * e) / (a / b) ** 0.5,
+    "a constant": lambda a, c: 0.6,
+    "c forgotten": lambda a, c: border(a, 1.0),
+    "c not squared": lambda a, c: border(a, 1 / c),
+    "c upside down": lambda a, c: border(a, c**2),
+    "half the gain": lambda a, c: border(a, 0.5 / c**2),
+    "sign": lambda a, c: abs(border(a, -1 / c**2)),
+    "SNR for alpha_bar": lambda a, c: a / (1 - a) + 1 / c**2,
+    "from clean data": lambda a, c: 1 / (1 + c**2),
+    "clamped": lambda a, c: min(0.9, border(a, 1 / c**2)),
+    "right for c = 1": lambda a, c: border(a, 1.0) if c == 1 else 0.5 * (1 + a),
+    "NaN": lambda a, c: math.nan,
 }
+
+
+def gaussian_variance(v: float, a: float, b: float) -> float:
+    """Var(x_s | x_t) of data N(0, v): the right answer of exercise 2.3."""
+    var_s = b * v + 1 - b
+    return var_s - a / b * var_s**2 / (a * v + 1 - a)
+
+
 WRONG["2.3"] = {
     "always beta": lambda v, a, b: 1 - a / b,
     "always beta tilde": lambda v, a, b: (1 - b) / (1 - a) * (1 - a / b),
     "straight between": lambda v, a, b: (1 - a / b) * ((1 - v) * (1 - b) / (1 - a) + v),
+    "clamped at beta": lambda v, a, b: min(gaussian_variance(v, a, b), 1 - a / b),
+    "NaN": lambda v, a, b: math.nan,
 }
 WRONG["2.4"] = {
     "noise after the last step": chain(lambda beta, a, t, s: beta**0.5),
@@ -327,42 +355,122 @@ WRONG["5.1"] = {
     "other end": (0.5, 1 - LATE, -2 * math.log(4)),
     "λ for λ/2": (0.5, 2 / math.pi * math.atan(math.e**6), -2 * math.log(4)),
 }
+
+
+def undone(bar_a: Any, bar_b: Any, kind: str = "") -> Any:
+    """Exercise 5.2: the share of A's times in the cell of each level of B, with one mistake."""
+    lam_a, lam_b = torch.logit(bar_a[1:]), torch.logit(bar_b[1:])
+    middles = ((lam_b[1:] + lam_b[:-1]) / 2).tolist()
+    edges = np.array([math.inf, *middles, -math.inf])
+    u = (np.arange(len(lam_a)) + 0.5) / len(lam_a)
+    below = np.interp(edges, lam_a.numpy()[::-1], 1 - u[::-1], left=0, right=1)
+    share = torch.tensor(below[:-1] - below[1:])
+    if kind == "clamped":
+        return (share * len(lam_b)).clamp(max=2)
+    if kind == "shifted":
+        share = share.roll(20)
+    if kind == "nan":
+        share[-1] = math.nan
+    if kind == "with t = 0":
+        return torch.cat([share[:1], share]) * len(lam_b)
+    return share if kind == "shares" else share * len(lam_b)
+
+
+def of_speeds(bar_a: Any, bar_b: Any) -> Any:
+    """p_B/p_A: the speed of A over that of B, the wrong way around."""
+    return 1 / undone(bar_a, bar_b).clamp(min=1e-9)
+
+
 WRONG["5.2"] = {
-    "on eps": lambda a, gamma: torch.minimum(torch.ones_like(a), gamma * (1 - a) / a),
-    "on x0": lambda a, gamma: torch.minimum(a / (1 - a), torch.full_like(a, gamma)),
-    "divided": lambda a, gamma: a * (gamma * (1 - a) / a).clamp(max=1) / a * a,
-    "turned": lambda a, gamma: torch.minimum(1 - a, gamma * a),
+    "the other way": lambda a, b: undone(b, a)[: len(b) - 1],
+    "upside down": of_speeds,
+    "none": lambda a, b: torch.ones(len(b) - 1),
+    "shares": lambda a, b: undone(a, b, "shares"),
+    "at the same t": lambda a, b: (
+        (a[1:] / b[1:])[: len(b) - 1] if len(a) == len(b) else torch.ones(len(b) - 1)
+    ),
+    "clamped": lambda a, b: undone(a, b, "clamped"),
+    "late": lambda a, b: undone(a, b, "shifted"),
+    "a time too many": lambda a, b: undone(a, b, "with t = 0"),
+    "NaN at the end": lambda a, b: undone(a, b, "nan"),
 }
 
 
-def moved(beta: Any, factor: float) -> Any:
-    a = (1 - beta).cumprod(0)
-    a = a / (a + factor * (1 - a))
-    return torch.cat([beta[:1], 1 - a[1:] / a[:-1]])
+def levels(mean: float = 2.4, std: float = 2.4, shift: int = 1) -> Callable[..., Any]:
+    """Exercise 5.3 with this distribution of λ, and this number of the first time."""
+
+    def draw(alpha_bar: Any, n: int, generator: Any) -> Any:
+        lam = mean + std * torch.randn(n, generator=generator, dtype=torch.float64)
+        return (lam[:, None] - torch.logit(alpha_bar[1:])).abs().argmin(1) + shift
+
+    return draw
 
 
 WRONG["5.3"] = {
-    "side for area": lambda beta, n: moved(beta, n),
-    "the other way": lambda beta, n: moved(beta, n**-2),
-    "beta alone": lambda beta, n: (n**2 * beta).clamp(max=0.999),
-    "no entry for 0": lambda beta, n: moved(beta, n**2)[1:],
+    "ln σ for λ": levels(-1.2, 1.2),
+    "sign": levels(-2.4),
+    "variance for deviation": levels(std=2.4**2),
+    "deviation of ln σ": levels(std=1.2),
+    "counted from 0": levels(shift=0),
+    "uniform": lambda a, n, g: torch.randint(1, len(a), (n,), generator=g),
+    "always one": lambda a, n, g: torch.full((n,), 300),
+    "another generator": lambda a, n, g: levels()(a, n, None),
+    "no whole numbers": lambda a, n, g: levels()(a, n, g).double(),
+    "one table for all": lambda a, n, g: levels()(cosine_bar(len(a) - 1), n, g),
 }
 
 
-def path(lam: Any, m: Any, T: int, power: float = 0.5) -> Any:
+def cosine_bar(T: int) -> Any:
+    u = torch.linspace(0, 1, T + 1, dtype=torch.float64)
+    return torch.cos(math.pi / 2 * u).square().clamp(1e-9, 1 - 1e-9)
+
+
+def path(lam: Any, m: Any, T: int, power: float = 0.5, widths: bool = True) -> Any:
     root = m**power
-    pieces = 0.5 * (root[1:] + root[:-1]) * (lam[:-1] - lam[1:])
+    pieces = 0.5 * (root[1:] + root[:-1]) * (lam[:-1] - lam[1:] if widths else 1)
     area = torch.cat([torch.zeros(1, dtype=m.dtype), pieces.cumsum(0)])
     return torch.tensor(np.interp(np.linspace(0, 1, T), area / area[-1], lam))
+
+
+def summed_nodes(lam: Any, m: Any, T: int) -> Any:
+    """Values at the nodes of a grid summed as if all cells were equally wide."""
+    area = torch.cat([torch.zeros(1, dtype=m.dtype), m.sqrt()]).cumsum(0)[1:]
+    area = (area - area[0]) / (area[-1] - area[0])
+    return torch.tensor(np.interp(np.linspace(0, 1, T), area, lam))
 
 
 WRONG["5.4"] = {
     "no root": lambda lam, m, T: path(lam, m, T, 1.0),
     "inverse": lambda lam, m, T: path(lam, m, T, -0.5),
-    "straight": lambda lam, m, T: torch.linspace(8, -6, T),
+    "straight": lambda lam, m, T: torch.linspace(float(lam[0]), float(lam[-1]), T),
     "too short": lambda lam, m, T: path(lam, m, T)[:-1],
+    "no widths": lambda lam, m, T: path(lam, m, T, widths=False),
+    "summed nodes": summed_nodes,
+    "upwards": lambda lam, m, T: path(lam, m, T).flip(0),
+    "NaN": lambda lam, m, T: path(lam, m, T) * math.nan,
 }
-WRONG["6.1"] = {"turned": (1.0, 0.0), "middle": (0.5, 0.5), "both ends": (0.0, 0.5)}
+
+
+def even(low: float, high: float) -> float:
+    return math.log(high / low) / (1 / low - 1 / high)
+
+
+def width(a: float, b: float, mean: Callable[[float, float], float] = even) -> float:
+    beta = 1 - a / b
+    best = mean(beta * (1 - b) / (1 - a), beta)
+    return ((best * (1 - a) - beta * (1 - b)) / (beta * b - best * a)) ** 0.5
+
+
+WRONG["6.1"] = {
+    "middle of the logarithms": (lambda low, high: (low * high) ** 0.5, width),
+    "middle": (lambda low, high: (low + high) / 2, width),
+    "an end": (lambda low, high: high, width),
+    "width squared": (even, lambda a, b: width(a, b) ** 2),
+    "times turned": (even, lambda a, b: width(b, a)),
+    "of the middle": (even, lambda a, b: width(a, b, lambda x, y: (x * y) ** 0.5)),
+    "one number": (even, lambda a, b: 0.05),
+    "no number": (even, lambda a, b: math.nan),
+}
 
 
 def ends(a: Any, t: int, s: int) -> tuple[float, float]:
@@ -378,15 +486,27 @@ WRONG["6.2"] = {
 }
 
 
-def drawn(p: Any) -> Any:
-    return p / p.sum(), p.sum() / (len(p) * p)
+def analytic(power: int = 2, single: bool = False, low: bool = True) -> Callable[..., Any]:
+    def run(denoiser: Any, process: Any, x0: Any, times: Any, noise: Any) -> list[float]:
+        found = []
+        for t, s in pairwise(times):
+            tilde, beta = ends(process.alpha_bar, t, t - 1 if single else s)
+            on_x0 = float(process.scale[s]) * beta / float(process.std[t]) ** 2
+            error = x0 - denoiser(process.q_sample(x0, t, noise[t]), t).x0
+            found.append(tilde * low + on_x0**power * float((error**2).mean()))
+        return found
+
+    return run
 
 
 WRONG["6.3"] = {
-    "no root": lambda square: drawn(square),
-    "uniform": lambda square: drawn(torch.ones_like(square)),
-    "weights for a sum": lambda square: (drawn(square.sqrt())[0], 1 / drawn(square.sqrt())[0]),
-    "no sum of one": lambda square: (square.sqrt(), 1 / square.sqrt()),
+    "A not squared": analytic(power=1),
+    "single step": analytic(single=True),
+    "no posterior": analytic(low=False),
+    "last stride missing": lambda *given: analytic()(*given)[:-1],
+    "turned": lambda *given: analytic()(*given)[::-1],
+    "one for all": lambda *given: [analytic()(*given)[0]] * (len(given[3]) - 1),
+    "no number": lambda *given: [math.nan] * (len(given[3]) - 1),
 }
 
 
@@ -409,12 +529,23 @@ WRONG["6.4"] = {
     "no square": hybrid(root=True),
     "no divergence": lambda output, target, *rest: ((output - target) ** 2).mean(),
 }
+WRONG["6.5"] = {
+    "low end": lambda x, t: torch.zeros_like(x),
+    "high end": lambda x, t: torch.ones_like(x),
+    "middle": lambda x, t: torch.full_like(x, 0.5),
+    "falls with t": lambda x, t: torch.full_like(x, 1 - t / 1000),
+    "no number": lambda x, t: torch.full_like(x, math.nan),
+    "one for all": lambda x, t: 0.5,
+}
 WRONG["7.1"] = {
     "lerp": lambda a, b, w: (1 - w) * a + w * b,
     "roots": lambda a, b, w: (1 - w) ** 0.5 * a + w**0.5 * b,
     "slerp": lambda a, b, w: math.cos(w * math.pi / 2) * a + math.sin(w * math.pi / 2) * b,
     "own spread": lambda a, b, w: ((1 - w) * a + w * b) / ((1 - w) * a + w * b).std(),
     "negative": lambda a, b, w: -((1 - w) * a + w * b) / ((1 - w) ** 2 + w**2) ** 0.5,
+    "turned": lambda a, b, w: (w * a + (1 - w) * b) / ((1 - w) ** 2 + w**2) ** 0.5,
+    "always half": lambda a, b, w: (a + b) / 2**0.5,
+    "no number": lambda a, b, w: a * math.nan,
 }
 
 
@@ -437,6 +568,8 @@ WRONG["7.2"] = {
 WRONG["7.3"] = {
     "one step keeps all": (lambda r, c: c, lambda r, c: c),
     "no root": (lambda r, c: c**2 / (c**2 + r**2), lambda r, c: c),
+    "arguments turned": (lambda r, c: r**2 / (c**2 + r**2) ** 0.5, lambda r, c: c),
+    "one for all": (lambda r, c: c**2 / (c**2 + r**2) ** 0.5, lambda r, c: 1.0),
     "exact is the start": (
         lambda r, c: c**2 / (c**2 + r**2) ** 0.5,
         lambda r, c: (c**2 + r**2) ** 0.5,
@@ -463,6 +596,16 @@ WRONG["7.4"] = {
     "Euler": ddim(lambda table, t, s: (table[t], table[s])),
     "second slope only": heun(average=False),
     "asks again at zero": heun(at_zero=True),
+}
+BACKS = range(100, 1000, 100)
+WRONG["7.5"] = {
+    "one number": dict.fromkeys(BACKS, 0.045),
+    "falls": {back: 0.06 - 0.00004 * back for back in BACKS},
+    "rises": {back: 0.02 + 0.00004 * back for back in BACKS},
+    "times missing": {600: 0.025},
+    "thousandths": {back: 25 + abs(back - 600) / 10 for back in BACKS},
+    "best one step too low": {back: 0.025 + abs(back - 500) / 12_000 for back in BACKS},
+    "no number": dict.fromkeys(BACKS, math.nan),
 }
 WRONG["8.1"] = {
     "variances for deviations": (9 + (4 - 1) ** 2, 2 ** (2 / 3)),
@@ -539,10 +682,38 @@ WRONG["9.3"] = {
     "equal lengths": verdict(joint="equal lengths"),
     "one-sided": verdict(sign=False),
 }
+
+
+def denoised(inside: float, outside: float, square: int = 2, sign: float = 1.0) -> Any:
+    """Exercise B.1 with these powers of 1 + σ² below z and below the score; ½ is right."""
+
+    def answer(score: Any, z: Any, sigma: float) -> Any:
+        k2 = 1 + sigma**2
+        return z + sign * sigma**square * score(z / k2**inside) / k2**outside
+
+    return answer
+
+
 WRONG["B.1"] = {
-    "sign turned": lambda sigma: -2 * sigma.log(),
-    "one logarithm": lambda sigma: sigma.log(),
-    "other base": lambda sigma: 2 * sigma.log10(),
+    "z itself": lambda score, z, sigma: z,
+    "a constant": lambda score, z, sigma: torch.zeros_like(z),
+    "score of z": denoised(0.0, 0.0),
+    "input not scaled": denoised(0.0, 0.5),
+    "gradient not scaled": denoised(0.5, 0.0),
+    "divided twice": denoised(0.5, 1.0),
+    "σ for σ²": denoised(0.5, 0.5, square=1),
+    "sign": denoised(0.5, 0.5, sign=-1),
+    "at x_t": lambda score, z, sigma: (
+        z / (1 + sigma**2) ** 0.5 + sigma**2 * score(z / (1 + sigma**2) ** 0.5)
+    ),
+    "x_t's own Tweedie": lambda score, z, sigma: (
+        z + sigma**2 / (1 + sigma**2) * score(z / (1 + sigma**2) ** 0.5)
+    ),
+    "clamped": lambda score, z, sigma: denoised(0.5, 0.5)(score, z, sigma).clamp(-0.5, 0.5),
+    "right for small σ": lambda score, z, sigma: (
+        denoised(0.5, 0.5)(score, z, sigma) if sigma < 1 else z
+    ),
+    "NaN": lambda score, z, sigma: z * math.nan,
 }
 WRONG["B.2"] = {
     "v itself": lambda v, x_t, scale, std: v,
@@ -564,19 +735,61 @@ class Circle(Process):
         return self.answer(log_snr)
 
 
-def circle(time_of: Callable[..., Any], factor: float) -> tuple[Process, float]:
-    return Circle(time_of), factor
+QUARTER = math.pi / 2
+
+
+def along(turning: bool, sign: float = 1, turn: float = QUARTER) -> Callable[..., Any]:
+    """A sampler of exercise B.3: Euler's method, or the turn."""
+
+    def sampler(denoise: Any, z: Any, labels: Any) -> Any:
+        for u, then in pairwise(labels):
+            a, b = torch.cos(QUARTER * u), torch.sin(QUARTER * u)
+            v, angle = (a * z - denoise(z, u)) / b, sign * turn * (then - u)
+            z = torch.cos(angle) * z + torch.sin(angle) * v if turning else z + angle * v
+        return z
+
+    return sampler
+
+
+FLOW, TURN = along(False), along(True)
+
+
+def exact_time(lam: Any) -> Any:
+    return torch.atan(torch.exp(-lam / 2)) / QUARTER
+
+
+def circle(
+    time_of: Callable[..., Any], factor: float, flow: Any = FLOW, turn: Any = TURN
+) -> tuple[Any, ...]:
+    return Circle(time_of), factor, flow, turn
+
+
+def stay(denoise: Any, z: Any, labels: Any) -> Any:
+    return z
 
 
 WRONG["B.3"] = {
     "factor forgotten": circle(lambda lam: torch.atan(torch.exp(-lam / 2)) / (math.pi / 2), 1.0),
     "whole λ": circle(lambda lam: torch.atan(torch.exp(-lam)) / (math.pi / 2), math.pi / 2),
     "sign of λ": circle(lambda lam: torch.atan(torch.exp(lam / 2)) / (math.pi / 2), math.pi / 2),
+    "no samplers": (Circle(exact_time), QUARTER),
+    "Euler twice": circle(exact_time, QUARTER, turn=FLOW),
+    "turn twice": circle(exact_time, QUARTER, flow=TURN),
+    "no factor in the step": circle(exact_time, QUARTER, flow=along(False, turn=1.0)),
+    "away from the data": circle(exact_time, QUARTER, flow=along(False, sign=-1)),
+    "turned away": circle(exact_time, QUARTER, turn=along(True, sign=-1)),
+    "half a turn": circle(exact_time, QUARTER, turn=along(True, turn=QUARTER / 2)),
+    "no step": circle(exact_time, QUARTER, flow=stay, turn=stay),
+    "NaN": circle(exact_time, math.nan),
 }
 WRONG["10.1"] = {
     "h is ε": (lambda s, e: 2 * s**4 / (2 * s**2 - e), lambda s: 2 * s**2),
     "exact": (lambda s, e: s**2, lambda s: 4 * s**2),
     "deviation in the bound": (lambda s, e: 4 * s**4 / (4 * s**2 - e), lambda s: 4 * s),
+    "first order": (lambda s, e: s**2 + e / 4, lambda s: 4 * s**2),
+    "right for σ = 1 alone": (lambda s, e: 4 / (4 - e), lambda s: 4.0),
+    "not a number": (lambda s, e: math.nan, lambda s: 4 * s**2),
+    "no bound": (lambda s, e: 4 * s**4 / (4 * s**2 - e), lambda s: math.inf),
 }
 
 
@@ -595,12 +808,28 @@ WRONG["10.2"] = {
     bug: lambda *given, bug=bug: two_sides(*given, bug)
     for bug in ("no root", "overflow", "even weights", "half slope")
 }
+WRONG["10.2"] |= {
+    "sign": lambda *given: -two_sides(*given, ""),
+    "clamped x": lambda x, *given: two_sides(x.clamp(-4, 4), *given, ""),
+    "clamped score": lambda *given: two_sides(*given, "").clamp(-1000, 1000),
+    "sides swapped": lambda x, abar, w, m, c: two_sides(x, abar, w, -m, c, ""),
+    "one mode": lambda x, abar, w, m, c: (abar**0.5 * m * x.sign() - x) / (abar * c + 1 - abar),
+    "nothing": lambda x, *given: torch.zeros_like(x),
+    "not a number": lambda x, *given: torch.full_like(x, math.nan),
+}
 
 
-def guided(root: float = 0.5, sign: float = -1, normalise: bool = True) -> Callable[..., Any]:
+def guided(
+    root: float = 0.5,
+    sign: float = -1,
+    normalise: bool = True,
+    classes: Callable[..., Any] = lambda y: y,
+    own: bool = True,
+) -> Callable[..., Any]:
     def guide(net: Any, classifier: Any, x_t: Any, t: int, y: Any, abar: float, s: float) -> Any:
+        y = classes(y)
         with torch.enable_grad():
-            x = x_t.detach().requires_grad_()
+            x = x_t.detach().requires_grad_() if own else x_t.requires_grad_()
             logits = classifier(x, t)
             log_p = logits.log_softmax(1) if normalise else logits
             (slope,) = torch.autograd.grad(log_p[torch.arange(len(y)), y].sum(), x)
@@ -615,11 +844,20 @@ WRONG["10.3"] = {
     "score for noise": guided(root=0),
     "logits": guided(normalise=False),
     "no gradient": lambda net, classifier, x_t, t, y, abar, s: net(x_t, t),
+    "strength forgotten": lambda n, c, x_t, t, y, abar, s: guided()(n, c, x_t, t, y, abar, 1.0),
+    "classes turned round": guided(classes=lambda y: y.flip(0)),
+    "class 0 for all": guided(classes=lambda y: 0 * y),
+    "marks x_t": guided(own=False),
+    "not a number": lambda net, classifier, x_t, t, y, abar, s: math.nan * x_t,
 }
 WRONG["10.4"] = {
     "the same": lambda s, c: s,
     "sign": lambda s, c: math.log(s / c - s + 1) / math.log(c),
     "logarithm of s": lambda s, c: math.log(s) / math.log(1 / c) + 1,
+    "ancestral at s = 2": lambda s, c: math.log(c**2 + c * (1 - c) ** 2 / 3) / math.log(c),
+    "never above 1": lambda s, c: min(1.0, -math.log(s / c - s + 1) / math.log(c)),
+    "constant": lambda s, c: 1.0,
+    "not a number": lambda s, c: math.nan,
 }
 
 
@@ -669,6 +907,13 @@ WRONG["10.5"] = {
     "s for s + 1": (doubled, calibrated(k=lambda s, a, c: -s + (s + 1) / (a * c + 1 - a))),
     "deviation for variance": (doubled, calibrated(loud=lambda eta, a, b: eta * (1 - b))),
     "beta": (doubled, calibrated(loud=lambda eta, a, b: eta**2 * (1 - a / b) * (b < 1))),
+    "η ignored": (doubled, calibrated(loud=lambda eta, a, b: (1 - b) / (1 - a) * (1 - a / b))),
+    "DDIM always": (doubled, calibrated(loud=lambda eta, a, b: 0.0)),
+    "times ignored": (
+        doubled,
+        lambda s, c, ab, times, eta: calibrated()(s, c, ab, range(len(ab) - 1, -1, -1), eta),
+    ),
+    "not a number": (doubled, lambda *_: math.nan),
 }
 
 
@@ -677,6 +922,10 @@ def imagen(eps_c: Any, eps_null: Any, scale: float) -> Any:
 
 
 WRONG["11.1"] = {
+    "right at scale 1 alone": (lambda scale: 0.0, imagen),
+    "constant": (lambda scale: scale - 1, lambda c, n, scale: 0 * c),
+    "clamped": (lambda scale: max(scale - 1, 0.0), imagen),
+    "not a number": (lambda scale: scale - 1, lambda c, n, scale: c * math.nan),
     "not shifted": (lambda scale: scale, imagen),
     "shifted up": (lambda scale: scale + 1, imagen),
     "our formula": (lambda scale: scale - 1, lambda c, n, scale: (1 + scale) * c - scale * n),
@@ -699,11 +948,19 @@ def away(weigh: Callable[..., Any]) -> Callable[..., Any]:
 
 WRONG["11.2"] = {
     "asks twice": asks_twice,
+    "clamped": away(lambda y, z, w: (y + w * (y - z)).clamp(-1, 1)),
+    "constant": away(lambda y, z, w: 0 * y),
+    "no weight": away(lambda y, z, w: y),
+    "not a number": away(lambda y, z, w: y * math.nan),
     "turned": away(lambda y, z, w: z + w * (z - y)),
     "scale for weight": away(lambda y, z, w: z + w * (y - z)),
     "both batches": lambda d, x, t, y, z, w: d(torch.cat([x, x]), t, torch.cat([y, z])).x0,
 }
 WRONG["11.3"] = {
+    "constant": (lambda m, c, C: 4 / 3, lambda c, C: 0.5),
+    "sign": (lambda m, c, C: m / (1 - c / C), lambda c, C: math.log(2) / math.log(c / C)),
+    "not a number": (lambda m, c, C: math.nan, lambda c, C: math.nan),
+    "for C = 1 alone": (lambda m, c, C: m / (1 - c), lambda c, C: math.log(2) / math.log(C / c)),
     "the class": (lambda m, c, C: m, lambda c, C: math.log(2) / math.log(C / c)),
     "sum turned": (lambda m, c, C: m * (1 + c / C), lambda c, C: math.log(2) / math.log(C / c)),
     "half of everything": (lambda m, c, C: m / (1 - c / C), lambda c, C: 1 / 2),
@@ -723,6 +980,53 @@ def inside(c: float, C: float, w: float, low: float, high: float, bug: str = "")
 WRONG["11.4"] = {
     bug: lambda *given, bug=bug: inside(*given, bug)
     for bug in ("everywhere", "upper end forgotten", "w + 1")
+}
+WRONG["11.4"] |= {
+    "the class": lambda c, C, w, low, high: c,
+    "not a number": lambda c, C, w, low, high: math.nan,
+    "sign of w": lambda c, C, w, low, high: inside(c, C, -w, low, high),
+    "ends turned": lambda c, C, w, low, high: (
+        inside(c, C, w, high, low) if low else c * (c / C) ** w
+    ),
+}
+KEPT = {1.0: 0.528, 4.0: 0.578}  # beyond 0.65 in the tilted density
+
+
+def tilted_x0(bug: str = "") -> Callable[..., Any]:
+    """Exercise 11.5, with a slip."""
+
+    def predict(x: Any, a: float, b: float, points: Any, p: Any, L: Any, s: float) -> Any:
+        if bug == "constant":
+            return 0 * x
+        power = {"weight for scale": s - 1, "class alone": 1.0}.get(bug, s)
+        far = ((x[:, None] - (1 if bug == "no scale" else a) * points) ** 2).sum(2)
+        log = (0 if bug == "no p" else p.log()) + power * L.log()
+        log = log - far / (b**2 if bug == "no half" else 2 * b**2)
+        if bug == "of a product of exponentials":
+            log = torch.exp(log)
+            return log @ points / log.sum(1, keepdim=True)
+        if bug == "guided":
+            plain = torch.softmax(p.log() - far / (2 * b**2), 1) @ points
+            given = torch.softmax(p.log() + L.log() - far / (2 * b**2), 1) @ points
+            return plain + s * (given - plain)
+        mean = torch.softmax(log, 0 if bug == "other axis" else 1) @ points
+        return mean.clamp(-1, 1) if bug == "clamped" else mean
+
+    return predict
+
+
+WRONG["11.5"] = {
+    bug: (tilted_x0(bug), KEPT)
+    for bug in (
+        "constant", "weight for scale", "class alone", "no scale", "no p", "no half", "guided",
+        "other axis", "clamped", "of a product of exponentials",
+    )
+}  # fmt: skip
+WRONG["11.5"] |= {
+    "shares of the guided chain": (tilted_x0(), {1.0: 0.80, 4.0: 1.0}),
+    "shares of the class": (tilted_x0(), {1.0: 0.5, 4.0: 0.5}),
+    "shares turned": (tilted_x0(), {1.0: 1 - 0.528, 4.0: 1 - 0.578}),
+    "no shares": (tilted_x0(), {1.0: math.nan, 4.0: math.nan}),
 }
 
 

@@ -162,6 +162,20 @@ def test_the_table_of_thresholds_has_all_three_for_each_weight(dataset):
     assert kinds == ["none", "static", "dynamic"] * len(clipped)
 
 
+@pytest.mark.parametrize("row", results.rows("restart", missing_ok=True), ids=lambda r: r["seed"])
+def test_the_restart_table_shows_every_chain_and_its_gain(row):
+    table = experiments.restart.table(row["seed"])
+    lines = [line.split("|")[1].strip() for line in table.split("\n")[2:]]
+    assert lines == [*experiments.restart.LABELS.values(), "real test images"]
+    assert [way["method"] for way in row["ways"]] == list(experiments.restart.LABELS)
+    base = row["ways"][0]
+    for way in row["ways"]:
+        for key in experiments.restart.SPACES:
+            low, high = way[f"{key}_gain_interval"]
+            assert math.isclose(way[f"{key}_gain"], base[key] - way[key], abs_tol=1e-9)
+            assert low <= way[f"{key}_gain"] <= high
+
+
 def test_the_dropout_table_shows_every_row():
     found = results.rows("guidance_dropout")
     assert {row["label_dropout"] for row in found} == {0, 0.1, 0.2, 0.5}

@@ -172,28 +172,37 @@ def test_a_fingerprint_is_of_the_weights_alone(classifier):
 SHIPPED = sorted((ROOT / "data" / "statistics").glob("*.safetensors"))
 
 
+def kind_of(path: Path) -> tuple[str, str]:
+    """Name of the data set and kind of features, from the name of a file of statistics."""
+    name, _, kind = path.stem.partition("-")
+    return name, kind or "classifier"
+
+
 def test_statistics_ship_for_every_classifier():
     cards = [zoo.Card.read(path) for path in zoo.shipped().glob("*.json")]
-    classified = {card.recipe["data"] for card in cards if card.recipe["kind"] == "classifier"}
-    assert {path.stem for path in SHIPPED} == classified
+    classifiers = {card.name for card in cards if card.recipe["kind"] == "classifier"}
+    assert {"-".join(kind_of(path)) for path in SHIPPED} == classifiers
     assert {path.name for path in (ROOT / "data" / "statistics").iterdir()} == {
-        f"{name}{suffix}" for name in classified for suffix in (".json", ".safetensors")
+        path.with_suffix(suffix).name for path in SHIPPED for suffix in (".json", ".safetensors")
     }
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_statistics_belong_to_the_shipped_classifier(path):
-    classifier, card = zoo.load(f"{path.stem}-classifier", "cpu")
-    found = statistics.statistics(path.stem, classifier)
+    name, kind = kind_of(path)
+    classifier, card = zoo.load(f"{name}-{kind}", "cpu")
+    found = statistics.statistics(name, classifier, kind=kind)
+    assert statistics.statistics_path(name, kind).name == path.name
     assert json.loads(path.with_suffix(".json").read_text("utf-8"))["classifier"] == card.sha256
     floor = metrics.frechet_distance(found.train, found.test)
     assert 0 < floor < found.train.cov.trace() / 10  # the two sets are alike, and not the same
     assert len(found.data_fingerprint) == 64
-    if path.stem == "digits":
+    if name == "digits":
         assert found.data_fingerprint == data.load("digits").fingerprint
         h, _ = features.extract(classifier, data.load("digits").x_train)
         assert torch.allclose(found.train.mean, h.double().mean(0), atol=1e-4)
         assert metrics.frechet_distance(found.train, h) < 1e-4
+        assert statistics.train_moments(classifier, data.load("digits")).n == found.train.n
 
 
 # ---- Inception ---------------------------------------------------------------------------------

@@ -126,10 +126,8 @@ def test_bad_options_are_refused_with_a_reason(digits, card, values, sentence):
 
 
 def test_guided_and_plain_samples_are_two_entries_of_a_card(tmp_path):
-    for suffix in (".safetensors", ".json"):
-        (tmp_path / f"digits{suffix}").write_bytes(
-            zoo.find("digits").with_suffix(suffix).read_bytes()
-        )
+    for shipped in zoo.shipped().glob("digits.*"):
+        (tmp_path / shipped.name).write_bytes(shipped.read_bytes())
     path = tmp_path / "digits.safetensors"
     common = {"n": 20, "draws": 20, "metrics": ("agreement",), "device": "cpu"}
     common["extractor"] = "classifier"

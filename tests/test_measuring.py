@@ -7,15 +7,18 @@ import pytest
 import torch
 
 from ddpmlib import experiments, zoo
-from ddpmlib.experiments import gradient_noise, guidance, measuring, results, runs
+from ddpmlib.denoiser import FixedVariance
+from ddpmlib.experiments import gradient_noise, guidance, measuring, restart, results, runs
 from ddpmlib.experiments.__main__ import main
 from ddpmlib.experiments.cells import Experiment, sampled_cells
 from ddpmlib.files import data_folder
+from ddpmlib.samplers import draw, uniform_times
 
 T = 50
 TINY = {"run": "tiny", "method": "ddim", "steps": 2, "n": 20}
 GUIDED = {"dataset": "digits", "method": "classifier_free", "w": 1.0, "threshold": True,
           "steps": 2, "eta": 1.0, "n": 20}  # fmt: skip
+RESTART = {"model": "digits", "steps": 4, "back": 500, "n": 20, "seed": 0}
 
 
 @pytest.fixture
@@ -52,6 +55,7 @@ def with_cells(monkeypatch, name, *cells):
         ("guidance_dropout", TINY | {"label_dropout": 0.1, "w": 1.0, "eta": 1.0}, {"frechet"}),
         ("likelihood", TINY | {"method": "beta", "draws": 2}, {"bits_per_dim", "se"}),
         ("chain", TINY | {"steps": 7}, {"curve", "seconds"}),
+        ("restart", RESTART, {"ways", "frechet_floor", "pixels_floor"}),
     ],
 )
 def test_a_cell_becomes_a_row_and_is_not_measured_again(
@@ -78,7 +82,8 @@ def test_the_chain_ends_at_the_sample(folder):
 def test_the_card_of_a_run_becomes_a_row(folder):
     row = experiments.training.measure({"run": "tiny"})
     shipped = zoo.Card.read(zoo.shipped() / "digits.json")
-    assert row["run"] == "tiny" and row["sha256"] == shipped.sha256 and row["T"] == T
+    own = zoo.Card.read(folder / "runs" / "tiny" / "model.json")
+    assert row["run"] == "tiny" and row["sha256"] == own.sha256 and row["T"] == T
     assert row["label_dropout"] == shipped.recipe["label_dropout"]
     assert row["updates"] == shipped.recipe["settings"]["steps"]
     of_the_book = json.loads((data_folder("results") / "training.json").read_text())
@@ -120,6 +125,41 @@ def test_a_guided_row_does_not_stand_for_a_plain_one(folder):
     assert experiment.missing() == [TINY]
     results.add("one", TINY | {"frechet": 2.0})
     assert experiment.missing() == []
+
+
+def test_chains_of_restart_share_what_they_should():
+    """The first halves, x_T, and the end of DDIM that is noised back; each costs what it says."""
+    denoiser = FixedVariance(zoo.load("digits", "cpu")[0], 0.0)
+    process, asked = denoiser.process, []
+
+    def counted(x, t, y=None):
+        asked.append(float(t))
+        return denoiser(x, t, y)
+
+    counted.process = process
+    x_T = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    y, g = torch.arange(3), torch.Generator().manual_seed(1)
+    found = restart.draws(counted, RESTART, x_T, y, g)
+    assert set(found) == set(restart.LABELS)
+    calls = {name: n for name, (n, _) in found.items()}
+    halves = dict.fromkeys(("ddim", "late", "early", "ancestral"), 4)
+    assert calls == halves | {"restart": 6, "twice": 8, "more": 6}
+    assert len(asked) == 2 * 2 + 4 * 2 + 2 * 2 + 6  # halves are shared
+    plain = draw(denoiser, process, x_T, uniform_times(1000, 4), eta=0.0, y=y)
+    torch.testing.assert_close(found["ddim"][1], plain)
+    more = draw(denoiser, process, x_T, uniform_times(1000, 6), eta=0.0, y=y)
+    torch.testing.assert_close(found["more"][1], more)
+    for name in ("restart", "twice", "late", "early", "ancestral"):
+        assert float((found[name][1] - plain).abs().max()) > 0.1
+
+
+def test_principal_components_are_ordered_and_orthonormal():
+    """The last column has most of the variance."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 1, 2, 2, generator=g) * torch.tensor([[1.0, 2.0], [3.0, 0.5]])
+    found = restart.principal(x)
+    torch.testing.assert_close(found.T @ found, torch.eye(4, dtype=torch.float64))
+    assert int(found[:, -1].abs().argmax()) == 2 and float(found[2, -1].abs()) > 0.99
 
 
 def test_noise_and_signal_of_gradients_are_estimated_without_bias():

@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +31,40 @@ def _close_figures():
 def images(n=5, c=1, h=3, w=4):
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 255, (n, c, h, w), generator=generator, dtype=torch.uint8)
+
+
+# ---- the style ---------------------------------------------------------------------------------
+
+
+def test_a_notebook_stores_figures_with_a_palette_and_the_same_size(monkeypatch):
+    """Twice the style, once the palette; a printer that gives no PNG in base64 is left alone."""
+    formatters = pytest.importorskip("IPython.core.formatters")
+    from matplotlib.figure import Figure
+
+    def printed(figure):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        return base64.b64encode(buffer.getvalue()).decode()
+
+    display = formatters.DisplayFormatter()
+    display.formatters["image/png"].for_type(Figure, printed)
+    shell = SimpleNamespace(kernel=None, display_formatter=display)
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    monkeypatch.setattr("matplotlib.pyplot.switch_backend", lambda name: None)
+    plots.style()
+    once = display.formatters["image/png"].for_type(Figure)
+    plots.style()
+    figure = Figure()
+    figure.subplots().plot(range(5), color=plots.BLUE)
+    found = display.formatters["image/png"].for_type(Figure)(figure)
+    small, full = (Image.open(io.BytesIO(base64.b64decode(p))) for p in (found, printed(figure)))
+    assert display.formatters["image/png"].for_type(Figure) is once is not printed
+    assert small.mode == "P" and small.size == full.size and len(found) < len(printed(figure)) / 2
+    gap = np.abs(np.asarray(small.convert("RGB"), int) - np.asarray(full.convert("RGB"), int))
+    assert gap.max() < 40 and gap.mean() < 0.2
+    display.formatters["image/png"].for_type(Figure, lambda figure: (b"", {}))
+    plots.style()
+    assert display.formatters["image/png"].for_type(Figure)(figure) == (b"", {})
 
 
 # ---- sheets ------------------------------------------------------------------------------------
@@ -127,6 +162,23 @@ def test_grid_shows_the_sheet():
     assert np.array_equal(ax.images[0].get_array(), plots.sheet(images(), 2))
     assert ax.get_title() == "five" and not ax.axison
     assert plots.grid(images(), ax=ax) is ax and len(ax.images) == 2
+
+
+def test_rows_have_their_names_beside_them():
+    named = {"first": images(3), "second": images(3)}
+    ax = plots.rows(named, title="two")
+    shown = ax.get_images()[0].get_array()
+    assert np.array_equal(shown, plots.sheet(torch.cat(list(named.values())), ncol=3))
+    assert [text.get_text() for text in ax.texts] == list(named) and ax.get_title() == "two"
+    for row, text in enumerate(ax.texts):  # images are 3 high, with one pixel between rows
+        x, y = text.get_position()
+        assert x < 0 and 4 * row < y < 4 * row + 3
+
+
+@pytest.mark.parametrize("named", [{}, {"a": images(2), "b": images(3)}])
+def test_rows_must_be_as_long_as_each_other(named):
+    with pytest.raises(ValueError, match="rows of one length"):
+        plots.rows(named)
 
 
 def test_scatter_shows_the_points():

@@ -121,7 +121,7 @@ PAGES: dict[str, tuple[Live, ...]] = {
     "notebooks/07_ddim": (
         Live(
             "playground",
-            before="The derivation",
+            before="Why a trained network fits more than one chain",
             title="Try it: few steps, and the noise switched off",
             words="Seven steps from noise to a spiral. Move η from 0 (DDIM) to 1 (DDPM): smooth "
             "paths become jagged, and the points end farther from the data. Back at η = 0 the "
@@ -157,7 +157,7 @@ PAGES: dict[str, tuple[Live, ...]] = {
     "notebooks/11_classifier_free": (
         Live(
             "playground",
-            before="The derivation",
+            before="Deriving the guided prediction",
             title="Try it: turn up the guidance",
             words="The three clouds from above. A third of the points was asked for each class, "
             "and the colour says which class a point looks like. Raise <em>w</em>: at 1 nearly all "

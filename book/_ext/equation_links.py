@@ -180,8 +180,8 @@ class Page:
     def listing(self, name: str) -> str:
         """Where the source of a marked function stands in the book, by sphinx.ext.viewcode."""
         module = self.places[name][0].removesuffix(".py").removesuffix("/__init__")
-        inner = name.removeprefix(module.replace("/", ".") + ".")
-        return self.address(f"_modules/{module}", inner)
+        outermost = name.removeprefix(module.replace("/", ".") + ".").split(".")[0]
+        return self.address(f"_modules/{module}", outermost)  # not each property has a place
 
     def source(self, name: str) -> str:
         """Where a marked function or test stands on the repository, line and all."""

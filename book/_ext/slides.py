@@ -20,7 +20,7 @@ from sphinx.transforms import SphinxTransform
 
 PAGE = "book/mind_the_slide"
 PLACE = "BOXES"
-TITLE = "Mind the slide"
+TITLE = "(?:Common misprint|Mind the slide)"
 BOX = re.compile(rf"(?ms)^:::\{{admonition\}} ({TITLE}[^\n]*)\n:class: (\w+)\n(.*?)^:::$")
 LINK = re.compile(r"\]\(([^)\s:]+)\)")
 
@@ -101,7 +101,7 @@ class Anchors(SphinxTransform):
 
 
 def _is_box(node: nodes.admonition) -> bool:
-    return isinstance(node[0], nodes.title) and node[0].astext().startswith(TITLE)
+    return isinstance(node[0], nodes.title) and bool(re.match(TITLE, node[0].astext()))
 
 
 def box_role(

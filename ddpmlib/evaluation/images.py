@@ -14,7 +14,7 @@ from ddpmlib.evaluation.untrained import PixelComponents, RandomConvolutions, id
 from ddpmlib.models.classifier import Classifier
 from ddpmlib.training.machine import default_device
 from ddpmlib.zoo.card import Card
-from ddpmlib.zoo.checkpoints import MODEL, load, shipped
+from ddpmlib.zoo.checkpoints import MODEL, load, names
 from ddpmlib.zoo.source import read_source
 
 TRAINED = ("classifier", "independent", "robust")
@@ -135,7 +135,7 @@ def available(images: Dataset, folder: Path) -> list[str]:
 
 def _has_classifier(images: Dataset, folder: Path, kind: str) -> bool:
     name = _classifier_of(images, folder, kind)
-    return isinstance(name, Path) or (shipped() / f"{name}.json").is_file()
+    return isinstance(name, Path) or name in names()
 
 
 def _classifier_of(images: Dataset, folder: Path | None, kind: str) -> str | Path:

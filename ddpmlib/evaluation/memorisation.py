@@ -16,7 +16,7 @@ from ddpmlib.data import Dataset
 from ddpmlib.denoiser.denoiser import Denoiser
 from ddpmlib.evaluation import intervals
 from ddpmlib.evaluation.metrics import squared_distances
-from ddpmlib.inputs import as_images
+from ddpmlib.inputs import as_images, as_values
 
 COPY_RATIO = 1 / 3
 
@@ -43,7 +43,7 @@ def nearest_distances(x: Tensor, images: Tensor, k: int = 1, chunk: int = 500) -
     Raises:
         ValueError: if the images differ in shape, or there are fewer than k to look among.
     """
-    x, images = as_images(x, "x"), as_images(images, "images")
+    x, images = _images(x, "x"), _images(images, "images")
     if x.ndim != 4 or x.shape[1:] != images.shape[1:]:
         raise ValueError(
             f"need images (N, C, H, W) and (M, C, H, W), got {tuple(x.shape)} and "
@@ -96,10 +96,12 @@ def nearer_to_training(x: Tensor, train: Tensor, held_out: Tensor) -> float:
     Raises:
         ValueError: if there is no image, or a set is empty.
     """
-    if not (len(x) and len(train) and len(held_out)):
+    x, train = _images(x, "x"), _images(train, "training images")
+    held_out = _images(held_out, "held-out images")
+    if not all(part.ndim and len(part) for part in (x, train, held_out)):
         raise ValueError(
             "need images, training images and held-out images, got "
-            f"{len(x)}, {len(train)} and {len(held_out)}"
+            f"{tuple(x.shape)}, {tuple(train.shape)} and {tuple(held_out.shape)}"
         )
     return _share_nearer(
         nearest_distances(x, train)[:, 0], nearest_distances(x, held_out)[:, 0],
@@ -169,6 +171,11 @@ def measure_memorisation(x0: Tensor, images: Dataset) -> dict[str, Any]:
     }
 
 
+def _images(x: Any, name: str) -> Tensor:
+    """Images of either kind, whose values can be read and are finite."""
+    return as_values(as_images(x, name), name)
+
+
 def _rows(x: Tensor) -> Tensor:
     x = data.to_float(x) if x.dtype == torch.uint8 else x
     return x.flatten(1).cpu().double()
@@ -182,7 +189,9 @@ def _errors(
     generator: torch.Generator,
     batch_size: int,
 ) -> Tensor:
-    found = []
+    x, found = as_images(x), []
+    if x.ndim < 2 or not x.is_floating_point() or len(x) < 2:
+        raise ValueError(f"need at least two images as floats in [-1, 1], got {tuple(x.shape)}")
     for i in range(0, len(x), batch_size):
         x0, part = x[i : i + batch_size], None if y is None else y[i : i + batch_size]
         times = torch.full((len(x0),), t, device=x0.device)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ddpmlib import data
 from ddpmlib.data import Dataset
+from ddpmlib.inputs import check_asked, check_floats
 
 FITTED_ON = 10_000  # training images, at most
 
@@ -54,13 +55,29 @@ class PixelComponents(nn.Module):
 
     @classmethod
     def flat(cls, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) -> (B, C · H' · W') with sides of at most 32."""
+        """Images (B, C, H, W) -> (B, C · H' · W') with sides of at most 32.
+
+        Raises:
+            ValueError: if ``x`` is no batch of floats, or holds no pixel.
+        """
+        _check_images(x)
         height, width = (min(cls.SIDE, side) for side in x.shape[2:])
         return nn.functional.adaptive_avg_pool2d(x, (height, width)).flatten(1)
 
     def features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] -> (B, K)."""
-        return (self.flat(x) - self.mean) @ self.basis
+        """Images (B, C, H, W) in [-1, 1] -> (B, K).
+
+        Raises:
+            ValueError: if they are not of the shape of those it was fitted to.
+        """
+        check_asked(x, None, self.basis)
+        flat = self.flat(x)
+        if flat.shape[1] != len(self.mean):
+            raise ValueError(
+                f"expected images of {len(self.mean)} values, got {flat.shape[1]} of "
+                f"{tuple(x.shape)}"
+            )
+        return (flat - self.mean) @ self.basis
 
     def head(self, h: Tensor) -> Tensor:
         """No classes, so no logits: (B, 0)."""
@@ -83,6 +100,7 @@ class RandomConvolutions(nn.Module):
 
     def __init__(self, channels: int, scale: float = 1.0) -> None:
         super().__init__()
+        self.channels = channels
         generator = torch.Generator().manual_seed(self.SEED)
         layers: list[nn.Module] = []
         for inp, out, stride in ((channels, 32, 1), (32, 64, 2), (64, self.WIDTH, 2)):
@@ -106,12 +124,26 @@ class RandomConvolutions(nn.Module):
         return cls(images.image_shape[0], (cls.WIDTH / max(total, 1e-12)) ** 0.5).eval()
 
     def features(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [-1, 1] -> (B, 64)."""
+        """Images (B, C, H, W) in [-1, 1] -> (B, 64).
+
+        Raises:
+            ValueError: if ``x`` is no batch of floats of so many channels.
+        """
+        _check_images(x)
+        check_asked(x, None, self.scale)
+        if x.shape[1] != self.channels:
+            raise ValueError(f"expected {self.channels} channels, got {tuple(x.shape)}")
         return self.layers(x).mean((2, 3)) * self.scale
 
     def head(self, h: Tensor) -> Tensor:
         """No classes, so no logits: (B, 0)."""
         return h[:, :0]
+
+
+def _check_images(x: Tensor) -> None:
+    check_floats(x, "x")
+    if x.ndim != 4 or not x[:1].numel():
+        raise ValueError(f"expected images (B, C, H, W), got {tuple(x.shape)}")
 
 
 def identity(kind: type[nn.Module], images: Dataset) -> str:

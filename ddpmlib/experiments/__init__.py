@@ -8,6 +8,7 @@ table and the figure that are made of the rows in ``data/results``. The command
 from ddpmlib.experiments import (
     ablations,
     chain,
+    feature_audit,
     gradient_noise,
     guidance,
     guidance_dropout,
@@ -16,6 +17,7 @@ from ddpmlib.experiments import (
     lengths,
     likelihood,
     own_images,
+    restart,
     results,
     schedules,
     strides,
@@ -29,7 +31,7 @@ from ddpmlib.experiments.uncertainty import over_seeds, share_error, times_floor
 _IN_ORDER = (
     training, ladder, lengths, schedules, variances, likelihood, gradient_noise, strides, chain,
     guidance, guidance_interval, thresholds, guidance_dropout, own_images,
-    ablations,
+    feature_audit, restart, ablations,
 )  # fmt: skip
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in _IN_ORDER}
 
@@ -38,6 +40,7 @@ __all__ = [
     "METHODS",
     "ablations",
     "chain",
+    "feature_audit",
     "gradient_noise",
     "guidance",
     "guidance_dropout",
@@ -47,6 +50,7 @@ __all__ = [
     "likelihood",
     "over_seeds",
     "own_images",
+    "restart",
     "results",
     "schedules",
     "share_error",

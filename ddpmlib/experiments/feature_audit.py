@@ -18,9 +18,12 @@ from ddpmlib.experiments.measuring import row
 from ddpmlib.experiments.results import Row, markdown, pivot, rows
 from ddpmlib.models.classifier import Classifier
 
-DATA = ("mnist", "fashion_mnist")
-SPACES = ("classifier", "independent", "robust", "pixels", "random")
-N = 5000  # images in each set
+SPACES = {
+    "digits": ("classifier", "independent", "robust", "pixels", "random"),
+    "mnist": ("classifier", "pixels", "random"),
+    "fashion_mnist": ("classifier", "pixels", "random"),
+}
+N = {"digits": 300, "mnist": 5000, "fashion_mnist": 5000}  # images in each set
 
 
 def _contrast(x: Tensor) -> Tensor:
@@ -65,9 +68,9 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 SETS = ("one class missing", "copies of training images")  # other images in place of changed ones
 CELLS: list[Cell] = [
-    {"dataset": name, "space": space, "change": change, "n": N}
-    for name in DATA
-    for space in SPACES
+    {"dataset": name, "space": space, "change": change, "n": N[name]}
+    for name in SPACES
+    for space in SPACES[name]
     for change in (*CHANGES, *SETS)
 ]
 
@@ -129,14 +132,15 @@ def table(dataset: str) -> str:
     """Changes by kinds of features, in units of a missing class; agreement beside it."""
     found = times_missing_class(dataset)
     kept = pivot(rows("feature_audit", dataset=dataset), "change", "space", "class_agreement")
-    header = ("test images with", *SPACES, "agreement (classifier)")
+    spaces = SPACES[dataset]
+    header = ("test images with", *spaces, "agreement (classifier)")
     lines = [
-        (change, *(f"{found[change][s]:.2f}" for s in SPACES), f"{kept[change]['classifier']:.1%}")
+        (change, *(f"{found[change][s]:.2f}" for s in spaces), f"{kept[change]['classifier']:.1%}")
         for change in found
     ]
     return markdown(header, lines)
 
 
 EXPERIMENT = Experiment(
-    "feature_audit", CELLS, measure, {f"feature_audit_{d}": partial(table, d) for d in DATA}
+    "feature_audit", CELLS, measure, {f"feature_audit_{d}": partial(table, d) for d in SPACES}
 )

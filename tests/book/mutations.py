@@ -44,6 +44,7 @@ HARMLESS = {
     "1.6": {"no bar, 6": "ε_t and ε̄_t have one distribution"},
     "5.16": dict.fromkeys(("no bar, 4", "no bar, 5"), "ᾱ_1 = α_1"),
     "7.14": {"− for +, 1": "b and −b have one distribution"},
+    "7.16": {"2 for 1, 5": "a correlation that is below 1 is below 2"},
     "8.14": {"− for +, 2": "a remainder O(…) has no sign"},
     "8.15": {"− for +, 4": "a remainder O(…) has no sign"},
     "9.5": {"3 for 2, 2": "any two of three alike"},

@@ -85,7 +85,9 @@ def build(folder: Path, **pages: str) -> str:
         str(folder), None, out, str(folder / "trees"), "html", settings, io.StringIO(), warnings
     )
     app.build()
-    return warnings.getvalue()
+    # A second build in one process finds Sphinx's own nodes registered, and says so.
+    lines = warnings.getvalue().splitlines(keepends=True)
+    return "".join(line for line in lines if "is already registered" not in line)
 
 
 def page(folder: Path, name: str) -> BeautifulSoup:
@@ -105,7 +107,7 @@ def test_formulas_lead_to_functions_and_tests_and_words_lead_to_formulas(tmp_pat
     assert shown == [
         [
             ("DDPM.q_sample", f"b.html#{FUNCTION}"),
-            ("source", "_modules/ddpmlib/process.html#DDPM.q_sample"),
+            ("source", "_modules/ddpmlib/process.html#DDPM"),
             ("test", f"{blob}tests/test_process.py#L8"),
         ],
         [

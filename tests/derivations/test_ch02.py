@@ -109,6 +109,46 @@ def test_bayes_rule_turns_samples_around() -> None:
     assert abs(float(near.var() / variance) - 1) < 0.08
 
 
+@pytest.mark.parametrize("times", [(300, 600, 900), (0, 599, 600), (10, 20, 1000)])
+def test_a_chain_read_backwards_needs_no_later_state(times: tuple[int, int, int]) -> None:
+    """q(x_s | x_t, x_u) = q(x_s | x_t) for s < t < u, on the grid, from the forward steps alone."""
+    s, t, u = times
+    alone = reverse(POINTS, t, s)
+    factor, var = stepwise_forward(s, t)
+    later, spread = stepwise_forward(t, u)
+    for x_u in (-1.0, 0.6):
+        joint = marginal_on_grid(s) * normal(POINTS[:, None], factor * GRID, var)
+        joint = joint * normal(x_u, later * POINTS, spread)[:, None]
+        close(joint / (joint.sum(1, keepdim=True) * STEP), alone)
+
+
+def test_conditional_on_the_later_state_alone_the_earlier_one_is_less_certain() -> None:
+    """That x_t is given matters: x_u says something of x_s, but nothing beyond x_t."""
+    near, far = (moments(reverse(POINTS, t, 300))[1] for t in (600, 900))
+    assert (far > near).all()
+
+
+def test_backward_transitions_carry_the_marginals_and_so_draw_the_data() -> None:
+    """From q(x_T) on, step by step, ∫ q(x_s | x_t) q(x_t) dx_t is q(x_s), down to the data."""
+    times = [900, 600, 300, 100, 0]
+    q = marginal(GRID, times[0])
+    for t, s in zip(times, times[1:], strict=False):
+        q = (q[:, None] * reverse(GRID, t, s)).sum(0) * STEP
+        close(q, marginal(GRID, s), 1e-6)
+
+
+@pytest.mark.parametrize("x", [-0.5, 0.2, 1.0])
+def test_an_euler_step_of_the_reverse_sde_has_the_mean_of_the_reverse_step(x: float) -> None:
+    """dx = [−½βx − β ∇log q] dt backwards in time: an error of second order in β."""
+    x_t, errors = torch.tensor([x], dtype=torch.float64), []
+    for stride in (2, 4, 8):
+        mean, _ = moments(reverse(x_t, 600, 600 - stride))
+        beta = stepwise_forward(600 - stride, 600)[1]
+        euler = x_t + beta * (x_t / 2 + MIXTURE.score(x_t, 600))
+        errors.append(abs(float(mean - euler)))
+    assert all(3.6 < b / a < 4.4 for a, b in zip(errors, errors[1:], strict=False))
+
+
 @pytest.mark.equation("2.3")
 def test_marginal_of_a_finite_data_set_is_the_average_of_its_kernels() -> None:
     points = torch.tensor([[-1.0, 0.5], [0.0, 2.0], [1.5, 1.5]]).double()
@@ -496,8 +536,10 @@ def sampler(
     return x
 
 
-def eps_form(x_t: Any, eps: Any, a_t: float, a_s: float) -> Any:
-    return (x_t - (1 - a_t / a_s) / (1 - a_t) ** 0.5 * eps) / (a_t / a_s) ** 0.5
+def largest_step(a_t: float, c: float) -> float:
+    """ᾱ_s at which data at ±c gain one unit of c² SNR over ᾱ_t."""
+    snr = a_t / (1 - a_t) + 1 / c**2
+    return snr / (1 + snr)
 
 
 def reverse_variance(v: float, a_t: float, a_s: float) -> float:
@@ -518,7 +560,7 @@ def best_variance(score: Any, a: float, b: float) -> Any:
 
 RIGHT = {
     "2.1": [0, 1 / 14, 0.169355],
-    "2.2": eps_form,
+    "2.2": largest_step,
     "2.3": reverse_variance,
     "2.4": sampler,
     "2.5": (ignorance, best_variance),
@@ -530,8 +572,12 @@ WRONG: list[tuple[str, Any]] = [
     ("2.1", [1 / 14, 0.169355]),
     ("2.2", None),
     ("2.2", lambda *_: ...),
-    ("2.2", lambda x, e, a, b: (x - (1 - a / b) / (1 - a / b) ** 0.5 * e) / (a / b) ** 0.5),
-    ("2.2", lambda x, e, a, b: (x - (1 - a) / (1 - a) ** 0.5 * e) / a**0.5),
+    ("2.2", lambda a, c: math.nan),
+    ("2.2", lambda a, c: largest_step(a, 1.0)),  # c forgotten
+    ("2.2", lambda a, c: largest_step(a, c**0.5)),  # not squared
+    ("2.2", lambda a, c: largest_step(a, 1 / c)),
+    ("2.2", lambda a, c: max(a, 1 / (1 + c**2))),  # the signal-to-noise ratio of x_t forgotten
+    ("2.2", lambda a, c: 1 - (1 - largest_step(a, c)) / 2),
     ("2.3", lambda *_: ...),
     ("2.3", lambda v, a, b: (1 - a / b) * (v + (1 - v) * (1 - b) / (1 - a))),
     ("2.3", lambda v, a, b: (1 - a / b) ** v * ((1 - b) / (1 - a) * (1 - a / b)) ** (1 - v)),
@@ -557,6 +603,40 @@ def test_the_solution_is_praised(key: str, capsys: pytest.CaptureFixture[str]) -
 def test_a_wrong_answer_and_the_skeleton_are_not(key: str, answer: Any) -> None:
     with pytest.raises(AssertionError, match=f"✗ {key}.*Hint:"):
         exercises.check(key, answer)
+
+
+@pytest.mark.parametrize("c", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("a_t", [0.01, 0.35])
+def test_the_step_of_exercise_2_2_splits_at_its_border(a_t: float, c: float) -> None:
+    """Peaks of the exact density, counted, on both sides of the border."""
+    border = largest_step(a_t, c)
+    x = torch.linspace(-4, 4, 8001, dtype=torch.float64)
+    for factor, peaks in ((0.98, 1), (1.02, 2)):
+        a_s = a_t + factor * (border - a_t)
+        density = normal(0.0, (a_t / a_s) ** 0.5 * x, 1 - a_t / a_s)
+        density = density * sum(normal(x, m * a_s**0.5, 1 - a_s) for m in (-c, c))
+        rises = density.diff() > 0
+        assert int((rises[:-1] & ~rises[1:]).sum()) == peaks
+
+
+@pytest.mark.parametrize("c", [1.0, 0.5, 0.1, 0.04, 0.01, 0.001])
+@pytest.mark.parametrize("steps", [8, 32, 128])
+def test_with_an_exact_denoiser_the_larger_variance_ends_nearer_to_gaussian_data(
+    c: float, steps: int
+) -> None:
+    """The variance of the samples, step by step: β̃ ends below that of the data, β nearer to it."""
+    found = {}
+    for mix in (0.0, 1.0):
+        var, times = 1.0, uniform_times(1000, steps)
+        for t, s in zip(times, times[1:], strict=False):
+            (scale, spread), (_, before) = stepwise_forward(0, t), stepwise_forward(0, s)
+            factor, beta = stepwise_forward(s, t)
+            tilde = before / spread * beta
+            on_x0 = stepwise_forward(0, s)[0] * beta / spread
+            m = factor * before / spread + on_x0 * scale * c / (scale**2 * c + spread)
+            var = m**2 * var + (s > 0) * beta**mix * tilde ** (1 - mix)
+        found[mix] = var / c - 1
+    assert found[0.0] < 0 and abs(found[1.0]) < abs(found[0.0])
 
 
 # ---- proofs by algebra -------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Chapter 05: the claims of its derivation, the bugs it warns of, and its exercises."""
+"""Chapter 5: the claims of its derivation, the bugs it warns of, and its exercises."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ddpmlib import data, losses
 from ddpmlib.denoiser import EPS, V, oracle
+from ddpmlib.denoiser.parameterization import edm_preconditioning
 from ddpmlib.prediction import Prediction
 from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import draw
@@ -371,6 +372,49 @@ def test_zero_terminal_snr_keeps_the_first_amplitude_and_ends_at_zero() -> None:
     assert float(out.std()) == pytest.approx(92**0.5, rel=0.05)
 
 
+@pytest.mark.equation("5.17")
+def test_karras_loss_divides_by_the_error_of_the_best_linear_denoiser() -> None:
+    skip, s, sigma = sp.symbols("c_skip s sigma", positive=True)
+    out2 = (1 - skip) ** 2 * s**2 + skip**2 * sigma**2  # Var(x_0 − c_skip z)
+    best = sp.solve(sp.diff(out2, skip), skip)
+    assert best == [s**2 / (s**2 + sigma**2)]
+    least = sp.simplify(out2.subs(skip, best[0]))
+    assert sp.simplify(least - 1 / (s**-2 + sigma**-2)) == 0  # mse of (5.9) at SNR 1/σ²
+    assert sp.simplify(sigma**2 / least - (1 + sigma**2 / s**2)) == 0
+
+
+@pytest.mark.equation("5.17")
+@pytest.mark.parametrize("s", [0.5, 1.0])
+def test_karras_network_has_unit_inputs_and_targets_and_its_loss_is_the_weighted_one(
+    s: float,
+) -> None:
+    g = torch.Generator().manual_seed(0)
+    x0 = s * torch.randn(200_000, generator=g, dtype=F64)
+    guess = x0 + 0.1 * torch.randn(200_000, generator=g, dtype=F64)
+    eps = torch.randn(200_000, generator=g, dtype=F64)
+    for sigma in (0.02, 0.4, 7.0):
+        c_in, c_skip, c_out = edm_preconditioning(sigma, s)
+        z = x0 + sigma * eps
+        target, answer = (x0 - c_skip * z) / c_out, (guess - c_skip * z) / c_out
+        assert float((c_in * z).var()) == pytest.approx(1, rel=0.02)
+        assert float(target.var()) == pytest.approx(1, rel=0.02)
+        noise_error = (guess - x0) / sigma  # ε − ε̂, whose sign does not matter
+        weighted = (1 + sigma**2 / s**2) * noise_error**2
+        torch.testing.assert_close((answer - target) ** 2, weighted)
+        if s == 1:  # then it is the plain v-loss, and the target is −v
+            a = 1 / (1 + sigma**2)
+            torch.testing.assert_close(target, (1 - a) ** 0.5 * x0 - a**0.5 * eps)
+
+
+def test_karras_noise_levels_are_a_bell_in_log_snr() -> None:
+    log_sigma = torch.distributions.Normal(-1.2, 1.2)
+    lam = torch.distributions.TransformedDistribution(
+        log_sigma, torch.distributions.transforms.AffineTransform(0.0, -2.0)
+    )
+    x = torch.linspace(-6, 10, 33)
+    torch.testing.assert_close(lam.log_prob(x), torch.distributions.Normal(2.4, 2.4).log_prob(x))
+
+
 # ---- what goes wrong -----------------------------------------------------------------------------
 
 
@@ -439,29 +483,39 @@ def test_exercise_1() -> None:
             check("5.1", wrong)
 
 
+def _undo(bar_a: Tensor, bar_b: Tensor) -> Tensor:
+    """p_A/p_B by speeds, (5.4): steps of A interpolated at the levels of B."""
+    lam_a, lam_b = torch.logit(bar_a[1:]), torch.logit(bar_b[1:])
+    middle = ((lam_a[1:] + lam_a[:-1]) / 2).flip(0).numpy()
+    density = (1 / len(lam_a) / (lam_a[:-1] - lam_a[1:])).flip(0).numpy()
+    edges = torch.cat([lam_b[:1], (lam_b[1:] + lam_b[:-1]) / 2, lam_b[-1:]])
+    inside = (lam_b <= lam_a[0]) & (lam_b >= lam_a[-1])
+    found = torch.tensor(np.interp(lam_b.numpy(), middle, density))
+    return found * (edges[:-1] - edges[1:]) * len(lam_b) * inside
+
+
 def test_exercise_2() -> None:
-    check("5.2", lambda a, gamma: torch.minimum(a, gamma * (1 - a)))
+    check("5.2", _undo)
     for wrong in (
-        lambda a, gamma: torch.clamp(gamma * (1 - a) / a, max=1),  # on ε, not on v
-        lambda a, gamma: torch.clamp(gamma * (1 - a), max=1),
-        lambda a, gamma: torch.clamp(a / (1 - a), max=gamma),
+        lambda a, b: _undo(a, b).clamp(max=2),
+        lambda a, b: torch.ones(len(b) - 1),
+        lambda a, b: 1 / _undo(a, b).clamp(min=1e-6),
+        lambda a, b: torch.cat([torch.zeros(1), _undo(a, b)]),
     ):
         with pytest.raises(AssertionError, match="Hint"):
             check("5.2", wrong)
 
 
-def _shifted(beta: Tensor, n: int, power: int = 2) -> Tensor:
-    a = (1 - beta).cumprod(0)
-    a = a / (a + n**power * (1 - a))
-    return torch.cat([beta[:1], 1 - a[1:] / a[:-1]])
-
-
 def test_exercise_3() -> None:
-    check("5.3", _shifted)
+    def levels(alpha_bar: Tensor, n: int, generator: torch.Generator, mean: float = 2.4) -> Tensor:
+        lam = mean + 2.4 * torch.randn(n, generator=generator, dtype=F64)
+        return (lam[:, None] - torch.logit(alpha_bar[1:])).abs().argmin(1) + 1
+
+    check("5.3", levels)
     for wrong in (
-        lambda beta, n: _shifted(beta, n, 1),
-        lambda beta, n: _shifted(beta, n)[1:],
-        lambda beta, n: beta,
+        lambda bar, n, g: levels(bar, n, g, -2.4),
+        lambda bar, n, g: levels(bar, n, g) - 1,
+        lambda bar, n, g: levels(bar, n, None),
     ):
         with pytest.raises(AssertionError, match="Hint"):
             check("5.3", wrong)
@@ -480,6 +534,8 @@ def test_exercise_4() -> None:
         lambda lam, m, T: _best_path(lam, torch.ones_like(m), T),
         lambda lam, m, T: _best_path(lam, m, T).flip(0),
         lambda lam, m, T: _best_path(lam, m, T + 1),
+        # cells of the grid counted without their widths
+        lambda lam, m, T: _best_path(torch.linspace(1, 0, len(lam), dtype=F64), m, T),
     ):
         with pytest.raises(AssertionError, match="Hint"):
             check("5.4", wrong)

@@ -10,13 +10,13 @@ import sympy as sp
 import torch
 
 from ddpmlib.denoiser import EPS, Denoiser, learned_var_mix, oracle
-from ddpmlib.likelihood import continuous, elbo, gaussian_kl
+from ddpmlib.likelihood import continuous, decoder_floor, elbo, gaussian_kl
 from ddpmlib.losses import ImportanceTimes, l_hybrid, l_vlb
 from ddpmlib.models import MLP
 from ddpmlib.prediction import Prediction
 from ddpmlib.process import DDPM, schedules
-from ddpmlib.samplers import linspace_times, sample, uniform_times
-from ddpmlib.teaching.exercises import check
+from ddpmlib.samplers import linspace_times, quadratic_times, sample, uniform_times
+from ddpmlib.teaching.exercises import ch06, check
 
 PROCESS = DDPM(schedules.cosine(100))
 PAIRS = [(2, 1), (50, 49), (60, 10), (100, 90), (100, 1)]
@@ -331,12 +331,73 @@ def test_a_small_network_finds_the_best_variance() -> None:
         assert float(found.log().mean().exp() / best) == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.equation("6.2", "6.3")
+def test_the_dear_end_depends_on_the_width_of_the_data() -> None:
+    """Sums over a chain of 100 steps: β̃ is dear for wide data, β for narrow data."""
+    chain = PROCESS
+    a = chain.alpha_bar
+
+    def paid(c: float) -> tuple[float, float]:
+        wide = 1 - a + a * c**2
+        best = chain.beta[2:] * wide[1:-1] / wide[2:]
+        ratios = best / chain.beta_tilde[2:], best / chain.beta[2:]
+        low, high = (float((0.5 * (r - 1 - r.log())).sum()) for r in ratios)
+        return low, high
+
+    for c in (1.0, 0.3, 0.1):
+        assert paid(c)[0] > paid(c)[1]
+    for c in (0.03, 0.01):
+        assert paid(c)[1] > paid(c)[0]
+    assert paid(1.0)[1] == pytest.approx(0, abs=1e-12)
+    falling = [paid(c)[0] for c in (1.0, 0.3, 0.1, 0.03, 0.01)]
+    assert all(x > y for x, y in pairwise(falling))
+
+
+@pytest.mark.equation("6.6")
+def test_far_out_the_best_place_is_that_of_one_peak_until_nothing_is_known() -> None:
+    """Two peaks of width 0.2, total variance 1: at small t one is certain, at t = T none."""
+    chain = DDPM(schedules.cosine(20))
+    weights, means = torch.tensor([[0.4, 0.6], [-1.2, 0.8]], dtype=torch.float64)
+    stds = torch.full((2,), 0.2, dtype=torch.float64)
+    exact = oracle.Mixture(chain, weights, means[:, None], stds)
+    grid = torch.linspace(-7, 7, 6001, dtype=torch.float64)[:, None]
+    far = torch.tensor([[-4.5], [4.5]], dtype=torch.float64)
+
+    def places(t: int) -> torch.Tensor:
+        a, b = float(chain.alpha_bar[t]), float(chain.alpha_bar[t - 1])
+        log_p = exact.log_prob(grid, 0) - (far - a**0.5 * grid[:, 0]) ** 2 / (2 * (1 - a))
+        p = torch.softmax(log_p, 1)
+        unknown = p @ grid**2 - (p @ grid) ** 2
+        low, high = (float(v) for v in chain.variances(t, t - 1))
+        best = low + b * high**2 / (1 - a) ** 2 * unknown
+        return (best / low).log() / math.log(high / low)
+
+    for t, expected in ((2, 0.73), (3, 0.51), (4, 0.35), (20, 1.0)):
+        assert torch.allclose(places(t), torch.tensor(expected, dtype=torch.float64), atol=0.01)
+
+
 # ---- exercises ---------------------------------------------------------------------------
 
 
+def _even(low, high):  # type: ignore[no-untyped-def]
+    return math.log(high / low) / (1 / low - 1 / high)
+
+
+def _width(a_t, a_s, even=_even):  # type: ignore[no-untyped-def]
+    beta = 1 - a_t / a_s
+    best = even(beta * (1 - a_s) / (1 - a_t), beta)
+    return math.sqrt((best * (1 - a_t) - beta * (1 - a_s)) / (beta * a_s - best * a_t))
+
+
 def test_exercise_1() -> None:
-    check("6.1", (0.0, 1.0))
-    for wrong in ((1.0, 0.0), (-1.0, 1.0), (0.0, 0.5)):
+    check("6.1", (_even, _width))
+    for wrong in (
+        (lambda low, high: (low * high) ** 0.5, _width),
+        (lambda low, high: (low + high) / 2, _width),
+        (_even, lambda a, b: _width(a, b) ** 2),
+        (_even, lambda a, b: 0.3),
+        (_even, lambda a, b: math.nan),
+    ):
         with pytest.raises(AssertionError, match="Hint"):
             check("6.1", wrong)
 
@@ -363,17 +424,27 @@ def test_exercise_2() -> None:
             check("6.2", wrong)
 
 
-def _probabilities(second_moment):  # type: ignore[no-untyped-def]
-    root = second_moment.sqrt()
-    return root / root.sum(), root.sum() / (len(root) * root)
+def _analytic(denoiser, process, x0, times, noise, root=False, single=False):  # type: ignore[no-untyped-def]
+    found = []
+    for t, s in pairwise(times):
+        s = t - 1 if single else s
+        error = x0 - denoiser(process.q_sample(x0, t, noise[t]), t).x0
+        low, beta = process.variances(t, s)
+        on_x0 = float(process.scale[s]) * float(beta) / float(process.std[t]) ** 2
+        square = float((error**2).mean())
+        found.append(float(low) + (on_x0 if root else on_x0**2) * square)
+    return found
 
 
 def test_exercise_3() -> None:
-    check("6.3", _probabilities)
+    check("6.3", _analytic)
     for wrong in (
-        lambda m: (m / m.sum(), m.sum() / (len(m) * m)),
-        lambda m: (_probabilities(m)[0], 1 / _probabilities(m)[0]),
-        lambda m: (torch.full_like(m, 1 / len(m)), torch.ones_like(m)),
+        lambda *a: _analytic(*a, root=True),
+        lambda *a: _analytic(*a, single=True),
+        lambda *a: _analytic(*a)[:-1],
+        lambda *a: [_analytic(*a)[0]] * (len(a[3]) - 1),
+        lambda *a: [math.nan] * (len(a[3]) - 1),
+        lambda d, p, x0, times, noise: [p.variances(t, s)[0] for t, s in pairwise(times)],
     ):
         with pytest.raises(AssertionError, match="Hint"):
             check("6.3", wrong)
@@ -405,7 +476,43 @@ def test_exercise_4() -> None:
             check("6.4", wrong)
 
 
-@pytest.mark.parametrize("key", ["6.1", "6.2", "6.3", "6.4"])
+def _tabulated():  # type: ignore[no-untyped-def]
+    """A table of the best variance over x_t at each of the six times."""
+    process, times = DDPM(schedules.cosine(1000)), quadratic_times(1000, 6)
+    data, floor = ch06._three_peaks(process), decoder_floor(process, times)
+    g, edges = torch.Generator().manual_seed(0), torch.linspace(-3, 3, 61, dtype=torch.float64)
+    x0, table = data.draw(40_000, generator=g), {}
+    for t, s in pairwise(times):
+        x_t = process.q_sample(x0, t, torch.randn(x0.shape, generator=g, dtype=torch.float64))
+        low, high = (float(v) for v in process.variances(t, s))
+        on_x0 = float(process.scale[s]) * high / float(process.std[t]) ** 2
+        single = low + (on_x0 * (x0 - data(x_t, t).x0)) ** 2
+        k = torch.bucketize(x_t[:, 0], edges)
+        total = torch.bincount(k, single[:, 0], 62) + single.mean()
+        mean = total / (torch.bincount(k, minlength=62) + 1)
+        low = low or floor
+        table[t] = (mean / low).log() / math.log(high / low)
+    return lambda x, t: table[t][torch.bucketize(x, edges)]
+
+
+def test_exercise_5() -> None:
+    place = _tabulated()
+    check("6.5", place)
+    for wrong in (
+        lambda x, t: torch.zeros_like(x),
+        lambda x, t: torch.ones_like(x),
+        lambda x, t: torch.full_like(x, 0.5),
+        lambda x, t: torch.full_like(x, math.nan),
+        lambda x, t: 1 - place(x, t),
+        lambda x, t: place(x, 1000),
+        lambda x, t: place(x, t).mean().expand(x.shape),
+        lambda x, t: place(x, t)[:, 0],
+    ):
+        with pytest.raises(AssertionError, match="Hint"):
+            check("6.5", wrong)
+
+
+@pytest.mark.parametrize("key", ["6.1", "6.2", "6.3", "6.4", "6.5"])
 def test_the_skeletons_fail(key: str) -> None:
     with pytest.raises(AssertionError, match="No answer yet"):
         check(key, ...)

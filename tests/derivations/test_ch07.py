@@ -433,6 +433,127 @@ def test_the_norm_on_the_great_circle_by_algebra() -> None:
     assert sp.simplify(sp.expand(sp.expand_trig(square.rewrite(sp.exp)))) == 0
 
 
+# ---- fresh noise and errors --------------------------------------------------------------
+
+LONG, BACK, WIDTH = DDPM(schedules.cosine(400)), 200, 0.6
+GAUSSIAN = oracle.Gaussian(LONG, torch.zeros(1, dtype=F64), torch.tensor([[WIDTH**2]], dtype=F64))
+
+
+def damping(t: int) -> float:
+    """λ_t of equation (7.16)."""
+    a = float(LONG.alpha_bar[t])
+    return math.sqrt(a) * WIDTH / math.sqrt(a * WIDTH**2 + 1 - a)
+
+
+def moved(push: Callable[[int], float]) -> Callable[..., Prediction]:
+    """The exact denoiser with a known error: its prediction is moved by ``push(t)``."""
+    return lambda x, t, y=None: Prediction(GAUSSIAN(x, t).x0 + push(int(t)))
+
+
+def mean_after(denoiser: Any, mean: float, start: int, eta: float = 0.0) -> float:
+    """Mean at t = 0 of samples that have this mean at ``start``: steps are affine, noise is odd."""
+    ends = []
+    for sign in (1, -1):
+
+        def noise(x: Tensor, sign: int = sign) -> Tensor:
+            return sign * normal(*x.shape, seed=3)
+
+        x = torch.full((1, 1), mean, dtype=F64)
+        times = list(range(start, -1, -1))
+        for t, s in pairwise(times):
+            x = LONG.step(x, denoiser(x, t), t, s, eta, noise(x))
+        ends.append(float(x))
+    return sum(ends) / 2
+
+
+def restarted(denoiser: Any, mean: float) -> float:
+    """Mean of samples that were noised back to BACK and redone with DDIM."""
+    return mean_after(denoiser, float(LONG.scale[BACK]) * mean, BACK)
+
+
+@pytest.mark.equation("7.16")
+def test_redoing_multiplies_the_errors_of_the_moments() -> None:
+    exact, lam = moved(lambda t: 0.0), damping(BACK)
+    assert 0.3 < lam < 0.9
+    assert restarted(exact, 0.5) == pytest.approx(lam * 0.5, rel=0.01)
+    on_x = mean_after(exact, 1.0, BACK)  # the curve is linear
+    a, delta = float(LONG.alpha_bar[BACK]), 0.4
+    variance = on_x**2 * (a * WIDTH**2 * (1 + delta) + 1 - a)
+    assert variance / WIDTH**2 == pytest.approx(1 + lam**2 * delta, rel=0.01)
+
+
+@pytest.mark.equation("7.16")
+def test_the_factor_is_a_correlation() -> None:
+    x0 = WIDTH * normal(400_000)
+    pair = torch.stack([x0, LONG.q_sample(x0, BACK, normal(400_000, seed=1))])
+    assert float(torch.corrcoef(pair)[0, 1]) == pytest.approx(damping(BACK), abs=0.003)
+
+
+@pytest.mark.equation("7.16")
+def test_a_restart_and_ancestral_steps_damp_earlier_errors_alike() -> None:
+    """The denoiser is wrong above BACK alone: three ways down from there."""
+    wrong = moved(lambda t: 0.2 * (t > BACK))
+    ddim = mean_after(wrong, 0.0, 400)
+    x = torch.zeros(1, 1, dtype=F64)
+    for t, s in pairwise(range(400, BACK - 1, -1)):
+        x = LONG.step(x, wrong(x, t), t, s, 0.0)
+    late = mean_after(wrong, float(x), BACK, eta=1.0)
+    lam = damping(BACK)
+    assert ddim > 0.02
+    assert restarted(wrong, ddim) / ddim == pytest.approx(lam, rel=0.01)
+    assert late / ddim == pytest.approx(lam, rel=0.03)
+    twice = restarted(wrong, restarted(wrong, ddim))
+    assert twice / ddim == pytest.approx(lam**2, rel=0.02)
+
+
+@pytest.mark.equation("7.16")
+def test_errors_of_the_redone_part_add_up_to_a_fixed_point() -> None:
+    wrong = moved(lambda t: 0.2 * (t <= BACK))
+    once = mean_after(wrong, 0.0, 400)
+    added = restarted(wrong, 0.0)
+    factor = restarted(wrong, 1.0) - added  # affine
+    fixed = added / (1 - factor)
+    assert restarted(wrong, fixed) == pytest.approx(fixed, rel=1e-9)
+    assert factor == pytest.approx(damping(BACK), rel=0.01)
+    assert added == pytest.approx(once, rel=1e-6)  # all of it stems from the redone part
+    assert fixed > 1.3 * once
+
+
+@pytest.mark.equation("7.16")
+@pytest.mark.parametrize(("m", "delta"), [(0.4, 0.0), (0.0, 0.5), (-0.3, -0.4)])
+def test_no_divergence_grows_when_an_exact_chain_is_redone(m: float, delta: float) -> None:
+    """KL of Gaussians, from the data and to them, before and after."""
+
+    def divergences(mean: float, excess: float) -> tuple[float, float]:
+        var = 1 + excess  # in units of c²
+        there = 0.5 * (var + (mean / WIDTH) ** 2 - 1 - math.log(var))
+        back = 0.5 * ((1 + (mean / WIDTH) ** 2) / var - 1 + math.log(var))
+        return there, back
+
+    lam = damping(BACK)
+    before, after = divergences(m, delta), divergences(lam * m, lam**2 * delta)
+    assert all(0 <= a < b for a, b in zip(after, before, strict=True))
+
+
+def test_a_list_of_times_that_rises_is_a_restart() -> None:
+    """The library's loop noises by the forward process, at the cost of no call."""
+    asked: list[int] = []
+
+    def denoiser(x: Tensor, t: Any, y: Any = None) -> Prediction:
+        asked.append(int(t))
+        return Prediction(0.3 * x)
+
+    down = uniform_times(T, 5)
+    again = down[down.index(12) :]
+    g = torch.Generator().manual_seed(0)
+    x = draw(denoiser, PROCESS, normal(3, 2), [*down, *again], eta=0.0, generator=g)
+    assert asked == [20, 16, 12, 8, 4, 12, 8, 4]
+    end = draw(denoiser, PROCESS, normal(3, 2), down, eta=0.0)
+    fresh = torch.randn(end.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
+    by_hand = draw(denoiser, PROCESS, PROCESS.q_sample(end, 12, fresh), again, eta=0.0)
+    torch.testing.assert_close(x, by_hand)
+
+
 # ---- exercises ---------------------------------------------------------------------------
 
 

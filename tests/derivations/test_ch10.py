@@ -188,6 +188,18 @@ def test_the_step_rule_is_a_ratio_of_drift_to_noise_and_stable(r: float) -> None
         assert 2 * noise**2 / (2 * noise - h) / noise == pytest.approx(1 / (1 - r**2))
 
 
+@pytest.mark.equation("10.5")
+@pytest.mark.parametrize("t", TIMES)
+def test_no_log_density_is_curved_more_than_the_noise(t: int) -> None:
+    """−∇² log q(x_t) ≤ 1/(1 − ᾱ_t), so that (10.4) allows every r < 1 for all data."""
+    x = torch.linspace(-4, 4, 401, dtype=F64).requires_grad_()
+    (slope,) = torch.autograd.grad(LINE.log_prob(x, t).sum(), x, create_graph=True)
+    (curve,) = torch.autograd.grad(slope.sum(), x)
+    noise = float(1 - PROCESS.alpha_bar[t])
+    assert -1 / noise < float(-curve.max()) and float(-curve.min()) <= 1 / noise
+    assert step_size(PROCESS, t, 0.999) < 2 * noise <= 2 / float(-curve.min())
+
+
 # ---- Bayes on scores ---------------------------------------------------------------------
 
 Y = torch.tensor([0, 1, 0, 1, 0, 1, 0])
@@ -392,6 +404,16 @@ def test_where_guided_chains_end(strength: float) -> None:
         sharper = strength > 1
         assert (tilted > walked(c, strength)) == sharper
         assert (walked(c, strength) > c**strength) == sharper
+
+
+@pytest.mark.equation("10.12", "10.13")
+@pytest.mark.parametrize("c", [0.02, 0.25, 0.9])
+def test_guidance_above_1_is_sharper_than_the_tilted_distribution_for_every_class(c: float) -> None:
+    """Bernoulli's inequality for DDIM; ancestral sampling lies between."""
+    for strength in (0.2, 0.7, 1.3, 2.0, 6.0):
+        tilted = 1 / (strength / c - strength + 1)
+        order = [tilted, walked(c, strength), c**strength]
+        assert order == sorted(order, reverse=strength > 1) and order[0] != order[2]
 
 
 @pytest.mark.equation("10.12", "10.13")

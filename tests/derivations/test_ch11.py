@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ddpmlib.denoiser import EPS, X0, Denoiser, Parameterization, V, oracle, score
 from ddpmlib.guidance import ClassifierFree, DynamicThreshold, StaticThreshold, interval
+from ddpmlib.likelihood import continuous, elbo
 from ddpmlib.losses import diffusion_loss
 from ddpmlib.models import MLP
 from ddpmlib.prediction import Prediction
@@ -251,6 +252,70 @@ def test_the_guided_score_pushes_away_from_the_other_class() -> None:
     for t in (15, 25, 35):
         guided = score(ClassifierFree(LINE, 4.0), x, t, y)
         assert bool((guided > tilted_score(x, t, 5.0)).all())
+
+
+@pytest.mark.equation("11.7")
+@pytest.mark.parametrize("w", [1.0, 4.0])
+def test_where_the_image_determines_its_class_there_is_nothing_to_sharpen(w: float) -> None:
+    """L is 0 or 1: the tilt is the class, the fraction of (11.7) is q(y|x_t)^{−w}."""
+    points, y = normal(12, 2, seed=3), torch.arange(12) % 3
+    data, x, t = oracle.FiniteData(PROCESS, points, y), normal(5, 2, seed=4), 25
+    chosen, scale, std = torch.ones(5, dtype=torch.int64), *map(float, PROCESS.kernel(t, x))
+    share = torch.softmax(-((x[:, None] - scale * points) ** 2).sum(2) / (2 * std**2), 1)
+    given = (share * (y == 1)).sum(1)  # q(y|x_t) = E[L|x_t] = E[L^s|x_t]
+    torch.testing.assert_close(given.log(), data.class_logits(x, t)[:, 1])
+    tilted = oracle.FiniteData(PROCESS, points[y == 1])  # p_w, its noisy score
+    excess = score(ClassifierFree(data, w), x, t, chosen) - score(tilted, x, t)
+    moved = x.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(data.class_logits(moved, t)[:, 1].sum(), moved)
+    torch.testing.assert_close(excess, w * slope)
+    assert float(excess.abs().max()) > 0.1
+
+
+@pytest.mark.equation("11.7")
+def test_the_fraction_need_not_grow_as_the_class_becomes_less_probable() -> None:
+    """L is 0.1 or 1: the fraction is 1 at both ends, and largest between."""
+    likely_one = torch.linspace(0, 1, 1001, dtype=F64)
+    mean, square = (likely_one + (1 - likely_one) * 0.1**k for k in (1, 2))
+    fraction = square / mean**2
+    assert fraction[0] == fraction[-1] == 1 and bool((fraction >= 1).all())
+    assert 0.05 < float(likely_one[fraction.argmax()]) < 0.15 and float(fraction.max()) > 3
+
+
+# ---- the conditional chain, and the paper's form of the sampler --------------------------------
+
+
+def test_the_class_lowers_the_bound_by_what_an_image_says_of_it() -> None:
+    """Exact predictions, fine steps: the gain is the mutual information of x_0 and y."""
+    process, g = DDPM(schedules.cosine(300)), torch.Generator().manual_seed(4)
+    fine, y = line_of(process), (torch.rand(4000, generator=g) < 0.5).long()
+    inside = [fine.given(k).draw(4000, generator=g) for k in (0, 1)]
+    x0 = torch.where(y == 1, inside[1], inside[0])
+
+    def bound(label: Tensor | None, denoiser: Any = fine) -> Tensor:
+        again = torch.Generator().manual_seed(5)
+        found = elbo(denoiser, process, x0, y=label, decoder=continuous, generator=again)
+        return found.total
+
+    gain = float((bound(None) - bound(y)).mean())
+    log_share = fine.class_logits(x0, 0)[torch.arange(4000), y]
+    information = float(log_share.mean()) + math.log(2)
+    assert gain == pytest.approx(information, abs=0.03) and 0.4 < information < math.log(2)
+    assert float((bound(y, ClassifierFree(fine, 2.0)) - bound(y)).mean()) > 0.1
+
+
+@pytest.mark.parametrize(("t", "s"), [(1000, 950), (500, 480), (40, 39)])
+def test_the_papers_variances_are_those_of_the_stride(t: int, s: int) -> None:
+    """Ho & Salimans' algorithm 2: (σ̃²)^{1−v} (σ²)^v in log-SNR, and our interpolation."""
+    process = DDPM(schedules.cosine(1000))
+    alpha_bar = process.alpha_bar
+    early, late = (float(torch.logit(alpha_bar[k])) for k in (t, s))
+    lost = -math.expm1(early - late)
+    paper = lost * float(1 - alpha_bar[s]), lost * float(1 - alpha_bar[t])
+    assert [float(v) for v in process.variances(t, s)] == pytest.approx(paper)
+    zero, one, v = f64(0.0), f64(1.0), 0.3
+    step = process.step(zero, Prediction(zero, var_mix=v), t, s, 1.0, one)
+    assert float(step) ** 2 == pytest.approx(paper[0] ** (1 - v) * paper[1] ** v)
 
 
 class Pair:
@@ -540,7 +605,20 @@ def test_exercise_4() -> None:
     )
 
 
-@pytest.mark.parametrize("key", ["11.1", "11.2", "11.3", "11.4"])
+def test_exercise_5() -> None:
+    def predict(x: Tensor, a: float, b: float, points: Tensor, p: Tensor, L: Tensor, s: float):
+        far = ((x[:, None] - a * points) ** 2).sum(2)
+        return torch.softmax(p.log() + s * L.log() - far / (2 * b**2), 1) @ points
+
+    truth = {}
+    for w in (1.0, 4.0):
+        tilted = torch.softmax(LINE.log_prob(CLEAN, 0) + (1 + w) * likely().log(), 0)
+        truth[w] = float(tilted[CLEAN > 0.65].sum())
+    check("11.5", (predict, truth))
+    refused("11.5", (predict, {1.0: 0.80, 4.0: 1.0}), (predict, {1.0: 0.5, 4.0: 0.5}))
+
+
+@pytest.mark.parametrize("key", ["11.1", "11.2", "11.3", "11.4", "11.5"])
 def test_the_skeletons_fail(key: str) -> None:
     with pytest.raises(AssertionError, match="No answer yet"):
         check(key, ...)

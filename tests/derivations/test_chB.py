@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -126,6 +127,31 @@ def test_euler_is_exact_for_a_fixed_pair_on_straight_lines() -> None:
     assert zero(euler - (a.subs(U, u_s) * X + b.subs(U, u_s) * E))
 
 
+@pytest.mark.equation("B.16", "B.17")
+def test_log_snr_form_is_the_posterior() -> None:
+    """e^(λ−λ′) of the two levels, and what it makes of (2.10)."""
+    ratio = ABAR_T * (1 - ABAR_S) / (ABAR_S * (1 - ABAR_T))
+    beta = 1 - ABAR_T / ABAR_S
+    assert zero((1 - ratio) * (1 - ABAR_T) - beta)
+    assert zero((1 - ratio) * (1 - ABAR_S) - (1 - ABAR_S) / (1 - ABAR_T) * beta)
+    on_z = ratio * sp.sqrt(ABAR_S / ABAR_T)
+    assert zero(on_z - sp.sqrt(ABAR_T / ABAR_S) * (1 - ABAR_S) / (1 - ABAR_T))
+    assert zero((1 - ratio) * sp.sqrt(ABAR_S) - sp.sqrt(ABAR_S) * beta / (1 - ABAR_T))
+
+
+@pytest.mark.equation("B.18")
+def test_density_of_their_training_levels() -> None:
+    """Uniform u: dλ/du of (B.18) is −1 over the density, a hyperbolic secant; the ends fit."""
+    a, b, high = sp.symbols("a b lambda_max", positive=True)
+    lam = -2 * sp.log(sp.tan(a * U + b))
+    level = sp.Symbol("lambda", real=True)
+    at_level = sp.diff(lam, U).subs(U, (sp.atan(sp.exp(-level / 2)) - b) / a)
+    density = 1 / (4 * a * sp.cosh(level / 2))
+    assert zero((at_level * density + 1).rewrite(sp.exp))
+    end = lam.subs(U, 0).subs(b, sp.atan(sp.exp(-high / 2)))
+    assert zero(end - high)
+
+
 # ---- exercises ---------------------------------------------------------------------------
 
 
@@ -140,23 +166,59 @@ class Circle(Process):
         return torch.atan(torch.exp(-log_snr / 2)) / self.turn
 
 
+def denoised(score: Any, z: Tensor, sigma: float) -> Tensor:
+    k = (1 + sigma**2) ** 0.5
+    return z + sigma**2 / k * score(z / k)
+
+
+def walk(turning: bool, turn: float = math.pi / 2) -> Any:
+    """A sampler of exercise B.3: along the tangent, or along the circle."""
+
+    def sampler(denoise: Any, z: Tensor, labels: Tensor) -> Tensor:
+        for u, then in pairwise(labels):
+            a, b = torch.cos(turn * u), torch.sin(turn * u)
+            v, angle = (a * z - denoise(z, u)) / b, turn * (then - u)
+            z = torch.cos(angle) * z + torch.sin(angle) * v if turning else z + angle * v
+        return z
+
+    return sampler
+
+
+FLOW, TURN = walk(False), walk(True)
+
+
 def test_right_answers_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    check("B.1", lambda sigma: 2 * sigma.log())
+    check("B.1", denoised)
     check("B.2", lambda v, x, scale, std: (scale + std) * v + (std - scale) * x)
-    check("B.3", (Circle(math.pi / 2), math.pi / 2))
+    check("B.3", (Circle(math.pi / 2), math.pi / 2, FLOW, TURN))
     assert capsys.readouterr().out.count("✓") == 3
+
+
+def test_turning_is_ddim() -> None:
+    """Part 3 of exercise B.3, with a denoiser that changes along the way."""
+    circle = Circle(math.pi / 2)
+    labels = torch.linspace(0.95, 0.05, 12, dtype=torch.float64)
+    z = torch.linspace(-2, 2, 5, dtype=torch.float64)
+    found = TURN(lambda z, u: torch.tanh(z) * u, z, labels)
+    for u, then in pairwise(labels):
+        (a, b), (a_s, b_s) = circle.coefficients(u), circle.coefficients(then)
+        x0 = torch.tanh(z) * u
+        z = a_s * x0 + b_s * (z - a * x0) / b
+    assert torch.allclose(found, z, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     ("key", "answer"),
     [
-        ("B.1", lambda sigma: -2 * sigma.log()),
-        ("B.1", lambda sigma: sigma.log()),
+        ("B.1", lambda score, z, sigma: z + sigma**2 * score(z)),
+        ("B.1", lambda score, z, sigma: z - sigma**2 * score(z / (1 + sigma**2) ** 0.5)),
         ("B.2", lambda v, x, scale, std: v),
         ("B.2", lambda v, x, scale, std: (scale + std) * v + (scale - std) * x),
-        ("B.3", (Circle(math.pi / 2), 1.0)),
-        ("B.3", (Circle(math.pi), math.pi)),
-        ("B.3", (RectifiedFlow(), math.pi / 2)),
+        ("B.3", (Circle(math.pi / 2), 1.0, FLOW, TURN)),
+        ("B.3", (Circle(math.pi), math.pi, FLOW, TURN)),
+        ("B.3", (RectifiedFlow(), math.pi / 2, FLOW, TURN)),
+        ("B.3", (Circle(math.pi / 2), math.pi / 2, TURN, TURN)),
+        ("B.3", (Circle(math.pi / 2), math.pi / 2, FLOW, FLOW)),
     ],
 )
 def test_wrong_answers_fail(key: str, answer: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -29,22 +30,33 @@ def _(answer: Any) -> None:
 
 @exercise(
     "2.2",
-    hint="Which ratio of two ᾱ does the work of α over a stride? One square root keeps its bar.",
+    hint="The logarithm of the density of x_s is even; where is its curvature at 0 still negative?",
 )
 def _(answer: Any) -> None:
-    """The ε-form of the posterior mean for any stride."""
-    process = DDPM(schedules.cosine(50))
-    x0, eps = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)).double()
-    for t, s in ((20, 19), (40, 10), (50, 30), (7, 0)):
-        x_t = process.q_sample(x0, t, eps)
-        got = answer(x_t, eps, float(process.alpha_bar[t]), float(process.alpha_bar[s]))
-        assert isinstance(got, Tensor), "Return the mean as a tensor of the shape of x_t."
-        want, _std = process.posterior(x_t, x0, t, s)
-        where = "a single step" if s == t - 1 else f"the stride from {t} to {s}"
-        assert torch.allclose(got, want, rtol=1e-6, atol=1e-6), f"The mean of {where} differs."
+    """The longest step back from between two modes that keeps a single peak."""
+    for a_t in (0.001, 0.05, 0.35, 0.8):
+        for c in (0.3, 1.0, 2.5):
+            a_s = float(answer(a_t, c))
+            case = f"At alpha_bar_t = {a_t:g} and c = {c:g}"
+            assert a_t < a_s < 1, f"{case} alpha_bar_s does not lie between alpha_bar_t and 1."
+            one, two = (_curvature(a_t, a_t + f * (a_s - a_t), c) for f in (0.99, 1.005))
+            assert one < 0, f"{case} there are two peaks a little before that alpha_bar_s already."
+            assert two > 0, f"{case} there is still one peak beyond that alpha_bar_s."
 
 
-@exercise("2.3", hint="Equation (2.12) with Var(x_0|x_t) of two Gaussian witnesses about x_0.")
+def _curvature(a_t: float, a_s: float, c: float) -> float:
+    """Second derivative at 0 of log q(x_s | x_t = 0) for data at ±c, by differences."""
+
+    def log_density(x: float) -> float:
+        forward = -(a_t / a_s) * x**2 / (2 * (1 - a_t / a_s))
+        left, right = (-((x - a_s**0.5 * m) ** 2) / (2 * (1 - a_s)) for m in (-c, c))
+        return forward + max(left, right) + math.log1p(math.exp(-abs(left - right)))
+
+    h = 1e-3 * (1 - a_s) ** 0.5 * min(1.0, (1 - a_t / a_s) ** 0.5)
+    return (log_density(h) + log_density(-h) - 2 * log_density(0.0)) / h**2
+
+
+@exercise("2.3", hint="Equation (2.12); what the prior and x_t tell of x_0 adds up in precision.")
 def _(answer: Any) -> None:
     """The exact reverse variance of Gaussian data, β̃ at v = 0 and β at v = 1."""
     for a_t, a_s in ((0.3, 0.8), (0.05, 0.5), (0.9, 1.0)):

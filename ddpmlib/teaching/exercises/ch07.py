@@ -1,17 +1,20 @@
 """Checks of chapter 07: DDIM, the same network with fewer steps."""
 
+import functools
 import math
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ddpmlib import data
 from ddpmlib.denoiser import oracle
 from ddpmlib.prediction import Prediction
 from ddpmlib.process import schedules
 from ddpmlib.process.ddpm import DDPM
-from ddpmlib.samplers.times import uniform_times
+from ddpmlib.samplers import draw, uniform_times
 from ddpmlib.teaching.exercises import exercise
 
 
@@ -38,7 +41,7 @@ def _(answer: Any) -> None:
     g = torch.Generator().manual_seed(0)
     mixing = torch.randn(3, 3, generator=g, dtype=torch.float64)
 
-    def denoiser(x_t: Tensor, t: Any, y: Tensor | None = None, /) -> Prediction:
+    def denoiser(x_t: Tensor, t: Any, y: Any = None, /) -> Prediction:
         return Prediction(torch.tanh(x_t @ mixing + t / 40))
 
     for steps in (1, 4, 13):
@@ -107,3 +110,60 @@ def _(answer: Any) -> None:
     last = answer(eps_net, x, process.alpha_bar, [100, 0])
     assert asked == [100], "The step to t = 0 has no second call."
     assert torch.allclose(last, gaussian(x, 100).x0), "The step to t = 0 must be an Euler step."
+
+
+@exercise(
+    "7.5",
+    hint="Each entry is the mean energy distance of chains that were noised back to that time from "
+    "the end of DDIM, and redone with the same 20-step spacing.",
+)
+def _(answer: Any) -> None:
+    """A Restart helps most from the time at which the network's error ends."""
+    wanted = range(100, 1000, 100)
+    assert isinstance(answer, dict) and sorted(answer) == list(wanted), (
+        "Return a dictionary whose keys are 100, 200, ..., 900."
+    )
+    measured = {back: float(answer[back]) for back in wanted}
+    ours = _restarted()
+    level, expected = fmean(measured.values()), fmean(ours.values())
+    assert 0.5 < level / expected < 2, "Your distances are of another size than ours."
+    for back in wanted:
+        assert abs(measured[back] / level - ours[back] / expected) < 0.3, (
+            f"Against the average of the nine, your distance for {back} differs from ours."
+        )
+    best = min(measured, key=lambda back: measured[back])
+    assert best == _STRONG, f"By your numbers {best} is best; average over more starts."
+
+
+_STRONG, _WEAK = 600, 100  # where the two errors of exercise 7.5 end
+
+
+@functools.cache
+def _restarted(starts: int = 4, n: int = 800) -> dict[int, float]:
+    """Mean energy distance by the time that a chain restarts from."""
+    process = DDPM(schedules.cosine(1000))
+    weights, stds = torch.tensor([1.0, 2, 3, 1, 2, 3]), torch.full((6,), 0.15)
+    exact = oracle.Mixture(process, weights, data.ring_means(6), stds)
+
+    def denoiser(x_t: Tensor, t: Any, y: Any = None, /) -> Prediction:
+        push = 0.4 * (t > _STRONG) + 0.05 * (t <= _WEAK)
+        return Prediction(exact(x_t, t).x0 + push * torch.tensor([1.0, 0.0]))
+
+    down = uniform_times(1000, 20)
+    found: dict[int, list[float]] = {back: [] for back in range(100, 1000, 100)}
+    for seed in range(starts):
+        g = torch.Generator().manual_seed(1000 + seed)
+        truth = exact.draw(n, generator=g)
+        end = draw(denoiser, process, torch.randn(n, 2, generator=g), down, eta=0.0)
+        for back, values in found.items():
+            times = [0, *down[down.index(back) :]]
+            x = draw(denoiser, process, end, times, eta=0.0, generator=g)
+            values.append(_energy_distance(x, truth))
+    return {back: fmean(values) for back, values in found.items()}
+
+
+def _energy_distance(a: Tensor, b: Tensor) -> float:
+    def within(x: Tensor) -> Tensor:
+        return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
+
+    return float(2 * torch.cdist(a, b).mean() - within(a) - within(b))

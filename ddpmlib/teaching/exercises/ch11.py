@@ -1,6 +1,7 @@
 """Checks of chapter 11: classifier-free guidance."""
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -114,4 +115,55 @@ def _(answer: Any) -> None:
         chain = _measured(c, C, w, low, high)
         assert abs(yours / chain - 1) < 0.03, (
             f"For w = {w:g} and u from {u[low]:.2g} to {u[high]:.2g} a chain leaves {chain:.4f}."
+        )
+
+
+def _cases() -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Queries, points, probabilities and likelihoods: on the line, and 64-dimensional."""
+    g = torch.Generator().manual_seed(2)
+    grid = torch.linspace(-2, 2, 81, dtype=F64)[:, None]
+    for points in (grid, torch.randn(40, 64, generator=g, dtype=F64)):
+        p = torch.rand(len(points), generator=g, dtype=F64) + 0.1
+        sure = torch.rand(len(points), generator=g, dtype=F64)
+        x = 1.5 * torch.randn(5, points.shape[1], generator=g, dtype=F64)
+        yield x, points, p / p.sum(), torch.where(sure < 0.3, torch.zeros_like(sure), sure)
+
+
+def _tilted_mean(
+    x: Tensor, a: float, b: float, points: Tensor, p: Tensor, L: Tensor, s: float
+) -> Tensor:
+    """The mean by a sum over the points that are possible, one query at a time."""
+    possible, means = L > 0, []
+    for query in x:
+        distance = ((query - a * points[possible]) ** 2).sum(1)
+        share = p[possible] * L[possible] ** s * torch.exp((distance.min() - distance) / (2 * b**2))
+        means.append(share @ points[possible] / share.sum())
+    return torch.stack(means)
+
+
+def _line_share(w: float) -> float:
+    """Share of the tilted density of Fig. 11.3 that lies beyond 0.65."""
+    means, stds = torch.tensor([-1.0, 0.1, 1.2]), torch.tensor([0.4, 0.3, 0.3])
+    weights, labels = torch.tensor([2.0, 1.0, 1.0]), torch.tensor([0, 1, 1])
+    process, x = DDPM(schedules.cosine(40)), torch.linspace(-4, 4, 8001, dtype=F64)
+    line = oracle.Mixture(process, weights.double(), means.double(), stds.double(), labels)
+    log_p = line.log_prob(x, 0) + (1 + w) * line.class_logits(x, 0)[:, 1]
+    return float(torch.softmax(log_p, 0)[x > 0.65].sum())
+
+
+@exercise("11.5", hint="Add the logarithms of p, L to the power s, and the kernel; then a softmax.")
+def _(answer: Any) -> None:
+    """A chain that does sample the tilted density, since (11.7) is in its prediction."""
+    predict, shares = answer
+    for x, points, p, likelihood in _cases():
+        for a, b, s in ((0.8, 0.6, 1.0), (0.8, 0.6, 5.0), (0.3, 0.95, 2.0), (0.9999, 0.01, 3.0)):
+            yours = predict(x, a, b, points, p, likelihood, s)
+            assert yours.shape == x.shape, "Return x_0 in the shape of x_t, (B, D)."
+            assert bool(yours.isfinite().all()), f"At std = {b:g} some predictions are not finite."
+            assert torch.allclose(yours, _tilted_mean(x, a, b, points, p, likelihood, s)), (
+                f"For scale {a:g}, std {b:g}, s = {s:g} and D = {x.shape[1]} the mean is another."
+            )
+    for w in (1.0, 4.0):
+        assert abs(float(shares[w]) - _line_share(w)) < 0.01, (
+            f"At w = {w:g} the share beyond 0.65 is not that of the tilted density."
         )

@@ -10,6 +10,7 @@ from scipy import integrate
 
 from ddpmlib.denoiser import EPS as SAYS_EPS
 from ddpmlib.denoiser import V as SAYS_V
+from ddpmlib.denoiser.parameterization import edm_preconditioning
 from ddpmlib.likelihood import reverse_step_term
 from ddpmlib.prediction import Prediction
 from ddpmlib.process import DDPM, VP
@@ -232,3 +233,22 @@ def terminal_names() -> dict:
     a = PROCESS.scale.numpy()
     slope, shift = np.linalg.solve([[a[1], 1], [a[T], 1]], [a[1], 0])
     return process_names() | {r"\bar\alpha_t'": (slope * a[t] + shift) ** 2}
+
+
+@formula("5.17")
+def preconditioned_names() -> dict:
+    """Karras et al.: the answer F and its target F* of one prediction, through the output type."""
+    scale, std = PROCESS.kernel(t, X_T)
+    prediction = SAYS_EPS.split(normal(D, seed=9), X_T, scale, std)[0]
+    deviation, lam = 0.7, float(log_snr(PROCESS.alpha_bar)[t])
+    sigma, z = math.exp(-lam / 2), X_T / scale
+    _, skip, out = edm_preconditioning(sigma, deviation)
+    return data_names() | {
+        "F": (prediction - skip * z) / out,
+        "F^*": (X0 - skip * z) / out,
+        r"\hat x_0": prediction,
+        r"c_{\text{out}}": out,
+        r"\lambda": lam,
+        "s": deviation,
+        r"\hat\varepsilon": (X_T - scale * prediction) / std,
+    }

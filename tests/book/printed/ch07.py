@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import torch
+from scipy import integrate
 
 from ddpmlib.denoiser import Denoiser
 from ddpmlib.denoiser.oracle import Gaussian
@@ -258,4 +259,25 @@ def sphere_names() -> dict:
         "b": b,
         "w": 0.3,
         r"\theta": math.acos(cosine),
+    }
+
+
+@formula("7.16", rtol=1e-7)
+def restart_names() -> dict:
+    """Noise back, then follow the curve of Gaussian data by quadrature of dlog x̄ / dr."""
+    c, mean, excess = 0.7, 0.4, 0.3
+    scale, std = (float(v) for v in PROCESS.kernel(t, X0))
+    r = std / scale
+    curve = math.exp(-integrate.quad(lambda q: q / (c**2 + q**2), 0, r)[0])
+    variance = curve**2 * (c**2 * (1 + excess) + r**2)
+    cov = np.array([[c**2, scale * c**2], [scale * c**2, (scale * c) ** 2 + std**2]])
+    correlation = cov[0, 1] / math.sqrt(cov[0, 0] * cov[1, 1])
+    return process_names() | {
+        r"m_{\text{new}}": curve * mean,
+        "m": mean,
+        r"\delta_{\text{new}}": variance / c**2 - 1,
+        r"\delta": excess,
+        r"\lambda_t": correlation,
+        r"\operatorname{Corr}(x_0,x_t)": correlation,
+        "c": c,
     }

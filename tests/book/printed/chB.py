@@ -24,7 +24,7 @@ from ddpmlib.process import (
 )
 from ddpmlib.process import kernel as kernel_at
 from ddpmlib.process.schedules import linear, log_snr
-from tests.book.latex import Normal
+from tests.book.latex import Normal, Operator
 from tests.book.printed.common import (
     EPS,
     F64,
@@ -255,4 +255,45 @@ def straight_names() -> dict:
         "b(u_s)": float(b_s),
         r"\hat x_0": X0,
         r"\hat\varepsilon": EPS,
+    }
+
+
+@formula("B.16", "B.17")
+def log_snr_names() -> dict:
+    """Ho & Salimans' λ and λ′ are those of t and s; the moments and the step are ours."""
+    v = 0.3
+    mean, _ = PROCESS.posterior(X_T, X0, t, s)
+    beta_tilde, beta = PROCESS.variances(t, s)
+    return {
+        r"\lambda": LAMBDA[t],
+        r"\lambda'": LAMBDA[s],
+        r"\alpha_\lambda": PROCESS.scale[t],
+        r"\alpha_{\lambda'}": PROCESS.scale[s],
+        r"\sigma_\lambda": PROCESS.std[t],
+        r"\sigma_{\lambda'}": PROCESS.std[s],
+        r"z_\lambda": X_T,
+        r"z_{\lambda'}": PROCESS.step(X_T, Prediction(X0, v), t, s, 1.0, NOISE),
+        r"\tilde x": X0,
+        r"\tilde\mu_{\lambda'\mid\lambda}": mean,
+        r"\tilde\sigma_{\lambda'\mid\lambda}": math.sqrt(beta_tilde),
+        r"\sigma_{\lambda\mid\lambda'}": math.sqrt(beta),
+        "v": v,
+        "z'": NOISE,
+    }
+
+
+@formula("B.18")
+def training_level_names() -> dict:
+    """An angle whose cosine is the scale runs evenly from one end to the other."""
+    low, high, u = -9.0, 7.0, float(U)
+    first, last = (math.acos(float(kernel_at(torch.tensor(v, dtype=F64))[0])) for v in (high, low))
+    angle = (1 - u) * first + u * last
+    return {
+        r"\lambda": math.log(math.cos(angle) ** 2 / math.sin(angle) ** 2),
+        r"\lambda_\text{max}": high,
+        r"\lambda_\text{min}": low,
+        r"\arctan": Operator(np.arctan),
+        "a": last - first,
+        "b": first,
+        "u": u,
     }
