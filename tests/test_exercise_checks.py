@@ -782,6 +782,118 @@ WRONG["B.3"] = {
     "no step": circle(exact_time, QUARTER, flow=stay, turn=stay),
     "NaN": circle(exact_time, math.nan),
 }
+
+
+def left(**wrong: Any) -> Callable[..., Any]:
+    """The two shares of exercise D.1 with one thing changed."""
+
+    def run(updates: int, decay: float) -> Any:
+        n = range(wrong.get("first", 0), updates + wrong.get("first", 0))
+        growing = [min(wrong.get("most", decay), (1 + k) / (10 + k)) for k in n]
+        return wrong.get("after", lambda a, b: (a, b))(
+            decay ** (updates + wrong.get("more", 0)), math.prod(growing)
+        )
+
+    return run
+
+
+WRONG["D.1"] = {
+    "turned": left(after=lambda a, b: (b, a)),
+    "counted from one": left(first=1),
+    "counted from minus one": left(first=-1),
+    "one update less": left(more=-1),
+    "one update more": left(more=1),
+    "grows without end": left(most=1.0),
+    "what is forgotten": left(after=lambda a, b: (1 - a, 1 - b)),
+    "one for both": left(after=lambda a, b: (a, a)),
+    "none": left(after=lambda a, b: (0.0, 0.0)),
+    "exponential": left(after=lambda a, b: (math.exp(-1), b)),
+    "not a number": left(after=lambda a, b: (a, math.nan)),
+}
+
+
+def compared(**wrong: Any) -> Callable[..., Any]:
+    """The interval of exercise D.2 with one thing changed."""
+
+    def run(ours: Any, theirs: Any) -> Any:
+        a, b = np.array(ours), np.array(theirs)
+        n = len(a)
+        spread = (a - b).std(ddof=wrong.get("free", 1))
+        if wrong.get("apart"):
+            spread = (a.var(ddof=1) + b.var(ddof=1)) ** 0.5
+        quantile = wrong.get("quantile", {3: 4.3027, 5: 2.7764})[n]
+        half = quantile * spread / n ** wrong.get("root", 0.5)
+        return wrong.get("after", lambda m, h: (m, h))((a - b).mean(), half)
+
+    return run
+
+
+WRONG["D.2"] = {
+    "sign": compared(after=lambda m, h: (-m, h)),
+    "not paired": compared(apart=True),
+    "of the population": compared(free=0),
+    "of one seed": compared(root=0.0),
+    "divided by n": compared(root=1.0),
+    "normal": compared(quantile={3: 1.96, 5: 1.96}),
+    "one more free": compared(quantile={3: 3.182, 5: 2.571}),
+    "one-sided": compared(quantile={3: 2.920, 5: 2.132}),
+    "right for three alone": compared(quantile={3: 4.303, 5: 4.303}),
+    "whole width": compared(after=lambda m, h: (m, 2 * h)),
+    "ends": compared(after=lambda m, h: (m - h, m + h)),
+    "a constant": compared(after=lambda m, h: (m, 0.01)),
+    "not a number": compared(after=lambda m, h: (m, math.nan)),
+}
+
+
+def quadratic(
+    last: Callable[..., Any] = lambda r: r / (2 - r),
+    averaged: Callable[..., Any] | None = None,
+    decay: Callable[..., Any] | None = None,
+) -> Any:
+    """The answer of exercise D.3 with one part changed."""
+
+    def right(r: float, d: float) -> float:
+        keep = d * (1 - r)
+        return r / (2 - r) * (1 - d) / (1 + d) * (1 + keep) / (1 - keep)
+
+    def solved(r: float, k: float) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = right(r, middle) < r / k / (2 - r / k)
+            low, high = (low, middle) if below else (middle, high)
+        return low
+
+    return last, averaged or right, decay or solved
+
+
+WRONG["D.3"] = {
+    "small rates alone": quadratic(last=lambda r: r / 2),
+    "no noise in the step": quadratic(last=lambda r: r**2),
+    "deviation for variance": quadratic(last=lambda r: (r / (2 - r)) ** 0.5),
+    "weights as if independent": quadratic(averaged=lambda r, d: r / (2 - r) * (1 - d) / (1 + d)),
+    "average is the last": quadratic(averaged=lambda r, d: r / (2 - r)),
+    "once too often": quadratic(
+        averaged=lambda r, d: r / (2 - r) * (1 - d) / (1 + d) / (1 - d * (1 - r))
+    ),
+    "small rates": quadratic(averaged=lambda r, d: r / 2 * (1 - d) / (1 - d + r)),
+    "nothing left": quadratic(averaged=lambda r, d: 0.0),
+    "rule of thumb": quadratic(decay=lambda r, k: 1 - r / (k - 1)),
+    "one minus": quadratic(decay=lambda r, k: 1 - quadratic()[2](r, k)),
+    "no average": quadratic(decay=lambda r, k: 0.0),
+    "a constant": quadratic(decay=lambda r, k: 0.99),
+    "right for ten alone": quadratic(decay=lambda r, k: quadratic()[2](r, 10)),
+    "all of it": quadratic(decay=lambda r, k: 1.0),
+    "not a number": quadratic(last=lambda r: math.nan),
+}
+
+
+def test_the_generators_of_answers_to_page_D_know_the_right_ones() -> None:
+    exercises.check("D.1", left())
+    exercises.check("D.2", compared())
+    exercises.check("D.3", quadratic())
+
+
 WRONG["10.1"] = {
     "h is ε": (lambda s, e: 2 * s**4 / (2 * s**2 - e), lambda s: 2 * s**2),
     "exact": (lambda s, e: s**2, lambda s: 4 * s**2),

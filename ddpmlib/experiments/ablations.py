@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SEEDS = (0, 1, 2)
-FAST, COLD = ("settings.lr", 2e-2), ("settings.warmup", 0)
+SLOW, FAST = ("settings.lr", 1e-3), ("settings.lr", 2e-2)
+COLD = ("settings.warmup", 0)
 UNCLIPPED = ("settings.clip", NO_CLIPPING)
 
 
@@ -44,6 +45,7 @@ CHANGES = {
     "constant": Change("constant learning rate", constant=True),
     "cold": Change("no warm-up", (COLD,)),
     "unclipped": Change("no clipping", (UNCLIPPED,)),
+    "slow": Change("learning rate / 5", (SLOW,)),
     "fast": Change("learning rate × 4", (FAST,)),
     "fast-cold": Change("learning rate × 4, no warm-up", (FAST, COLD)),
     "fast-unclipped": Change("learning rate × 4, no clipping", (FAST, UNCLIPPED)),
@@ -100,6 +102,12 @@ def difference(change: str, of: str = "v") -> tuple[float, float]:
     return interval([ours - recipe for ours, recipe in pairs])
 
 
+def field_difference(change: str, key: str) -> tuple[float, float]:
+    """The same of a field of the rows, such as the Fréchet distance."""
+    pairs = zip(values(change, key), values("recipe", key), strict=True)
+    return interval([ours - recipe for ours, recipe in pairs])
+
+
 # ---- tables and figures --------------------------------------------------------------------------
 
 
@@ -112,8 +120,12 @@ def table(*changes: str) -> str:
     lines = []
     for name in ("recipe", *changes):
         mean, half = difference(name)
-        more = "" if name == "recipe" else f"{mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}]"
-        distances = (_mean_std(values(name, key)) for key in ("frechet", "frechet_pixels"))
+        ends = f"[{mean - half:+z.3f}, {mean + half:+z.3f}]"
+        more = "" if name == "recipe" else f"{mean:+z.3f} {ends}"
+        distances = (
+            _mean_std(values(name, key), digits)
+            for key, digits in (("frechet", 1), ("frechet_pixels", 2))
+        )
         lines.append((CHANGES[name].label, f"{fmean(errors(name)):.3f}", more, *distances))
     return markdown(header, lines)
 
@@ -137,26 +149,39 @@ def _mean_std(found: Sequence[float], digits: int = 1) -> str:
     return f"{fmean(found):.{digits}f} ± {stdev(found):.{digits}f}"
 
 
-def targets_figure(ax: Axes) -> None:
-    """Error of x̂_0 at each time over that of the v-network, mean and range over seeds."""
-    times = sorted((*TIMES, *EDGES))
-    places = {t: i for i, t in enumerate((*TIMES, *EDGES))}
-    recipe = _seeds("recipe")
-    for name, label, colour in (
-        ("eps", "trained on ε", plots.BLUE), ("x0", "trained on $x_0$", plots.ORANGE)
-    ):  # fmt: skip
-        ratios = [
-            [ours["x0_error"][places[t]] / base["x0_error"][places[t]] for t in times]
-            for ours, base in zip(_seeds(name), recipe, strict=True)
-        ]
-        by_time = list(zip(*ratios, strict=True))
-        ax.plot(times, [fmean(r) for r in by_time], "o-", ms=3, color=colour, label=label)
-        ax.fill_between(
-            times, [min(r) for r in by_time], [max(r) for r in by_time], color=colour, alpha=0.2
-        )
-    ax.axhline(1, color=plots.GREY, lw=1, label="trained on v")
-    ax.set(xlabel="time t", ylabel="error of $\\hat x_0$, times that of v", yscale="log")
+def error_by_time(ax: Axes, shown: Mapping[str, tuple[str, str]]) -> None:
+    """Error of x̂_0 at each time over that of the recipe with the same seed: mean and range.
+
+    Args:
+        ax: where to draw.
+        shown: name of a change → its label and colour.
+    """
+    for name, (label, colour) in shown.items():
+        found = ratios(name)
+        times = list(found)
+        ax.plot(times, [fmean(r) for r in found.values()], "o-", ms=3, color=colour, label=label)
+        low, high = ([f(r) for r in found.values()] for f in (min, max))
+        ax.fill_between(times, low, high, color=colour, alpha=0.2)
+    ax.set(xlabel="time t", ylabel="error of $\\hat x_0$, relative")
     ax.legend()
+
+
+def ratios(change: str) -> dict[int, list[float]]:
+    """Time → error of x̂_0 over that of the recipe with the same seed, for every seed."""
+    times = (*TIMES, *EDGES)
+    pairs = list(zip(_seeds(change), _seeds("recipe"), strict=True))
+    return {
+        t: [ours["x0_error"][i] / base["x0_error"][i] for ours, base in pairs]
+        for i, t in sorted(enumerate(times), key=lambda place: place[1])
+    }
+
+
+def targets_figure(ax: Axes) -> None:
+    """Error of x̂_0 at each time, of ε- and x_0-networks over that of v-networks."""
+    looks = {"eps": ("trained on ε", plots.BLUE), "x0": ("trained on $x_0$", plots.ORANGE)}
+    ax.axhline(1, color=plots.GREY, lw=1, label="trained on v")
+    error_by_time(ax, looks)
+    ax.set(yscale="log", ylabel="error of $\\hat x_0$, times that of v")
 
 
 def summary_figure(ax: Axes) -> None:
