@@ -191,7 +191,7 @@ def summary_figure(ax: Axes) -> None:
         ax.plot(errors(name), [i] * len(errors(name)), "o", color=plots.BLUE, alpha=0.7)
     ax.axvline(fmean(errors("recipe")), color=plots.GREY, lw=1)
     ax.set(yticks=range(len(shown)), yticklabels=[CHANGES[name].label for name in shown])
-    ax.set(xlabel="loss on unseen scans", xscale="log")
+    ax.set(xlabel="loss on unseen scans")
     ax.invert_yaxis()
 
 

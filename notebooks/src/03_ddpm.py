@@ -453,8 +453,11 @@ for name, losses in (("eps", ("v", "x0")), ("x0", ("eps", "v"))):
         worse, half = ablations.difference(name, of)
         base, _ = ablations.interval(ablations.errors("recipe", of))
         assert worse > half and worse > 0.14 * base
-assert round(ablations.interval(ablations.values("eps", "frechet"))[0]) == 146
-assert round(ablations.interval(ablations.values("eps", "clipped_frechet"))[0], 1) == 4.5
+means = [
+    ablations.interval(ablations.values("eps", key))[0]
+    for key in ("frechet", "clipped_frechet")
+]
+assert round(means[0]) == 146 and round(means[1], 1) == 4.5
 mean, half = ablations.field_difference("eps", "clipped_frechet")
 assert abs(mean - 0.65) < 0.005 and abs(half - 0.47) < 0.005
 for key in ("frechet", "clipped_frechet"):
@@ -753,7 +756,7 @@ why = {
 }
 ends = {}
 for name in ("recipe", "constant"):
-    curves = ablations.values(name, "curve")  # the loss on unseen scans, at the last update
+    curves = ablations.values(name, "curve")  # the loss on unseen scans
     ends[name] = [curve["last"][-1] - curve["averaged"][-1] for curve in curves]
 assert max(map(abs, ends["recipe"])) < 5e-4
 mean, half = ablations.interval(ends["constant"])
@@ -793,6 +796,7 @@ denoiser = trainer.averaged
 process = denoiser.process
 x_seen, y_seen = data.to_float(digits.x_train), digits.y_train
 x_new, y_new = data.to_float(digits.x_test), digits.y_test
+some = slice(0, None, 4)  # of the training scans: as many as there are unseen ones
 by_heart = oracle.FiniteData(process, x_seen, y_seen)
 middles = range(50, 1000, 100)
 
@@ -810,7 +814,7 @@ def v_errors(denoiser, x0, y):
 
 
 errors = {
-    "network, training scans": v_errors(denoiser, x_seen, y_seen),
+    "network, training scans": v_errors(denoiser, x_seen[some], y_seen[some]),
     "network, unseen scans": v_errors(denoiser, x_new, y_new),
     "oracle, training scans": v_errors(by_heart, x_seen, y_seen),
     "oracle, unseen scans": v_errors(by_heart, x_new, y_new),
@@ -835,7 +839,7 @@ assert smooth[-1] < 0.35 * losses[0] and 0.22 < smooth[-1] < 0.27
 assert abs(mean["oracle, training scans"] - 0.088) < 0.003
 assert abs(no_label - 0.143) < 0.003
 gap = errors["network, unseen scans"] / errors["network, training scans"] - 1
-assert gap.abs().max() < 0.08 and abs(mean["network, unseen scans"] - 0.235) < 0.015
+assert gap.abs().max() < 0.1 and abs(mean["network, unseen scans"] - 0.235) < 0.015
 assert errors["oracle, unseen scans"][0] > 5
 assert errors["oracle, training scans"][0] < 0.01
 late = errors["network, unseen scans"][5:] / errors["oracle, unseen scans"][5:]
@@ -845,7 +849,7 @@ assert (late - 1).abs().max() < 0.15
 # **Fig. 3.6.** Training loss, and what it is made of. Left: a steep fall, then a long flat tail. Right: the loss
 # at ten times, for the trained network and for the finite-data oracle, the exact $\mathbb E[x_0\mid x_t, y]$ of the
 # 1,442 training scans. On scans that it has not seen the network is as good as on those that it has, to
-# within 8 % at every time; its mean loss is 0.23.
+# within 10 % at every time; its mean loss is 0.23.
 #
 # How much of that is the floor? For *these* training scans the oracle's loss is the floor: 0.088 with labels, 0.143
 # without. Most of the network's loss is therefore no floor in this sense. But whoever reached it would have
@@ -1262,7 +1266,7 @@ def linear_denoiser(x_t, t, y=None):
 
 
 linear_loss = v_errors(linear_denoiser, x_new, None).mean().item()
-network_loss = v_errors(denoiser, x_new, y_new).mean().item()
+network_loss = errors["network, unseen scans"].mean().item()  # of Fig. 3.6
 exercises.check("3.5", (linear, linear_loss, network_loss))
 
 
