@@ -91,6 +91,9 @@ assert cost == {
 }  # fmt: skip
 for name in set(shown) - set(worse):
     assert abs(ablations.difference(name)[0]) < 0.006
+floors = ablations.values("recipe", "frechet_floor")
+floors += ablations.values("recipe", "frechet_pixels_floor")
+assert {round(floor, 2) for floor in floors} == {1.04, 0.27}
 
 # %% [markdown]
 # **Fig. D.1.** Few changes matter. Each dot is a run, each row a change, the line is the mean of the recipe, 0.234. Five changes
@@ -485,7 +488,7 @@ Markdown(ablations.EXPERIMENT.tables["ablations_training"]())
 
 # %%
 def left(updates, decay):
-    return ...  # your answer: (share with a fixed decay, with the growing one)
+    return ...  # your answer: (share, fixed decay; share, growing decay)
 
 
 # exercises.check("D.1", left)
