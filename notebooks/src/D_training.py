@@ -470,7 +470,7 @@ Markdown(ablations.EXPERIMENT.tables["ablations_training"]())
 #   is in longer runs of deeper networks on larger images, which are not measured here.
 #
 # The prediction target, ε, $x_0$ or $v$, is compared in the same way in
-# [chapter 3](03_ddpm.ipynb#three-prediction-targets-x-0-and-v).
+# [chapter 3](03_ddpm.ipynb).
 
 # %% [markdown]
 # ## Exercises
