@@ -20,7 +20,7 @@ from sphinx.transforms import SphinxTransform
 
 PAGE = "book/mind_the_slide"
 PLACE = "BOXES"
-TITLE = "(?:Common misprint|Mind the slide)"
+TITLE = "Common misprint"
 BOX = re.compile(rf"(?ms)^:::\{{admonition\}} ({TITLE}[^\n]*)\n:class: (\w+)\n(.*?)^:::$")
 LINK = re.compile(r"\]\(([^)\s:]+)\)")
 

@@ -14,8 +14,7 @@
 #
 # where $\bar\alpha_t$, a product over the steps, falls from 1 to nearly 0. We prove it, and compute for
 # every $t$ what is still left of the data. There is no network in this chapter, so nearly every number
-# is exact. Reading takes about 40 minutes without the exercises; all cells run in about half a minute
-# on one CPU thread.
+# is exact.
 
 # %% tags=["setup", "hide-input"]
 # Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.

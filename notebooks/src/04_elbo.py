@@ -7,8 +7,6 @@
 # paths that end at the image. What can be computed is a *bound* on its logarithm, the evidence lower bound (ELBO),
 # and it is a sum of one term per step. This chapter derives every term. It opens with the result: the terms of the
 # digits model that ships with this book, for twenty scans that it was not trained on.
-#
-# Reading takes about 50 minutes, the proofs in the folded boxes left aside.
 
 # %% tags=["setup", "hide-input"]
 # Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.

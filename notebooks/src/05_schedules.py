@@ -6,8 +6,6 @@
 # How fast should data turn into noise? The answer, a table of $T$ numbers, is the noise schedule. Nothing in it is learned. It decides which noise levels a
 # network is trained on, how many steps a sampler wastes, and whether a picture can come out dark. This chapter treats every schedule as a path in one coordinate,
 # the log of the signal-to-noise ratio (log-SNR). It proves that the likelihood bound depends on the end points of the path alone, and measures what depends on the rest.
-#
-# Reading takes about 50 minutes, the proofs in the folded boxes left aside.
 
 # %% tags=["setup", "hide-input"]
 # Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.

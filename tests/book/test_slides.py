@@ -58,7 +58,7 @@ See [here](#there), [there](08_metrics.ipynb) and [far](https://example.org/x).
 Nothing.
 :::
 
-:::{admonition} Mind the slide
+:::{admonition} Common misprint
 :class: warning
 Two.
 :::
