@@ -65,7 +65,9 @@ def _by_pytorch(grads: list[Tensor], theta: Tensor) -> list[tuple[Tensor, Tensor
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
         average.update(model, n)
-        found.append((model.theta.detach().clone(), average.module.theta.detach().clone()))
+        found.append(
+            (model.theta.detach().clone(), average.module.get_parameter("theta").detach().clone())
+        )
     return found
 
 

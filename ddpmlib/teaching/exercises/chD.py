@@ -34,7 +34,7 @@ def _left(updates: int, decay: float, count: int) -> float:
     nn.init.zeros_(model.theta)
     for n in range(updates):
         average.update(model, count + n)
-    return float(average.module.theta.detach())
+    return float(average.module.get_parameter("theta").detach())
 
 
 @exercise(
