@@ -127,7 +127,7 @@ toy = Trainer(
     diffusion_loss,
     points,
     None,  # no labels
-    Settings(steps=1500, batch_size=256, lr=1e-2, ema=0.99),
+    Settings(steps=700, batch_size=256, lr=1e-2, ema=0.99),
     device="cpu",
 )
 toy_losses = [progress.loss.item() for progress in fit(toy)]
@@ -164,7 +164,7 @@ assert 0.9 < on_a_cluster(from_network) < on_a_cluster(points)
 assert abs(width(points) - 0.20) < 0.004 and abs(width(from_oracle) - 0.19) < 0.005
 
 # %% [markdown]
-# **Fig. 3.2.** A perceptron that was asked 1,500 times "which noise was added to these points?"
+# **Fig. 3.2.** A perceptron that was asked 700 times "which noise was added to these points?"
 # has found the six clusters without being told that there are any. More than 90 % of its samples
 # lie within three standard deviations of a cluster's centre, against 99 % of the data; the others
 # are strays between the clusters, the errors of a network trained for seconds. The exact
@@ -767,21 +767,24 @@ Markdown("\n".join(["| field | value | meaning |", "|:--|--:|:--|", *lines]))
 
 # %% [markdown]
 # What each of the last four is worth is measured in [appendix D](D_training.ipynb). Two of them as an example: at the
-# end of this run the averaged weights and the last ones lose the same to within 0.0005, because the learning rate has fallen
+# end of the recipe's 500 updates the averaged weights and the last ones lose the same to within 0.0005, because the learning rate has fallen
 # to zero. Had it stayed at its highest value, the last weights would lose 0.011 ± 0.004 more than their average. `Trainer`
 # keeps what changes (weights, their running average, optimiser, random numbers); `fit` is a generator, so that this `for` loop,
-# and not the library, decides what to log.
+# and not the library, decides what to log. To keep the chapter short, half of the recipe's updates are done here; the
+# checkpoint `digits`, which ships with this book, had all of them.
 
 # %% tags=["nbval-ignore-output"]
 import time
+from dataclasses import replace
 
 digits = data.load("digits")
+settings = replace(recipe.settings, steps=250)
 trainer = Trainer(
     recipe.build(),
     recipe.loss(),
     digits.x_train,
     digits.y_train,
-    recipe.settings,
+    settings,
     device="cpu",
 )
 started, losses = time.perf_counter(), []
@@ -816,14 +819,15 @@ def v_errors(denoiser, x0, y):
 errors = {
     "network, training scans": v_errors(denoiser, x_seen[some], y_seen[some]),
     "network, unseen scans": v_errors(denoiser, x_new, y_new),
-    "oracle, training scans": v_errors(by_heart, x_seen, y_seen),
+    "oracle, training scans": v_errors(by_heart, x_seen[some], y_seen[some]),
     "oracle, unseen scans": v_errors(by_heart, x_new, y_new),
 }
-no_label = v_errors(oracle.FiniteData(process, x_seen), x_seen, None).mean().item()
+unlabelled = oracle.FiniteData(process, x_seen)
+no_label = v_errors(unlabelled, x_seen[some], None).mean().item()
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 3))
 smooth = torch.tensor(losses).unfold(0, 25, 1).mean(1)
-axes[0].plot(range(1, 501), losses, color=plots.SKY, lw=0.6, label="each update")
-axes[0].plot(range(13, 489), smooth, color=plots.BLUE, label="mean of 25 around it")
+axes[0].plot(range(1, 251), losses, color=plots.SKY, lw=0.6, label="each update")
+axes[0].plot(range(13, 239), smooth, color=plots.BLUE, label="mean of 25 around it")
 axes[0].set(xlabel="update", ylabel="loss per pixel", xscale="log", yscale="log")
 axes[0].set(yticks=(0.2, 0.3, 0.5, 1), yticklabels=("0.2", "0.3", "0.5", "1"))
 for (name, curve), colour in zip(
@@ -839,19 +843,19 @@ assert smooth[-1] < 0.35 * losses[0] and 0.22 < smooth[-1] < 0.27
 assert abs(mean["oracle, training scans"] - 0.088) < 0.003
 assert abs(no_label - 0.143) < 0.003
 gap = errors["network, unseen scans"] / errors["network, training scans"] - 1
-assert gap.abs().max() < 0.1 and abs(mean["network, unseen scans"] - 0.235) < 0.015
+assert gap.abs().max() < 0.1 and abs(mean["network, unseen scans"] - 0.25) < 0.015
 assert errors["oracle, unseen scans"][0] > 5
 assert errors["oracle, training scans"][0] < 0.01
 late = errors["network, unseen scans"][5:] / errors["oracle, unseen scans"][5:]
-assert (late - 1).abs().max() < 0.15
+assert (late - 1).abs().max() < 0.2
 
 # %% [markdown]
 # **Fig. 3.6.** Training loss, and what it is made of. Left: a steep fall, then a long flat tail. Right: the loss
 # at ten times, for the trained network and for the finite-data oracle, the exact $\mathbb E[x_0\mid x_t, y]$ of the
 # 1,442 training scans. On scans that it has not seen the network is as good as on those that it has, to
-# within 10 % at every time; its mean loss is 0.23.
+# within 10 % at every time; its mean loss is 0.25.
 #
-# How much of that is the floor? For *these* training scans the oracle's loss is the floor: 0.088 with labels, 0.143
+# How much of that is the floor? For *these* training scans the oracle's loss is the floor: 0.09 with labels, 0.14
 # without. Most of the network's loss is therefore no floor in this sense. But whoever reached it would have
 # learned the scans by heart: at $t = 50$ the oracle recognises each training scan without error, and loses more
 # than 5 on unseen ones. The floor that matters is that of *all* handwritten digits. It is unknown, and at most
@@ -903,10 +907,14 @@ agreement = metrics.class_agreement(features.extract(classifier, samples)[1], y)
 accuracy = classifier_card.metrics[0]
 print(f"unseen scans: {accuracy['value']:.1%} of {accuracy['n']} are read right")
 print(f"our samples:  {agreement:.1%} of {len(y)} are read as what was asked for")
-assert agreement > 0.95 and abs(accuracy["value"] - 0.994) < 5e-4
+assert 0.9 < agreement < 0.97 and abs(accuracy["value"] - 0.994) < 5e-4
+shipped, shipped_card = zoo.load("digits", device="cpu")
+ours = [m for m in shipped_card.metrics if m["metric"] == "samples" and m["eta"] == 1]
+assert min(m["class_agreement"] for m in ours if m["steps"] == 20) > 0.97
 
 # %% [markdown]
-# That is nearly as often as it reads unseen scans correctly (99.4 %).
+# Unseen scans are read right in 99.4 % of all cases. Half of the updates leave some samples that are not; of the shipped
+# network, which had all of them, more than 97 % are read as what was asked for (1,000 samples; its card).
 #
 # ## The MNIST model behind Fig. 3.1
 #
@@ -967,7 +975,7 @@ Markdown("\n".join([*lines, "| real test images | | | 0.24 | |"]))
 # book's own MNIST classifier between samples and the 60,000 training images; [chapter 8](08_metrics.ipynb) derives
 # it, and shows to what these features react. The last row is the same distance for 5,000 real test images.
 #
-# One row, 0.18, is *below* that of real test images. That is no triumph: the distance is taken to the training images, from
+# One row, 0.18, is *below* that of real test images. This is no sign of quality: the distance is taken to the training images, from
 # which the test images differ a little, and to which a network that had copied them would be closer still.
 # Only a comparison of the samples with their nearest training images can tell.
 #
@@ -977,20 +985,20 @@ Markdown("\n".join([*lines, "| real test images | | | 0.24 | |"]))
 # %% [markdown]
 # ## How many network calls does a digit need?
 #
-# And should each step add fresh noise? The network trained above, 200 digits in each cell, three seeds of the
+# And should each step add fresh noise? The shipped network `digits`, the recipe with all its updates, 100 digits in each cell, three seeds of the
 # sampler; the same starting noise for both samplers.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 calls = (2, 5, 10)
 real, _ = features.extract(classifier, digits.x_train)
-y = torch.arange(10).repeat(20)
+y = torch.arange(10).repeat(10)
 
 
 def measured(n, eta, seed):
-    """Class agreement and Fréchet distance of 200 samples."""
+    """Class agreement and Fréchet distance of 100 samples."""
     g = torch.Generator().manual_seed(seed)
-    x_T = torch.randn(200, 1, 8, 8, generator=g)
-    x = draw(denoiser, process, x_T, uniform_times(1000, n), eta=eta, y=y, generator=g)
+    x_T = torch.randn(100, 1, 8, 8, generator=g)
+    x = draw(shipped, process, x_T, uniform_times(1000, n), eta=eta, y=y, generator=g)
     h, logits = features.extract(classifier, x)
     return metrics.class_agreement(logits, y), metrics.frechet_distance(h, real)
 
@@ -1036,14 +1044,14 @@ assert mean[1.0, 10][1] < mean[0.0, 10][1]
 
 # %% [markdown]
 # **Fig. 3.9.** Mean and standard deviation over three sampling seeds. From 2 to 10 calls the Fréchet distance of both
-# samplers falls by more than a third. Class agreement does not rise: it falls from 99.8 % to 96.8 % for DDIM, and for
+# samplers falls by more than a third. Class agreement does not rise: it falls from 99.7 % to 96.0 % for DDIM, and for
 # ancestral sampling by one per cent, which is within the error. Two calls give something close to the average three,
 # which the classifier reads as a three; only the distance sees that the variety is missing. At 10 calls the ancestral
 # sampler is nearer to the data.
 #
 # Fresh noise helps this small, briefly trained network. A likely reason is that it covers errors of earlier steps,
 # which a deterministic chain carries to its end; that is not tested here. Published results for large, long-trained
-# models put DDIM ahead below a hundred calls {cite}`song2021denoising`; [chapter 9](09_scoreboard.ipynb) measures both
+# models put DDIM ahead {cite}`song2021denoising`; [chapter 9](09_scoreboard.ipynb) measures both
 # on larger models than this one.
 #
 # ## What goes wrong: `rand` for `randn`
@@ -1080,7 +1088,7 @@ for ax, (name, losses_), trained in zip(
     axes[1:], losses_of.items(), (learned, broken.averaged), strict=True
 ):
     curve = torch.tensor(losses_).unfold(0, 50, 50).mean(1)
-    axes[0].plot(range(50, 1501, 50), curve, label=name)
+    axes[0].plot(range(50, 701, 50), curve, label=name)
     generator = torch.Generator().manual_seed(2)
     x = draw(trained, toy.model.process, x_T, generator=generator)
     final[name], share[name] = curve[-1].item(), on_a_cluster(x)

@@ -412,7 +412,7 @@ assert rungs[1] > rungs[2] > rungs[0] > rungs[3] > rungs[4]
 Markdown(experiments.ladder.deck_table())
 
 # %% [markdown]
-# The last two rungs take the networks of the third as they are and *guide* them towards their class, by a classifier of noisy images, on top of the label ([chapter 10](10_classifier_guidance.ipynb)) or by the difference of their own two predictions ([chapter 11](11_classifier_free.ipynb)). That takes the distance down to a half and to two fifths (the figure shows it over the floor, 0.24), and the class asked for is missed once in a hundred samples, or a few times in a thousand, instead of seven times in a hundred. It is the largest step down of the ladder, and the least honest one: Inception Score now *passes* that of real images (9.5), and classifier-free guidance pays with
+# The last two rungs take the networks of the third as they are and *guide* them towards their class, by a classifier of noisy images, on top of the label ([chapter 10](10_classifier_guidance.ipynb)) or by the difference of their own two predictions ([chapter 11](11_classifier_free.ipynb)). That takes the distance down to a half and to two fifths (the figure shows it over the floor, 0.24), and the class asked for is missed once in a hundred samples, or a few times in a thousand, instead of seven times in a hundred. It is the largest step down of the ladder, and its scores mean least: Inception Score now *passes* that of real images (9.5), and classifier-free guidance pays with
 # recall. It helps because these networks are weak. The stronger `mnist` checkpoint, which stands at the floor without guidance, only loses by it: [chapter 11](11_classifier_free.ipynb) has the whole curve.
 #
 # :::{admonition} Common misprint: a ladder without a floor
@@ -472,7 +472,7 @@ Markdown(experiments.gradient_noise.table())
 # - **Likelihood** (second table): there the learned variance is worth 0.15 to 0.4 bits per dimension over either fixed one, with the same prediction of $x_0$, in all four nets that learned it. That published trend is **reproduced** in four nets, one seed each. The ± is a standard error over images and drawn times; since every row saw the same images, times and noise, rows differ
 #   by less noise than that (how much less is not on record). (These bounds are far from the 1.35 of the `mnist` checkpoint, and that is training, not principle.)
 # - **$L_\mathrm{vlb}$ alone** has by far the best likelihood, and samples three to seven times as far from the data as those of $L_\mathrm{hybrid}$ with the same sampler, as published: it spends the network on the last few noise levels, where bits are and shapes are not.
-# - **Gradient noise** (third table): at the weights that $L_\mathrm{vlb}$ found, uniform times give gradients with a noise of 60 times the signal, and importance sampling divides it by 45. That is what it was invented for, and with the same budget the bound falls by another 0.1 bit. The samples get *worse* still: a better optimiser of the wrong aim. (At the weights of `linear-hybrid`, which never saw $L_\mathrm{vlb}$ act on its mean, the two noises are in the same order, and $L_\mathrm{simple}$ looks noisier than $L_\mathrm{vlb}$. That is the ratio: this net is near the minimum of $L_\mathrm{simple}$, where the signal, the mean gradient, vanishes, and far from that of $L_\mathrm{vlb}$.)
+# - **Gradient noise** (third table): at the weights that $L_\mathrm{vlb}$ found, uniform times give gradients with a noise of 60 times the signal, and importance sampling divides it by 45. That is what it was invented for, and with the same budget the bound falls by another 0.1 bit. The samples get *worse* still: the bound is optimised better, and the samples are not what it measures. (At the weights of `linear-hybrid`, which never saw $L_\mathrm{vlb}$ act on its mean, the two noises are in the same order, and $L_\mathrm{simple}$ looks noisier than $L_\mathrm{vlb}$. That is the ratio: this net is near the minimum of $L_\mathrm{simple}$, where the signal, the mean gradient, vanishes, and far from that of $L_\mathrm{vlb}$.)
 #
 # ## How many steps, for five samplers
 
@@ -616,7 +616,7 @@ assert abs(gain - 1.5 / torch.pi**0.5) < 0.2
 # Right: 600 measurements with 150 samples, and the smallest of each three, which is better by about the
 # $0.85\,\sigma$ that (9.5) says of normal noise.
 #
-# Cut a table's rows from different $n$, and you can order them as you like. The tests
+# Rows at different $n$ can come out in any order. The tests
 # `test_a_row_states_its_sample_count_and_its_floor` and `test_the_best_of_three_flatters_by_what_the_formula_says` hold the committed rows and the formula to this.
 #
 # ## Exercises
