@@ -984,7 +984,8 @@ print(f"  without it                           {whole - c_real / 400:5.2f}")
 at_infinity = extrapolate(sizes, points)
 print(f"extrapolated by a line in 1/n          {at_infinity:5.2f}")
 spreads = [moments.cov.trace() for moments in (known.train, train_moments)]
-print("trace of the covariance, MNIST, 8×8    ", *(f"{v:.0f}" for v in spreads))
+print("trace of the covariance, MNIST and 8×8 "
+      f"{spreads[0]:5.0f} {spreads[1]:5.0f}")
 assert whole > low and 0.5 < c_real / 400 / whole < 1.5
 assert at_infinity < whole / 2
 
