@@ -850,7 +850,7 @@ late = errors["network, unseen scans"][5:] / errors["oracle, unseen scans"][5:]
 assert (late - 1).abs().max() < 0.2
 
 # %% [markdown]
-# **Fig. 3.6.** Training loss, and what it is made of. Left: a steep fall, then a long flat tail. Right: the loss
+# **Fig. 3.6.** Training loss, and what it is made of. Left: a steep fall that slows down. Right: the loss
 # at ten times, for the trained network and for the finite-data oracle, the exact $\mathbb E[x_0\mid x_t, y]$ of the
 # 1,442 training scans. On scans that it has not seen the network is as good as on those that it has, to
 # within 10 % at every time; its mean loss is 0.25.
@@ -859,8 +859,8 @@ assert (late - 1).abs().max() < 0.2
 # without. Most of the network's loss is therefore no floor in this sense. But whoever reached it would have
 # learned the scans by heart: at $t = 50$ the oracle recognises each training scan without error, and loses more
 # than 5 on unseen ones. The floor that matters is that of *all* handwritten digits. It is unknown, and at most
-# the network's loss on unseen scans. For $t > 500$, where noise hides which scan it was, network and oracle nearly
-# agree, and there the loss is mostly floor.
+# the network's loss on unseen scans. For $t > 500$, where noise hides which scan it was, the losses of network
+# and oracle on unseen scans are within a fifth of each other.
 #
 # Samples are drawn with the averaged weights. The film shows two digits of every class.
 
