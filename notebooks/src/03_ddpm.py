@@ -650,7 +650,7 @@ Markdown(ablations.table(*without))
 # %% mystnb={"image": {"alt": "Two heat maps of the sinusoidal embedding, 64 features across, time down, 0 to 60 and 0 to 1000. Fast stripes at the left of each half, slow ones at the right."}} tags=["hide-input"]
 from ddpmlib.models.embedding import sinusoidal
 
-fig, axes = plt.subplots(1, 2, figsize=(7.5, 2.6))
+fig, axes = plt.subplots(1, 2, figsize=(7.5, 2.6), dpi=80)
 for ax, last in zip(axes, (60, 1000), strict=True):
     image = ax.imshow(
         sinusoidal(torch.arange(last + 1), 64),
