@@ -650,7 +650,7 @@ Markdown(ablations.table(*without))
 # %% mystnb={"image": {"alt": "Two heat maps of the sinusoidal embedding, 64 features across, time down, 0 to 60 and 0 to 1000. Fast stripes at the left of each half, slow ones at the right."}} tags=["hide-input"]
 from ddpmlib.models.embedding import sinusoidal
 
-fig, axes = plt.subplots(1, 2, figsize=(7.5, 2.6), dpi=80)
+fig, axes = plt.subplots(1, 2, figsize=(7.5, 2.6))
 for ax, last in zip(axes, (60, 1000), strict=True):
     image = ax.imshow(
         sinusoidal(torch.arange(last + 1), 64),
@@ -868,7 +868,7 @@ assert (late - 1).abs().max() < 0.2
 y = torch.arange(10).repeat(2)
 x_T = torch.randn(20, 1, 8, 8, generator=torch.Generator().manual_seed(4))
 generator = torch.Generator().manual_seed(5)
-times = uniform_times(1000, 28)
+times = uniform_times(1000, 22)
 states = list(
     sample(
         denoiser, process, x_T, times, eta=1.0, y=y, generator=generator
@@ -879,14 +879,14 @@ frames = [
     torch.cat([s.x, nothing if s.x0 is None else s.x0]) for s in states
 ]
 alt = (
-    "Film of 28 denoising steps. Top two rows: noise turns into the digits "
+    "Film of 22 denoising steps. Top two rows: noise turns into the digits "
     "0 to 9. Bottom two rows: the prediction, blurry blobs that sharpen "
     "into the same digits."
 )
 plots.film(frames, alt=alt, ncol=10, width=400)
 
 # %% [markdown]
-# **Fig. 3.7.** The state $x_t$ (upper two rows) and the prediction $\hat x_0$ (lower two rows) over 28 steps. The
+# **Fig. 3.7.** The state $x_t$ (upper two rows) and the prediction $\hat x_0$ (lower two rows) over 22 steps. The
 # prediction starts as the blurred average of its class, commits to one shape later, and only sharpens in the
 # last steps; the state is the prediction plus the noise that is still to be removed.
 #

@@ -9,7 +9,7 @@ from scripts import notebooks
 CHAPTERS = notebooks.chapters()
 COSTS = notebooks.costs()
 LONGER = {
-    "03_ddpm": 65,
+    "03_ddpm": 75,
     "04_elbo": 110,
     "06_iddpm": 65,
     "09_scoreboard": 95,
