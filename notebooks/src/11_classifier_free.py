@@ -1283,7 +1283,7 @@ shown = {
     "stale ε": wrong(x_T, 4.0, "stale ε"),
 }
 assert (wrong(x_T, 4.0) - kept["static"]).abs().max() < 0.01
-fig, ax = plt.subplots(figsize=(7.5, 3.7), dpi=90)
+fig, ax = plt.subplots(figsize=(7.5, 3.7), dpi=80)
 _ = plots.rows(shown, ax)
 agree = {}
 for name, x in shown.items():
