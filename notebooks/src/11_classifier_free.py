@@ -852,7 +852,7 @@ kept = {
 
 # %% mystnb={"image": {"alt": "Left: curves of the 99.5 percent quantile of the prediction's size over time, from 1000 to 0: at w = 0 always one, at w = 8 above 6 at first and falling to about one. Right: three rows of digits, w = 4, without threshold and static: clean; dynamic: grey speckled backgrounds, one or two digits destroyed."}} tags=["hide-input", "nbval-ignore-output"]
 fig, (left, right) = plt.subplots(
-    1, 2, figsize=(7.5, 2.5), width_ratios=(1, 1.7), dpi=90
+    1, 2, figsize=(7.5, 2.5), width_ratios=(1, 1.7), dpi=80
 )
 reach = {}
 for w, chain in chains.items():
@@ -949,7 +949,7 @@ shown = {"w = 0": plain[-1].x, "all times": chains[4.0][-1].x}
 for name in ("early", "middle", "late"):
     shown[name] = draw(partly[name], process, x_T, times, eta=0.0, y=ten)
 fig, (left, right) = plt.subplots(
-    1, 2, figsize=(7.5, 2.6), width_ratios=(1, 1.4), dpi=90
+    1, 2, figsize=(7.5, 2.6), width_ratios=(1, 1.4), dpi=80
 )
 left.plot(times[:-1], gap, ".-")
 left.axvspan(334, 666, color="0.92")
@@ -1018,7 +1018,7 @@ garments = {
     )
     for w in (0.0, 1.0, 4.0)
 }
-fig, ax = plt.subplots(figsize=(7.5, 2.1), dpi=90)
+fig, ax = plt.subplots(figsize=(7.5, 2.1), dpi=80)
 _ = plots.rows(garments, ax)
 bright = [float((x > 0.5).double().mean()) for x in garments.values()]
 assert bright == sorted(bright) and bright[2] > bright[0] + 0.03
