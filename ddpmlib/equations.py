@@ -29,6 +29,7 @@ NUMBER = re.compile(r"[1-9A-Z]\d*\.[1-9]\d*[a-z]?")
 TAG = re.compile(r"\\tag\*?\{([^}]*)\}")
 # "(1.4)", "(1.4, 1.5)" and "(1.4) and (1.5)", but neither f(1.4) nor a decimal in a formula.
 REFERENCE = re.compile(rf"(?<![\w)\]}}])\(({NUMBER.pattern}(?:(?:, | and |–){NUMBER.pattern})*)\)")
+HOLD_STATEMENTS = (ast.stmt, ast.excepthandler, ast.match_case)
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -177,7 +178,10 @@ def _test_id(path: Path, root: Path, names: list[str]) -> str:
 
 def _marks(path: Path, ending: str) -> Iterator[tuple[list[str], int, ast.Call]]:
     """Every decorator call whose dotted name ends so, with names and line of what it decorates."""
-    pending: list[tuple[ast.AST, list[str]]] = [(ast.parse(path.read_text("utf-8")), [])]
+    text = path.read_text("utf-8")
+    if "equation(" not in text:
+        return  # parsing takes long, and most files have no mark
+    pending: list[tuple[ast.AST, list[str]]] = [(ast.parse(text), [])]
     while pending:
         node, names = pending.pop()
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -185,7 +189,8 @@ def _marks(path: Path, ending: str) -> Iterator[tuple[list[str], int, ast.Call]]
             for call in node.decorator_list:
                 if isinstance(call, ast.Call) and _ends(ast.unparse(call.func), ending):
                     yield names, node.lineno, call
-        pending += [(child, names) for child in ast.iter_child_nodes(node)]
+        inside = ast.iter_child_nodes(node)
+        pending += [(child, names) for child in inside if isinstance(child, HOLD_STATEMENTS)]
 
 
 def _ends(dotted: str, ending: str) -> bool:

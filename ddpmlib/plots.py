@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ddpmlib.data.scale import to_uint8
+from ddpmlib.diagrams import unet as unet
 from ddpmlib.files import write_atomically
 from ddpmlib.inputs import as_images, as_values
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddpmlib import data
 from ddpmlib.process import Process
 from ddpmlib.teaching import exercises
 from scripts import notebooks
@@ -204,11 +206,95 @@ def ddim(bar: Callable[..., Any], end: int = 0, noisy: float = 0.0) -> Callable[
     return run
 
 
+def update(**wrong: Any) -> Callable[..., Any]:
+    """The update of exercise 3.4 with one thing changed."""
+
+    def run(theta: Any, grad: Any, m: Any, v: Any, average: Any, n: int) -> Any:
+        clip = wrong.get("clip", lambda g: g / max(1.0, float(g.norm())))
+        grad, old = clip(grad), theta
+        m, v = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad**2
+        k = n + wrong.get("count", 1)
+        m_hat, v_hat = m / (1 - 0.9**k), v / (1 - 0.999**k)
+        if wrong.get("uncorrected"):
+            m_hat, v_hat = m, v
+        root = v_hat if wrong.get("no_root") else v_hat.sqrt()
+        theta = theta - wrong.get("sign", 1) * 0.01 * m_hat / (root + 1e-8)
+        d = wrong.get("decay", lambda n: min(0.99, (1 + n) / (10 + n)))(n)
+        return theta, m, v, d * average + (1 - d) * (old if wrong.get("old") else theta)
+
+    return run
+
+
 WRONG["3.4"] = {
-    "shifted by one": ddim(lambda table, t, s: (table[t], table[max(s - 1, 0)])),
-    "one step whatever the stride": ddim(lambda table, t, s: (table[t], table[t - 1])),
-    "noise": ddim(lambda table, t, s: (table[t], table[s]), noisy=0.1),
-    "no root": lambda net, x, a, times: x / a[times[0]],
+    "no clipping": update(clip=lambda g: g),
+    "always norm one": update(clip=lambda g: g / g.norm()),
+    "by value": update(clip=lambda g: g.clamp(-1, 1)),
+    "square of the norm": update(clip=lambda g: g / max(1.0, float(g.norm()) ** 2)),
+    "uncorrected": update(uncorrected=True),
+    "one update late": update(count=2),
+    "no root": update(no_root=True),
+    "uphill": update(sign=-1),
+    "fixed decay": update(decay=lambda n: 0.99),
+    "decay one late": update(decay=lambda n: min(0.99, (2 + n) / (11 + n))),
+    "average of the old": update(old=True),
+    "average turned": update(decay=lambda n: max(0.01, 9 / (10 + n))),
+    "stands still": lambda theta, grad, m, v, average, n: (theta, m, v, average),
+    "not a number": lambda theta, *rest: (theta * math.nan, *rest[1:4]),
+    "stochastic gradient descent": lambda theta, grad, m, v, average, n: (
+        theta - 0.01 * grad, m, v, average
+    ),
+}  # fmt: skip
+
+
+def test_the_generator_of_answers_to_exercise_3_4_knows_the_right_one() -> None:
+    exercises.check("3.4", update())
+
+
+@cache
+def moments() -> tuple[Any, Any, Any]:
+    """Mean, covariance and correlation of the training scans."""
+    x = data.to_float(data.load("digits").x_train).flatten(1)
+    return x.mean(0), torch.cov(x.T), torch.corrcoef(x.T).nan_to_num()
+
+
+def linear(**wrong: Any) -> Callable[..., Any]:
+    """The linear denoiser of exercise 3.5 with one thing changed."""
+
+    def run(x_t: Any, a: float) -> Any:
+        mu, C, correlation = moments()
+        mu = mu * wrong.get("mean", 1)
+        C = torch.diag(C.diag()) if wrong.get("pixels_apart") else C
+        C = correlation if wrong.get("correlation") else C
+        inverse = torch.linalg.inv(a * C + wrong.get("noise", 1 - a) * torch.eye(64))
+        K = (a if wrong.get("no_root") else a**0.5) * C @ inverse
+        x0 = mu + (x_t.flatten(1) - wrong.get("shift", a**0.5) * mu) @ K.T
+        return wrong.get("after", lambda x: x)(x0).reshape(x_t.shape)
+
+    return run
+
+
+def test_the_generator_of_answers_to_exercise_3_5_knows_the_right_one() -> None:
+    exercises.check("3.5", (linear(), LINEAR, NETWORK))
+
+
+LINEAR, NETWORK = 0.3705, 0.2345
+WRONG["3.5"] = {
+    "no mean": (linear(mean=0), LINEAR, NETWORK),
+    "mean not scaled": (linear(shift=1.0), LINEAR, NETWORK),
+    "pixels apart": (linear(pixels_apart=True), LINEAR, NETWORK),
+    "correlation": (linear(correlation=True), LINEAR, NETWORK),
+    "no root": (linear(no_root=True), LINEAR, NETWORK),
+    "noise of one time": (linear(noise=0.5), LINEAR, NETWORK),
+    "clamped": (linear(after=lambda x: x.clamp(-1, 1)), LINEAR, NETWORK),
+    "the mean alone": (linear(after=lambda x: 0 * x), LINEAR, NETWORK),
+    "not a number": (linear(after=lambda x: x * math.nan), LINEAR, NETWORK),
+    "noisy image": (lambda x_t, a: x_t / a**0.5, LINEAR, NETWORK),
+    "loss of ε": (linear(), 1.2, NETWORK),
+    "loss on training scans": (linear(), 0.352, NETWORK),
+    "no loss": (linear(), math.nan, NETWORK),
+    "network without labels": (linear(), LINEAR, 0.3137),
+    "network as good as linear": (linear(), LINEAR, LINEAR),
+    "no network": (linear(), LINEAR, math.nan),
 }
 WRONG["4.1"] = {
     "nats for bits": (1900 / 784, 784 * math.log(256)),
@@ -696,6 +782,118 @@ WRONG["B.3"] = {
     "no step": circle(exact_time, QUARTER, flow=stay, turn=stay),
     "NaN": circle(exact_time, math.nan),
 }
+
+
+def left(**wrong: Any) -> Callable[..., Any]:
+    """The two shares of exercise D.1 with one thing changed."""
+
+    def run(updates: int, decay: float) -> Any:
+        n = range(wrong.get("first", 0), updates + wrong.get("first", 0))
+        growing = [min(wrong.get("most", decay), (1 + k) / (10 + k)) for k in n]
+        return wrong.get("after", lambda a, b: (a, b))(
+            decay ** (updates + wrong.get("more", 0)), math.prod(growing)
+        )
+
+    return run
+
+
+WRONG["D.1"] = {
+    "turned": left(after=lambda a, b: (b, a)),
+    "counted from one": left(first=1),
+    "counted from minus one": left(first=-1),
+    "one update less": left(more=-1),
+    "one update more": left(more=1),
+    "grows without end": left(most=1.0),
+    "what is forgotten": left(after=lambda a, b: (1 - a, 1 - b)),
+    "one for both": left(after=lambda a, b: (a, a)),
+    "none": left(after=lambda a, b: (0.0, 0.0)),
+    "exponential": left(after=lambda a, b: (math.exp(-1), b)),
+    "not a number": left(after=lambda a, b: (a, math.nan)),
+}
+
+
+def compared(**wrong: Any) -> Callable[..., Any]:
+    """The interval of exercise D.2 with one thing changed."""
+
+    def run(ours: Any, theirs: Any) -> Any:
+        a, b = np.array(ours), np.array(theirs)
+        n = len(a)
+        spread = (a - b).std(ddof=wrong.get("free", 1))
+        if wrong.get("apart"):
+            spread = (a.var(ddof=1) + b.var(ddof=1)) ** 0.5
+        quantile = wrong.get("quantile", {3: 4.3027, 5: 2.7764})[n]
+        half = quantile * spread / n ** wrong.get("root", 0.5)
+        return wrong.get("after", lambda m, h: (m, h))((a - b).mean(), half)
+
+    return run
+
+
+WRONG["D.2"] = {
+    "sign": compared(after=lambda m, h: (-m, h)),
+    "not paired": compared(apart=True),
+    "of the population": compared(free=0),
+    "of one seed": compared(root=0.0),
+    "divided by n": compared(root=1.0),
+    "normal": compared(quantile={3: 1.96, 5: 1.96}),
+    "one more free": compared(quantile={3: 3.182, 5: 2.571}),
+    "one-sided": compared(quantile={3: 2.920, 5: 2.132}),
+    "right for three alone": compared(quantile={3: 4.303, 5: 4.303}),
+    "whole width": compared(after=lambda m, h: (m, 2 * h)),
+    "ends": compared(after=lambda m, h: (m - h, m + h)),
+    "a constant": compared(after=lambda m, h: (m, 0.01)),
+    "not a number": compared(after=lambda m, h: (m, math.nan)),
+}
+
+
+def quadratic(
+    last: Callable[..., Any] = lambda r: r / (2 - r),
+    averaged: Callable[..., Any] | None = None,
+    decay: Callable[..., Any] | None = None,
+) -> Any:
+    """The answer of exercise D.3 with one part changed."""
+
+    def right(r: float, d: float) -> float:
+        keep = d * (1 - r)
+        return r / (2 - r) * (1 - d) / (1 + d) * (1 + keep) / (1 - keep)
+
+    def solved(r: float, k: float) -> float:
+        low, high = 0.0, 1.0
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = right(r, middle) < r / k / (2 - r / k)
+            low, high = (low, middle) if below else (middle, high)
+        return low
+
+    return last, averaged or right, decay or solved
+
+
+WRONG["D.3"] = {
+    "small rates alone": quadratic(last=lambda r: r / 2),
+    "no noise in the step": quadratic(last=lambda r: r**2),
+    "deviation for variance": quadratic(last=lambda r: (r / (2 - r)) ** 0.5),
+    "weights as if independent": quadratic(averaged=lambda r, d: r / (2 - r) * (1 - d) / (1 + d)),
+    "average is the last": quadratic(averaged=lambda r, d: r / (2 - r)),
+    "once too often": quadratic(
+        averaged=lambda r, d: r / (2 - r) * (1 - d) / (1 + d) / (1 - d * (1 - r))
+    ),
+    "small rates": quadratic(averaged=lambda r, d: r / 2 * (1 - d) / (1 - d + r)),
+    "nothing left": quadratic(averaged=lambda r, d: 0.0),
+    "rule of thumb": quadratic(decay=lambda r, k: 1 - r / (k - 1)),
+    "one minus": quadratic(decay=lambda r, k: 1 - quadratic()[2](r, k)),
+    "no average": quadratic(decay=lambda r, k: 0.0),
+    "a constant": quadratic(decay=lambda r, k: 0.99),
+    "right for ten alone": quadratic(decay=lambda r, k: quadratic()[2](r, 10)),
+    "all of it": quadratic(decay=lambda r, k: 1.0),
+    "not a number": quadratic(last=lambda r: math.nan),
+}
+
+
+def test_the_generators_of_answers_to_page_D_know_the_right_ones() -> None:
+    exercises.check("D.1", left())
+    exercises.check("D.2", compared())
+    exercises.check("D.3", quadratic())
+
+
 WRONG["10.1"] = {
     "h is ε": (lambda s, e: 2 * s**4 / (2 * s**2 - e), lambda s: 2 * s**2),
     "exact": (lambda s, e: s**2, lambda s: 4 * s**2),

@@ -176,6 +176,24 @@ def test_the_restart_table_shows_every_chain_and_its_gain(row):
             assert low <= way[f"{key}_gain"] <= high
 
 
+def test_digits_under_three_schedules_are_compared_seed_by_seed():
+    name, linear = "digit_schedules", results.rows("digit_schedules", schedule="linear")
+    _, ax = plt.subplots()
+    experiments.digit_schedules.figure(ax)
+    drawn = [tuple(line.get_ydata()) for line in ax.lines]
+    plt.close()
+    table = experiments.digit_schedules.table()
+    for schedule in ("linear", "sigmoid", "cosine"):
+        found = results.rows(name, schedule=schedule)
+        mean = sum(row["frechet"] for row in found) / len(found)
+        assert f"| {schedule} | {mean:.0f} ±" in table and f"{len(found)} seeds" in table
+        for row, base in zip(found, linear, strict=True):
+            pairs = zip(row["errors"], base["errors"], strict=True)
+            assert row["seed"] == base["seed"]
+            assert schedule == "linear" or tuple(a / b for a, b in pairs) in drawn
+    assert f"{linear[0]['frechet_floor']:.1f}" in table
+
+
 def test_the_dropout_table_shows_every_row():
     found = results.rows("guidance_dropout")
     assert {row["label_dropout"] for row in found} == {0, 0.1, 0.2, 0.5}

@@ -153,7 +153,8 @@ def test_a_measurement_is_shown_and_its_text_is_no_second_line(run, capsys, monk
     entry = {"fid": 1.5, "hardware": f"{EVIL}\nfid 0.0"}
     monkeypatch.setattr(evaluation, "evaluate", lambda *a, report, **b: report(entry))
     said = shows(capsys, ["evaluate", str(run)])
-    assert said.count("\n") == 2 and r"x\x9b2J\u202e\x7f\nfid 0.0" in said
+    assert said.count("\n") == 3  # two values, and the empty line behind each entry
+    assert r"x\x9b2J\u202e\x7f\nfid 0.0" in said
 
 
 def test_a_message_about_a_name_is_shown(run, capsys, tmp_path):

@@ -6,18 +6,29 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ddpmlib import experiments, zoo
+from ddpmlib import data, experiments, zoo
 from ddpmlib.denoiser import FixedVariance
-from ddpmlib.experiments import gradient_noise, guidance, measuring, restart, results, runs
+from ddpmlib.experiments import (
+    digit_schedules,
+    gradient_noise,
+    guidance,
+    measuring,
+    restart,
+    results,
+    runs,
+)
 from ddpmlib.experiments.__main__ import main
 from ddpmlib.experiments.cells import Experiment, sampled_cells
 from ddpmlib.files import data_folder
+from ddpmlib.prediction import Prediction
+from ddpmlib.process import DDPM, schedules
 from ddpmlib.samplers import draw, uniform_times
 
 T = 50
 TINY = {"run": "tiny", "method": "ddim", "steps": 2, "n": 20}
 GUIDED = {"dataset": "digits", "method": "classifier_free", "w": 1.0, "threshold": True,
           "steps": 2, "eta": 1.0, "n": 20}  # fmt: skip
+SHORT = {"schedule": "cosine", "seed": 0, "updates": 2, "n": 70}
 RESTART = {"model": "digits", "steps": 4, "back": 500, "n": 20, "seed": 0}
 
 
@@ -56,6 +67,7 @@ def with_cells(monkeypatch, name, *cells):
         ("likelihood", TINY | {"method": "beta", "draws": 2}, {"bits_per_dim", "se"}),
         ("chain", TINY | {"steps": 7}, {"curve", "seconds"}),
         ("restart", RESTART, {"ways", "frechet_floor", "pixels_floor"}),
+        ("digit_schedules", SHORT, {"errors", "frechet", "frechet_floor"}),
     ],
 )
 def test_a_cell_becomes_a_row_and_is_not_measured_again(
@@ -189,6 +201,35 @@ def test_each_kind_of_guidance_is_what_its_row_says():
     assert guidance.options("classifier", 0.0).record() == {"unconditional": True}
     assert not guidance.options("classifier_conditional", 1.0).unconditional
     assert guidance.options("clean_classifier", 1.0).classifier == str(runs.CLEAN)
+
+
+class Black:
+    """A network that was trained under linear and predicts black images; it notes the times."""
+
+    def __init__(self):
+        self.process, self.asked = DDPM(schedules.linear(1000)), []
+
+    def __call__(self, x, t, y=None):
+        self.asked.append(int(t))
+        return Prediction(torch.zeros_like(x))
+
+
+def test_errors_of_a_network_are_those_of_its_noise_at_the_levels():
+    power = data.to_float(data.load("digits").x_test).square().mean()
+    levels = torch.tensor(digit_schedules.LEVELS)
+    found = torch.tensor(digit_schedules.errors(Black()))
+    assert torch.allclose(found, levels.exp() * power, rtol=0.05)  # levels of a table
+
+
+def test_a_network_is_asked_along_another_path_at_its_own_times():
+    network, path = Black(), DDPM(schedules.cosine(1000))
+    digit_schedules.samples(network, 2, torch.Generator().manual_seed(0))
+    visited = torch.tensor(uniform_times(1000, 25)[:-1])
+    own = network.process.log_snr(torch.tensor(network.asked))
+    assert network.asked[0] == 1000 and len(network.asked) == 25
+    inside = own > network.process.log_snr(torch.tensor(1000))  # beyond, it has no level
+    assert inside.sum() > 20
+    assert torch.allclose(own[inside], path.log_snr(visited)[inside], atol=0.1)
 
 
 # ---- the command ---------------------------------------------------------------------------------

@@ -339,6 +339,16 @@ def test_a_classifier_of_other_images_is_refused(finished, tmp_path):
         entry_of(run, str(run))
 
 
+def test_with_a_limit_of_time_no_number_of_updates_is_promised():
+    digits = data.load("digits")
+    recipe = recipes.own_recipe(digits)
+    size, steps = recipe.settings.batch_size, recipe.settings.steps
+    assert f"{steps:,} updates of {size} images, " in recipes.described(recipe, digits)[1]
+    timed = recipes.described(recipe, digits, 2.5)[1]
+    assert timed.endswith(f"; as many updates of {size} images as fit into 2.5 minutes")
+    assert f"{steps:,} updates" not in timed
+
+
 def test_a_classifier_of_images_of_another_size_is_refused_and_the_sizes_are_named(finished):
     larger = torch.zeros(4, 3, 20, 16, dtype=torch.uint8)
     y = torch.tensor([0, 1, 0, 1])

@@ -117,3 +117,78 @@ def test_the_hardware_is_that_of_the_cards():
     for name in MODELS:
         xeon = "Xeon" in card(name)["training"]["hardware"]
         assert (name in sentence) != xeon
+
+
+# What is said beside the table
+
+
+def results(name):
+    return json.loads((ROOT / "data" / "results" / f"{name}.json").read_text("utf-8"))
+
+
+def said(sentence):
+    """Whether it stands in README, wherever its lines break."""
+    return " ".join(sentence.split()) in " ".join(README.split())
+
+
+def test_features_see_what_is_said():
+    assert said("noise of deviation 0.05 moves this distance more than a shift by one pixel")
+    assert said("principal components of the pixels say the reverse")
+    assert said("copies of training images are below it too")
+    rows = results("feature_audit")
+    for dataset in ("mnist", "fashion_mnist"):
+        seen = {(r["space"], r["change"]): r["frechet"] for r in rows if r["dataset"] == dataset}
+        assert seen["classifier", "noise 0.05"] > 2 * seen["classifier", "shift by 1 pixel"]
+        assert seen["pixels", "shift by 1 pixel"] > 2 * seen["pixels", "noise 0.05"]
+        for space in ("classifier", "pixels"):
+            assert seen[space, "copies of training images"] < seen[space, "none"]
+
+
+def test_floors_are_of_as_many_images():
+    for name in MODELS:
+        for m in card(name)["metrics"]:
+            if m["metric"] == "samples":
+                assert m["floor_n"] == (355 if name == "digits" else m["n"])
+    assert said("(for `digits`, for all 355 that there are)")
+
+
+def test_guidance_does_what_is_said():
+    by_w = {
+        m["guidance"]["w"] if "guidance" in m else 0: m["frechet"]
+        for m in card("cifar10-small")["metrics"]
+        if m.get("steps") == 20 and m["metric"] == "samples"
+    }
+    assert by_w[1] < by_w[0] / 2 and by_w[4] > by_w[0]
+    plain = [
+        r
+        for r in results("guidance")
+        if r["method"] == "classifier_free" and r["threshold"] is False
+    ]
+    for dataset, best in (("mnist", 0), ("fashion_mnist", 0.5)):
+        found = {r["w"]: r for r in plain if r["dataset"] == dataset}
+        assert min((w for w in found if w >= 0), key=lambda w: found[w]["frechet"]) == best
+        assert found[0.5]["class_agreement"] > found[0]["class_agreement"]
+    (third,) = (
+        r
+        for r in results("guidance_interval")
+        if (r["dataset"], r["low"], r["high"], r["w"]) == ("fashion_mnist", 334, 666, 4)
+    )
+    assert said(f"the Fashion-MNIST model comes to {third['frechet']:.2f}.")
+    assert said("--steps 20 --eta 1 --w 4 --interval 334 666") and third["steps"] == 20
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "digits"])
+def test_classifiers_are_as_good_as_is_said(name):
+    (m,) = card(f"{name}-classifier")["metrics"]
+    share = f"{100 * m['value']:.1f} % of {m['n']:,}"
+    assert re.search(rf"`{name}-classifier` (is right )?on {share}", " ".join(README.split()))
+
+
+def test_other_classifiers_are_as_good_as_is_said():
+    for name in ("digits-robust", "digits-independent"):
+        (m,) = card(name)["metrics"]
+        assert said(f"`{name}` on {100 * m['value']:.1f} %") and m["n"] == 355
+    (m,) = card("mnist-noisy-classifier")["metrics"]
+    at = dict(zip(m["times"], m["at_times"], strict=True))
+    shown = f"{at[1]:.1%} at t = 1, {at[500]:.0%} at t = 500, {at[900]:.0%} at t = 900"
+    assert said(shown.replace("%", " %"))

@@ -57,7 +57,7 @@ PAGES: dict[str, tuple[Live, ...]] = {
     "book/intro": (
         Live(
             "playground",
-            before="One sentence carries everything",
+            before="The idea: predict the clean image, then draw the next one",
             title="Try it: from noise to data",
             words="Five hundred points start as pure noise, and step by step each moves to where "
             "the data may be. Nothing is trained here: for these data the best possible denoiser "
@@ -84,7 +84,7 @@ PAGES: dict[str, tuple[Live, ...]] = {
     "notebooks/03_ddpm": (
         Live(
             "playground",
-            before="The derivation",
+            before="Which loss, and what minimises it",
             title="Try it: ancestral sampling, with the exact denoiser",
             words="The ring once more. The colour of a point says which cluster it most likely "
             "belongs to. Press <em>Play</em> and watch when it stops changing: at t = 500 about "
@@ -104,7 +104,7 @@ PAGES: dict[str, tuple[Live, ...]] = {
         ),
         Live(
             "scrubber",
-            before="One knob turned",
+            before="How many network calls does a digit need?",
             title="Try it here: what the network predicts along the chain",
             words="One chain of the network on this card, computed in your browser: fifty "
             "ancestral steps. Move the slider from the noise (left end) to the digit (right "

@@ -1,4 +1,4 @@
-"""The "mind the slide" boxes of all chapters on one page, each written once, in its chapter.
+"""The boxes "Common misprint" of all chapters on one page, each written once, in its chapter.
 
 `book/mind_the_slide.md` holds the line BOXES; the boxes come in its place, as they stand in the
 notebooks. In its text ``{box}`01_forward 1` `` links to the first box of that chapter; when there
@@ -20,7 +20,7 @@ from sphinx.transforms import SphinxTransform
 
 PAGE = "book/mind_the_slide"
 PLACE = "BOXES"
-TITLE = "(?:Common misprint|Mind the slide)"
+TITLE = "Common misprint"
 BOX = re.compile(rf"(?ms)^:::\{{admonition\}} ({TITLE}[^\n]*)\n:class: (\w+)\n(.*?)^:::$")
 LINK = re.compile(r"\]\(([^)\s:]+)\)")
 

@@ -6,7 +6,9 @@ table and the figure that are made of the rows in ``data/results``. The command
 """
 
 from ddpmlib.experiments import (
+    ablations,
     chain,
+    digit_schedules,
     feature_audit,
     generalisation,
     gradient_noise,
@@ -32,14 +34,16 @@ from ddpmlib.experiments.uncertainty import over_seeds, share_error, times_floor
 _IN_ORDER = (
     training, ladder, lengths, schedules, variances, likelihood, gradient_noise, strides, chain,
     guidance, guidance_interval, thresholds, guidance_dropout, own_images,
-    feature_audit, restart, generalisation, guidance_spaces,
+    feature_audit, restart, generalisation, guidance_spaces, digit_schedules, ablations,
 )  # fmt: skip
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in _IN_ORDER}
 
 __all__ = [
     "EXPERIMENTS",
     "METHODS",
+    "ablations",
     "chain",
+    "digit_schedules",
     "feature_audit",
     "generalisation",
     "gradient_noise",

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from ddpmlib.experiments.methods import METHODS
 from ddpmlib.experiments.results import Row, markdown
 
+FRECHET = "Fréchet [95\N{NO-BREAK SPACE}%]"
 SAMPLED_HEADER = (
-    "net", "sampler", "calls", "n", "Fréchet [95 %]", "floor", "IS", "recall", "agreement",
+    "net", "sampler", "calls", "n", FRECHET, "floor", "IS", "recall", "agreement",
 )  # fmt: skip
 GUIDED_HEADER = (
-    "Fréchet [95 %]", "IS", "precision", "recall", "agreement", "white", "out of range",
+    FRECHET, "IS", "precision", "recall", "agreement", "white", "out of range",
 )  # fmt: skip
 
 
@@ -29,9 +30,9 @@ def sampled_table(found: Iterable[Row]) -> str:
 
 
 def distance(row: Row) -> str:
-    """The Fréchet distance with its 95 % interval."""
+    """The Fréchet distance with its 95 % interval, which no line end shall break."""
     low, high = row["frechet_interval"]
-    return f"{row['frechet']:.2f} [{low:.2f}, {high:.2f}]"
+    return f"{row['frechet']:.2f} [{low:.2f},\N{NO-BREAK SPACE}{high:.2f}]"
 
 
 def guided_columns(row: Row) -> tuple[str, ...]:

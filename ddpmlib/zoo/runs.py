@@ -211,12 +211,11 @@ def _take_up(
 def _stretched(recipe: Recipe, old: Recipe, step: int) -> str:
     """One line that says what a run of other steps does to the learning rate."""
     now, then = recipe.settings, old.settings
-    rates = [f"{settings.lr_at(step):.3g}" for settings in (now, then)]
-    at_once = "" if rates[0] == rates[1] else f", so after {step:,} updates it is {rates[0]}"
-    instead = at_once and f", and not {rates[1]}"
+    rate, old_rate = (f"{settings.lr_at(step):.3g}" for settings in (now, then))
+    differs = f", so after {step:,} updates it is {rate}, and not {old_rate}"
     return (
         f"{recipe.name}: {now.steps:,} updates instead of {then.steps:,}; the schedule of the "
-        f"learning rate is stretched to the new end{at_once}{instead}"
+        f"learning rate is stretched to the new end{differs if rate != old_rate else ''}"
     )
 
 

@@ -10,7 +10,7 @@
 #
 # > **Predict the clean image, then draw the next one.**
 #
-# Reading takes about an hour; all code runs in less than a minute on one CPU core, and nothing is trained.
+# Nothing is trained in this chapter.
 
 # %% tags=["setup", "hide-input"]
 # Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.

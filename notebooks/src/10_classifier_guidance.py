@@ -9,9 +9,8 @@
 # computes exactly which distribution is sampled when the gradient is multiplied by a strength
 # $s\ne1$, and measures what strong guidance gains and what it loses.
 #
-# **Cost:** about an hour of reading (proofs are folded and may be skipped); all cells run in one
-# minute on one CPU thread, without downloads. You need [chapter 2](02_reverse.ipynb) and
-# [chapter 3](03_ddpm.ipynb), and [chapter 7](07_ddim.ipynb) for DDIM.
+# You need [chapter 2](02_reverse.ipynb) and [chapter 3](03_ddpm.ipynb), and
+# [chapter 7](07_ddim.ipynb) for DDIM.
 
 # %% tags=["setup", "hide-input"]
 # Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.

@@ -8,8 +8,6 @@
 # score, a velocity, or something called $F_\theta$. This page puts the conventions side by side, derives each
 # translation, and runs it. In Fig. B.1 one network draws the same digits in five conventions; unfold the cell,
 # and each of them is one line.
-#
-# Reading takes about 40 minutes; all code runs in a quarter of a minute on one CPU core.
 
 # %% tags=["setup", "hide-input"]
 # Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import wraps
 
 from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 
-from tests.book.rules import FENCE, Executed, Rule, lesson, shown, tags
-from tests.book.rules import rule as of_every_chapter
+from tests.book.rules import FENCE, Executed, lesson, rule, shown, tags
 
 MOST_WORDS = 3500  # of a chapter, exercises and folded proofs apart
 WIDTH, FOLDED_WIDTH = 76, 88
@@ -39,20 +37,6 @@ CHAPTER = re.compile(r"\b(?:[Cc]hapters?|[Aa]ppendix|[Aa]ppendices) (?:\d+|[A-Z]
 LINK = re.compile(r"\[(?:[^\[\]]|\[[^\]]*\])*\](?:\([^)]*\)|\{[^}]*\})?")
 MATHS = re.compile(r"(?s)\$\$.*?\$\$|\\begin\{(align\*?)\}.*?\\end\{\1\}|\$[^$]*\$|`[^`]*`")
 DROPDOWN = re.compile(r"(?ms)^(:{3,})\{dropdown\}.*?^\1 *$")
-
-
-FIRST_EDITION = ("03_ddpm",)
-"""Chapters that have not been brought to these rules yet."""
-
-
-def rule(function: Rule) -> Rule:
-    """A rule for chapters of the second edition."""
-
-    @wraps(function)
-    def unless_first(chapter: Executed) -> Iterator[str]:
-        return iter(()) if chapter.name in FIRST_EDITION else function(chapter)
-
-    return of_every_chapter(unless_first)
 
 
 def number(chapter: Executed) -> str:

@@ -24,3 +24,11 @@ def test_every_exercise_is_listed_once() -> None:
 def test_the_page_has_a_place_for_the_list() -> None:
     page = (notebooks.ROOT / f"{exercise_list.PAGE}.md").read_text("utf-8")
     assert re.findall(rf"(?m)^{exercise_list.PLACE}$", page) == [exercise_list.PLACE]
+
+
+def test_the_page_says_how_an_answer_is_checked() -> None:
+    page = (notebooks.ROOT / f"{exercise_list.PAGE}.md").read_text("utf-8")
+    (code,) = re.findall(r"(?ms)^```python\n(.*?)^```$", page)
+    (call,) = re.findall(r'exercises\.check\("([\d.]+)", answer\)', code)
+    assert call in set(exercises.keys())
+    exec(code.partition("\n\n")[0], {})  # the import

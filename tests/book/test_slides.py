@@ -1,4 +1,4 @@
-"""The page "Mind the slide": every box of every chapter is on it, and in its list."""
+"""The page "Common misprints": every box of every chapter is on it, and in its list."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_all_boxes_are_collected_word_for_word() -> None:
 
 CHAPTER = """# Title
 
-:::{admonition} Mind the slide: a bar
+:::{admonition} Common misprint: a bar
 :class: warning
 See [here](#there), [there](08_metrics.ipynb) and [far](https://example.org/x).
 :::
@@ -58,7 +58,7 @@ See [here](#there), [there](08_metrics.ipynb) and [far](https://example.org/x).
 Nothing.
 :::
 
-:::{admonition} Mind the slide
+:::{admonition} Common misprint
 :class: warning
 Two.
 :::
@@ -67,7 +67,7 @@ Two.
 
 def test_boxes_are_found_and_counted() -> None:
     first, second = slides.boxes_of("01_forward", CHAPTER)
-    assert (first.n, first.title) == (1, "Mind the slide: a bar")
+    assert (first.n, first.title) == (1, "Common misprint: a bar")
     assert (second.n, second.text) == (2, "Two.\n")
     assert slides.boxes_of("02_reverse", "no boxes") == []
 

@@ -7,9 +7,11 @@ import sympy as sp
 import torch
 
 from ddpmlib import data
-from ddpmlib.denoiser import EPS, Denoiser, oracle
+from ddpmlib.denoiser import EPS, X0, Denoiser, V, oracle
 from ddpmlib.losses import diffusion_loss
 from ddpmlib.models import UNet, UNetConfig
+from ddpmlib.models.unet import AdditiveGN
+from ddpmlib.prediction import Prediction
 from ddpmlib.process import DDPM, schedules
 from ddpmlib.teaching.exercises import check
 
@@ -93,26 +95,7 @@ def test_exercise_3() -> None:
             check("3.3", wrong)
 
 
-def _ddim(eps_net, x, alpha_bar, times, noise_last=0.0):  # type: ignore[no-untyped-def]
-    for t, s in zip(times[:-1], times[1:], strict=True):
-        eps = eps_net(x, t)
-        x0 = (x - (1 - alpha_bar[t]).sqrt() * eps) / alpha_bar[t].sqrt()
-        x = alpha_bar[s].sqrt() * x0 + (1 - alpha_bar[s]).sqrt() * eps
-    return x + noise_last
-
-
-def test_exercise_4() -> None:
-    check("3.4", _ddim)
-    for wrong in (
-        lambda *a: _ddim(*a, noise_last=1e-3),
-        lambda net, x, bar, times: _ddim(net, x, bar, times[:-1]),
-        lambda net, x, bar, times: x,
-    ):
-        with pytest.raises(AssertionError, match="Hint"):
-            check("3.4", wrong)
-
-
-@pytest.mark.parametrize("key", ["3.1", "3.2", "3.3", "3.4"])
+@pytest.mark.parametrize("key", ["3.1", "3.2", "3.3", "3.4", "3.5"])
 def test_the_skeletons_fail(key: str) -> None:
     with pytest.raises(AssertionError, match="No answer yet"):
         check(key, ...)
@@ -165,3 +148,71 @@ def test_a_step_up_is_the_ddim_step_solved_for_its_start() -> None:
     (up,) = sp.solve(sp.Eq(x_s, down), x_t)
     printed = sp.sqrt(a_t / a_s) * (x_s - sp.sqrt(1 - a_s) * eps) + sp.sqrt(1 - a_t) * eps
     assert sp.simplify(up - printed) == 0
+
+
+@pytest.mark.equation("3.7")
+@pytest.mark.parametrize(("t", "s"), [(80, 40), (500, 460), (20, 19)])
+def test_the_other_variance_leaves_the_family(t: int, s: int) -> None:
+    """With the true x_0 the noise in x_s has the kernel's variance for every η, but not with β."""
+    process = DDPM(schedules.cosine(1000))
+    kept, (small, large) = 1 - float(process.alpha_bar[s]), process.variances(t, s)
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+
+    def variance(eta: float, var_mix: float) -> float:
+        said = Prediction(zero, var_mix)  # the truth: x_0 = 0
+        x_t = process.q_sample(zero, t, one)
+        on_eps = process.step(x_t, said, t, s, eta, zero)
+        on_z = process.step(zero, said, t, s, eta, one)
+        return float(on_eps**2 + on_z**2)
+
+    for eta in (0.0, 0.3, 1.0):
+        assert variance(eta, 0.0) == pytest.approx(kept, rel=1e-9)
+    assert variance(1.0, 1.0) == pytest.approx(kept + float(large) - float(small), rel=1e-9)
+    assert variance(1.0, 1.0) > 1.0001 * kept
+
+
+@pytest.mark.equation("3.11")
+def test_adding_the_embedding_is_no_special_case_of_scale_and_shift() -> None:
+    """What a group's features share is lost; and no shift after normalising can imitate it."""
+    torch.manual_seed(0)
+    added = AdditiveGN(2, 8, 4).requires_grad_(False)
+    h, e = torch.randn(3, 8, 5, 5), torch.randn(3, 4)
+    torch.nn.init.zeros_(added.shift.bias)
+    moved = added(h, e) - added.norm(h)
+    assert float(moved.std(dim=(2, 3)).max()) > 0.01  # the pixels of a feature move unequally
+    added.shift.weight[:4], added.shift.weight[4:] = torch.ones(4, 4), -torch.ones(4, 4)
+    assert torch.allclose(added(h, e), added.norm(h), atol=1e-5)
+
+
+@pytest.mark.equation("3.6")
+def test_the_errors_of_the_three_targets_differ_by_known_factors() -> None:
+    """‖ε−ε̂‖² : ‖v−v̂‖² : ‖x_0−x̂_0‖² = ᾱ/(1−ᾱ) : 1/(1−ᾱ) : 1, for one prediction."""
+    process = DDPM(schedules.cosine(1000))
+    g = torch.Generator().manual_seed(0)
+    x0, eps, wrong = torch.randn(3, 4, 5, generator=g, dtype=torch.float64)
+    for t in (1, 300, 900):
+        scale, std = process.kernel(t, x0)
+        x_t, a = process.q_sample(x0, t, eps), float(process.alpha_bar[t])
+        eps_hat = (x_t - scale * wrong) / std
+        errors = [
+            ((p.target(x0, eps, scale, std) - p.target(wrong, eps_hat, scale, std)) ** 2).sum()
+            for p in (EPS, V, X0)
+        ]
+        assert float(errors[0] / errors[2]) == pytest.approx(a / (1 - a), rel=1e-9)
+        assert float(errors[1] / errors[2]) == pytest.approx(1 / (1 - a), rel=1e-9)
+
+
+@pytest.mark.equation("3.4")
+def test_the_loss_of_the_finite_data_oracle_is_zero_on_its_points_and_large_elsewhere() -> None:
+    process = DDPM(schedules.cosine(1000))
+    digits = data.load("digits")
+    seen, new = data.to_float(digits.x_train), data.to_float(digits.x_test)
+    by_heart = oracle.FiniteData(process, seen)
+
+    def loss(x0: torch.Tensor, t: int) -> float:
+        eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(t))
+        error = ((by_heart(process.q_sample(x0, t, eps), t).x0 - x0) ** 2).mean()
+        return float(error) / (1 - float(process.alpha_bar[t]))
+
+    assert loss(seen[:300], 50) < 1e-3 and loss(new, 50) > 5
+    assert loss(new, 950) == pytest.approx(loss(seen, 950), rel=0.05)

@@ -15,6 +15,7 @@ from scipy import integrate
 from torch import Tensor, nn
 
 from ddpmlib.denoiser import EPS, X0, Denoiser, Parameterization, V, oracle, score
+from ddpmlib.experiments import feature_audit
 from ddpmlib.guidance import ClassifierFree, DynamicThreshold, StaticThreshold, interval
 from ddpmlib.likelihood import continuous, elbo
 from ddpmlib.losses import diffusion_loss
@@ -531,6 +532,15 @@ def test_at_the_start_every_sample_is_pushed_alike() -> None:
     x = process.q_sample(data, 20, normal(300, 2, seed=3))
     late = (exact(x, 20, y).x0 - exact(x, 20).x0).norm(dim=1)
     assert float(late.median()) < 0.02 * float((inside - middle).norm())
+
+
+# ---- measured over w ---------------------------------------------------------------------
+
+
+def test_the_features_of_garments_see_a_factor_more_than_a_missing_class() -> None:
+    """Why the table over w alone cannot tell better shapes from other grey values."""
+    audit = feature_audit.times_missing_class("fashion_mnist")
+    assert audit["values × 0.97"]["classifier"] > 1.5 > audit["one class missing"]["classifier"]
 
 
 # ---- exercises ---------------------------------------------------------------------------
