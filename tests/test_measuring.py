@@ -12,10 +12,12 @@ from ddpmlib.experiments import (
     digit_schedules,
     gradient_noise,
     guidance,
+    guidance_spaces,
     measuring,
     restart,
     results,
     runs,
+    sampler_spaces,
 )
 from ddpmlib.experiments.__main__ import main
 from ddpmlib.experiments.cells import Experiment, sampled_cells
@@ -28,6 +30,7 @@ T = 50
 TINY = {"run": "tiny", "method": "ddim", "steps": 2, "n": 20}
 GUIDED = {"dataset": "digits", "method": "classifier_free", "w": 1.0, "threshold": True,
           "steps": 2, "eta": 1.0, "n": 20}  # fmt: skip
+SPACE = {"dataset": "digits", "w": 1.0, "space": "pixels", "steps": 2, "eta": 1.0, "n": 20}
 SHORT = {"schedule": "cosine", "seed": 0, "updates": 2, "n": 70}
 RESTART = {"model": "digits", "steps": 4, "back": 500, "n": 20, "seed": 0}
 
@@ -42,9 +45,12 @@ def folder(tmp_path, monkeypatch):
     card, tensors = zoo.read(zoo.find("digits"))
     recipe = card.recipe | {"T": T, "objective": "simple", "times": "uniform"}
     zoo.write_model(tensors, replace(card, recipe=recipe), tmp_path / "runs" / "tiny" / zoo.MODEL)
-    measuring.network.cache_clear()
+    cached = (measuring.network, guidance_spaces._drawn, sampler_spaces._drawn)
+    for each in cached:
+        each.cache_clear()
     yield tmp_path
-    measuring.network.cache_clear()
+    for each in cached:
+        each.cache_clear()
 
 
 def with_cells(monkeypatch, name, *cells):
@@ -67,6 +73,8 @@ def with_cells(monkeypatch, name, *cells):
         ("likelihood", TINY | {"method": "beta", "draws": 2}, {"bits_per_dim", "se"}),
         ("chain", TINY | {"steps": 7}, {"curve", "seconds"}),
         ("restart", RESTART, {"ways", "frechet_floor", "pixels_floor"}),
+        ("guidance_spaces", SPACE, {"frechet", "frechet_matched", "contrast", "recall"}),
+        ("sampler_spaces", TINY | {"space": "random"}, {"frechet", "frechet_matched", "recall"}),
         ("digit_schedules", SHORT, {"errors", "frechet", "frechet_floor"}),
     ],
 )

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ddpmlib import data, evaluation, plots
+from ddpmlib import evaluation, plots
 from ddpmlib.evaluation import Guidance, Sampling
 from ddpmlib.experiments import figures, measuring
 from ddpmlib.experiments.cells import Cell, Experiment
 from ddpmlib.experiments.results import Row, markdown, rows
+from ddpmlib.experiments.spaces import SPACES, measured
 from ddpmlib.experiments.tables import distance
+from ddpmlib.experiments.uncertainty import times_floor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DATASETS = ("mnist", "fashion_mnist")
-SPACES = {"classifier": "classifier", "pixels": "pixels", "random": "random convolutions"}
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
-MEASURES = ("fid", "contrast", "pr")
 CELLS: list[Cell] = [
-    {"dataset": name, "w": w, "space": space, "steps": 20, "eta": 1.0, "n": 2000}
+    {"dataset": name, "w": w, "space": space, "steps": 20, "eta": 1.0, "n": 1000}
     for name in DATASETS
     for w in WEIGHTS
     for space in SPACES
@@ -34,16 +34,7 @@ def measure(cell: Cell) -> Row:
     """The same guided samples of the shipped checkpoint, by one kind of features."""
     name, n = cell["dataset"], cell["n"]
     x0, y = _drawn(name, cell["w"], cell["steps"], cell["eta"], n), torch.arange(n) % 10
-    network, images, real = _real(name, cell["space"], n)
-    found = evaluation.measure_samples(network, x0, y, images, MEASURES, real=real)
-    return measuring.row(cell, found, name)
-
-
-@cache
-def _real(name: str, space: str, n: int) -> tuple[Any, data.Dataset, evaluation.Reference]:
-    images = data.load(name)
-    network, _ = evaluation.network_of(space, images, "cpu")
-    return network, images, evaluation.reference(network, images, n, torch.arange(n) % 10)
+    return measuring.row(cell, measured(name, cell["space"], x0, y), name)
 
 
 @lru_cache(maxsize=1)
@@ -116,7 +107,7 @@ def frontier_figure(dataset: str, ax: Axes) -> Axes:
     for colour, (space, label) in zip(plots.COLOURS, SPACES.items(), strict=False):
         of_space = found(dataset, space)
         recall = [row["recall"] for row in of_space]
-        over = [row["frechet"] / row["frechet_floor"] for row in of_space]
+        over = [times_floor(row) for row in of_space]
         ax.plot(recall, over, "o-", ms=4, color=colour, label=label)
         for row, x, y in zip(of_space, recall, over, strict=True):
             ax.annotate(f"{row['w']:g}", (x, y), (3, 3), textcoords="offset points", fontsize=7)

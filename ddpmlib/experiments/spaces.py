@@ -1,0 +1,35 @@
+"""The same samples by several kinds of features: what chapters 9 and 11 compare."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddpmlib import data, evaluation
+from ddpmlib.experiments.results import Row
+
+SPACES = {"classifier": "classifier", "pixels": "pixels", "random": "random convolutions"}
+MEASURES = ("fid", "contrast", "pr")
+
+
+def measured(dataset: str, space: str, x0: Tensor, y: Tensor) -> Row:
+    """Distance, distance with contrast matched, precision and recall by one kind of features.
+
+    Args:
+        dataset: what the samples should look like.
+        space: one of :data:`SPACES`.
+        x0: samples (N, C, H, W).
+        y: the classes that were asked for, (N,), in turn.
+    """
+    network, images, real = _real(dataset, space, len(x0))
+    return evaluation.measure_samples(network, x0, y, images, MEASURES, real=real)
+
+
+@cache
+def _real(dataset: str, space: str, n: int) -> tuple[Any, data.Dataset, evaluation.Reference]:
+    images = data.load(dataset)
+    network, _ = evaluation.network_of(space, images, "cpu")
+    return network, images, evaluation.reference(network, images, n, torch.arange(n) % 10)
