@@ -365,8 +365,7 @@ assert loss_gap.abs().max() < 1e-5 and sample_gap.abs().max() < 1e-2
 print("the same loss and the same samples, up to float32 rounding")
 
 # %% [markdown]
-# (In float64, `tests/test_textbook.py` holds the engine to the printed algorithms to twelve digits.
-# In float32 a hundred steps amplify the last bit a little.)
+# (In float64, `tests/test_textbook.py` holds the engine to the printed algorithms to twelve digits.)
 
 # %% [markdown]
 # ## Three prediction targets: ε, x_0 and v
@@ -889,7 +888,7 @@ plots.film(frames, alt=alt, ncol=10, width=400)
 # to the finished digit is left at $t=500$, a fifth at $t=273$. The state is $\sqrt{\bar\alpha_t}$ times the
 # prediction, plus the noise that is still to be removed.
 #
-# Pictures need numbers beside them. A classifier that was trained on real scans only (it is in
+# A classifier that was trained on real scans only (it is in
 # `data/checkpoints`) reads 300 new samples:
 
 # %% tags=["nbval-ignore-output", "hide-input"]
@@ -1068,9 +1067,9 @@ assert abs(varied[0.0, 10] - 0.73) < 0.03 and abs(varied[1.0, 10] - 0.60) < 0.03
 # classifier reads well: the variance within a class is a quarter of that of real scans. Only the distance sees
 # what is missing. At 10 calls ancestral sampling is nearer to the data with each seed.
 #
-# So at 10 calls fresh noise lowers the distance of this small, briefly trained network, although its images vary less
-# (0.60 of the variance of scans, against 0.73 for DDIM). A likely reason is that it covers errors of earlier steps,
-# which a deterministic chain carries to its end; that is not tested here. Published results for large, long-trained
+# At 10 calls fresh noise lowers the distance of this small, briefly trained network, although its images vary less
+# (0.60 of the variance of scans, against 0.73 for DDIM). A likely reason, not tested here: it covers errors of earlier steps,
+# which a deterministic chain carries to its end. Published results for large, long-trained
 # models put DDIM ahead {cite}`song2021denoising`; [chapter 9](09_scoreboard.ipynb) measures both
 # on larger models than this one.
 #
@@ -1122,7 +1121,7 @@ assert share["correct"] > 0.9 and share["rand for randn"] < 0.1
 
 # %% [markdown]
 # **Fig. 3.10.** The run with the bug has less than half the *loss*, and fewer than 10 % of its samples lie on a cluster
-# (percentages above the panels; more than 90 % without the bug). Most lie outside the window. Uniform noise has mean ½ and variance 1/12, so less of it is
+# (more than 90 % without the bug). Most lie outside the window. Uniform noise has mean ½ and variance 1/12, so less of it is
 # unknown and the floor of the loss is lower; but sampling starts from normal noise and adds normal noise, which
 # this network has never seen. A loss says something only beside its own floor, or on the same task.
 #

@@ -662,7 +662,7 @@ assert min(at["plain $x_0$"][0], at["plain $v$"][0]) > 30 * at["simple"][0]
 #
 # :::{admonition} Common misprint: learning-rate scheduler
 # :class: warning
-# A slide of [deck 004](../book/slides_map.md#deck-004), "Diffusion models", calls cosine and linear "learning-rate schedulers". They are *noise* schedules: $\beta_t$ is a variance, $t$ counts the steps of the forward process, and all $t$ occur in every batch. A learning-rate schedule counts optimiser updates; that ours, too, ends with half a cosine is a coincidence. The two meet nowhere in the code: `schedules.cosine(T)` and `Settings.lr_at(step)`. For the same reason $T$ is not the number of training steps, which another slide of the deck takes it for.
+# A slide of [deck 004](../book/slides_map.md#deck-004), "Diffusion models", calls cosine and linear "learning-rate schedulers". They are *noise* schedules: $\beta_t$ is a variance, $t$ counts the steps of the forward process, and all $t$ occur in every batch. A learning-rate schedule (`Settings.lr_at(step)`, not `schedules.cosine(T)`) counts optimiser updates. For the same reason $T$ is not the number of training steps, which another slide of the deck takes it for.
 # :::
 #
 # ## Larger images need more noise
@@ -834,7 +834,7 @@ assert abs(power[0.5, 0.05][0] - 2.85) < 0.01 > abs(power[0.5, 5.0][1] - 2.85)
 table(("s", "σ", "mean square of the input", "mean square of the target"), rows)
 
 # %% [markdown]
-# With $s=0.85$, the root mean square of the digits, input and target have mean square one at every noise level; with 0.5 they reach 2.85, the input at the smallest $\sigma$, the target at the largest. The digits' mean of $-0.39$ and their standard deviation of 0.75 both count. Measure $s$ before you use the recipe.
+# With $s=0.85$, the root mean square of the digits, input and target have mean square one at every noise level; with 0.5 they reach 2.85. The digits' mean of $-0.39$ and their standard deviation of 0.75 both count. Measure $s$ before you use the recipe.
 #
 # ## The schedules by hand, and the library's
 #
@@ -1030,7 +1030,7 @@ unlike = float((drawn["cosine"] - drawn["cosine"].roll(10, 0)).square().mean().s
 assert max(shift("cosine", "linear"), shift("cosine", "straight")) < 0.2 * unlike
 
 # %% [markdown]
-# **Fig. 5.8.** One network, three paths, nearly the same digits from the same noise: deterministic sampling solves the same equation on three grids. From top to bottom: cosine (its own), linear, straight. From path to path a digit changes by less than a fifth of the root mean square difference of two digits of a class. Of 60 digits on each path more than 95 % are read as the digit that was asked for. This isolates the sampler's half of a schedule; in [chapter 9](09_scoreboard.ipynb) each schedule gets a network that was trained *under* it.
+# **Fig. 5.8.** One network, three paths, nearly the same digits from the same noise: deterministic sampling solves the same equation on three grids. From top to bottom: cosine (its own), linear, straight. The paths differ by less than a fifth of what two digits of a class do (root mean square). Of 60 digits on each path more than 95 % are read as the digit that was asked for. This isolates the sampler's half of a schedule; in [chapter 9](09_scoreboard.ipynb) each schedule gets a network that was trained *under* it.
 #
 # ## How much of the reverse chain can be skipped?
 #
@@ -1178,7 +1178,7 @@ assert read["rescaled"] > 0.98 and 0.87 < read["unscaled"] < 0.93
 table(("betas", "λ_T", "Fréchet distance, 200 samples", "class agreement"), rows)
 
 # %% [markdown]
-# **Fig. 5.10.** Unscaled betas spoil the samples of a good network. With them the Fréchet distance is four times as large, and one sample in ten is read as another digit: the network takes pure noise for a state that still has 36 % of the signal. (The label that the network gets still pulls each towards its class.)
+# **Fig. 5.10.** Unscaled betas spoil the samples of a good network. With them the Fréchet distance is four times as large, and one sample in ten is read as another digit: the network takes pure noise for a state that still has 36 % of the signal.
 #
 # More training does not help: the network is right, the *start* is wrong. The test that catches it: `test_default_schedules_end_in_noise_at_every_length` in `tests/derivations/test_ch05.py`; it asks every default schedule for $\operatorname{KL}(q(x_T)\,\|\,\mathcal N)$ on digits, at six values of $T$.
 #

@@ -595,7 +595,7 @@ assert 0.8 < order < 1.2 and error[0] / error[4] > 16
 #
 # ## A network trained for 1,000 steps, sampled in one to ten
 #
-# There is nothing to train in this chapter. The network below learned to predict the noise, in the
+# The network below learned to predict the noise, in the
 # form of [chapter 3](03_ddpm.ipynb), for a chain of 1,000 steps. Only `times` and `eta` change.
 #
 # As reference we draw 210 chains of 20 DDIM steps, in three groups of 70. Distances are Fréchet
@@ -957,7 +957,7 @@ Markdown(markdown(("latent", "variance within a class"), cells.items()))
 
 # %% [markdown]
 # Slerp's midpoints are as varied as fresh samples, within the error; lerp's have lost a fifth of
-# their variance. (Slerp is not the only cure: exercise 7.1.)
+# their variance.
 #
 # ## Fresh noise corrects errors: Restart sampling
 #

@@ -360,7 +360,7 @@ assert -0.006 < low < high < -0.001
 # $0.999^{500}=61\,\%$ of the random start, and its loss stays above 0.53.
 #
 # So a falling rate and an average do the same work. With the average even the constant rate ends 0.003 *below*
-# the recipe (the interval is in the table at the end): of two means to the same end one may be left out in a run
+# the recipe: of two means to the same end one may be left out in a run
 # as short as this.
 #
 # The same failure on points, where it can be run here: 400 updates on the ring of [chapter 3](03_ddpm.ipynb), averaged with
