@@ -1063,9 +1063,9 @@ assert abs(varied[0.0, 10] - 0.73) < 0.03 and abs(varied[1.0, 10] - 0.60) < 0.03
 # %% [markdown]
 # **Fig. 3.9.** Mean and standard deviation over three sampling seeds. From 2 to 10 calls the Fréchet distance of both
 # samplers falls by more than a third. Class agreement does not rise: it falls from 99.7 % to 96.0 % for DDIM, and for
-# ancestral sampling by one per cent, which is within the error. Two calls draw near the average of a class, which the
-# classifier reads well: the variance within a class is a quarter of that of real scans. Only the distance sees
-# what is missing. At 10 calls ancestral sampling is nearer to the data with each seed.
+# ancestral sampling by one per cent, which is within the error. Two calls draw images near the average of a class, which
+# the classifier reads well: the variance within a class is a quarter of that of real scans. Only the distance
+# sees that. At 10 calls ancestral sampling is nearer to the data with each seed.
 #
 # At 10 calls fresh noise lowers the distance of this small, briefly trained network, although its images vary less
 # (0.60 of the variance of scans, against 0.73 for DDIM). A likely reason, not tested here: it covers errors of earlier steps,
