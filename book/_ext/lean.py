@@ -32,8 +32,8 @@ PLACE = re.compile(r'"\\?([\ue000-\uf8ff]|[ef][0-9a-f]{3})"')
 SOURCES = re.compile(
     r'url\(([^)]*)\.woff2\) format\("woff2"\),url\([^)]*\.ttf\) format\("truetype"\)'
 )
-# The sheets that are mostly about parts which the book does not have.
-LARGE_SHEETS = ("styles/pydata-sphinx-theme.css", "sphinx-design.min.css")
+# The sheets of the theme and of Sphinx, mostly about parts which the book does not have.
+SHEETS = ("styles/*.css", "sphinx-design.min.css", "mystnb.*.css", "basic.css", "proof.css")
 HTML_CLASS = re.compile(r'\bclass="([^"]*)"')
 WORD = re.compile(r"[A-Za-z_][\w-]*")
 PLAIN_CODE = re.compile(r'<span class="(?:n|p)">([^<]*)</span>')
@@ -162,7 +162,7 @@ def trim(app: Sphinx, error: Exception | None) -> None:
     scripts = [path.read_text("utf-8") for path in static.rglob("*.js")]
     _trim_icons(static, {name for text in pages + scripts for name in CLASS.findall(text)})
     classes = Classes(pages, scripts)
-    for sheet in (static / name for name in LARGE_SHEETS):
+    for sheet in (path for name in SHEETS for path in static.glob(name)):
         sheet.write_text(trimmed(sheet.read_text("utf-8"), classes), "utf-8")
     for path in folder.glob("_images/*.png"):
         path.write_bytes(with_palette(path.read_bytes()))

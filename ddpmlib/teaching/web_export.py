@@ -1,9 +1,10 @@
 """A trained denoiser as a script for the book's pages: weights and settings, read without a server.
 
 The file sets one global, ``DiffusionWeights``, so a page opened from the disk can load it with a
-plain ``<script>``; ``book/_static/alive/unet.js`` runs what it finds there. Matrices are rounded to
-8 bits row by row, which halves the file: an entry is *scale × level*, the scale one number a row,
-the level a whole number in −127..127. Vectors stay as they are.
+plain ``<script>``; ``book/_static/alive/unet.js`` runs what it finds there. Matrices are rounded by
+rows: an entry is *scale × level*, the scale one number a row, the level a whole number in −45..45,
+one letter of the file. In small matrices, such as the last one, which writes the pixels, the
+levels have two letters, −4140..4140. Vectors stay as they are.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from ddpmlib.process.ddpm import DDPM
 from ddpmlib.zoo import recipes
 from ddpmlib.zoo.card import Card
 
-LEVELS = 127
+# The 91 letters that need no escape in a JSON string, nor inside a page: the digits of a level.
+LETTERS = "".join(letter for letter in map(chr, range(33, 127)) if letter not in '"<\\')
+SMALL = 4096  # numbers of a matrix
 BEGIN, END = "globalThis.DiffusionWeights = ", ";\n"
 # What unet.js can run. Containers, and layers that do nothing once a network is trained, count too.
 LAYERS = (
@@ -104,20 +107,26 @@ def read(path: Path) -> tuple[Denoiser, dict[str, Any]]:
     return denoiser.eval().requires_grad_(False), found
 
 
-def rounded(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows as a scale each and whole levels: the nearest of 255 evenly spaced numbers.
+def rounded(matrix: Tensor, letters: int = 1) -> tuple[Tensor, Tensor]:
+    """Rows as a scale each and whole levels: the nearest of 91^letters evenly spaced numbers.
 
     Args:
         matrix: (R, ...) float.
+        letters: those of a level, 1 or 2.
 
     Returns:
-        scale (R,) float32 and levels (R, ...) int8, so that scale × level is off by at most half a
-        scale; a row of zeros has scale 0.
+        scale (R,) float32 and levels (R, ...) int16, so that scale × level is off by at most half
+        a scale; a row of zeros has scale 0.
     """
     rows = matrix.flatten(1)
-    scale = rows.abs().amax(1) / LEVELS
+    scale = rows.abs().amax(1) / _middle(letters)
     levels = (rows / scale.clamp_min(torch.finfo(scale.dtype).tiny)[:, None]).round()
-    return scale, levels.to(torch.int8).reshape(matrix.shape)
+    return scale, levels.to(torch.int16).reshape(matrix.shape)
+
+
+def _middle(letters: int, base: int = len(LETTERS)) -> int:
+    """The number of these digits that stands for level 0; the largest level, too."""
+    return base**letters // 2
 
 
 def _harmless(name: str) -> str:
@@ -136,28 +145,43 @@ def _check_layers(net: nn.Module, name: str) -> None:
 
 def _encoded(weights: dict[str, Tensor]) -> dict[str, Any]:
     """Numbers in the order of ``tensors``: vectors and scales as floats, matrices as levels."""
-    floats, levels = [], []
-    for tensor in weights.values():
-        scale, level = rounded(tensor) if tensor.ndim > 1 else (tensor, tensor[:0].to(torch.int8))
+    tensors, floats, levels = [], [], []
+    for name, tensor in weights.items():
+        letters = 0 if tensor.ndim < 2 else 2 if tensor.numel() <= SMALL else 1
+        scale = tensor
+        if letters:
+            scale, level = rounded(tensor, letters)
+            levels.append(_spelled(level, letters))
         floats.append(scale)
-        levels.append(level.flatten())
+        tensors.append([name, list(tensor.shape), letters])
     return {
-        "tensors": [[name, list(tensor.shape)] for name, tensor in weights.items()],
+        "tensors": tensors,
         "floats": _base64(torch.cat(floats).numpy().astype("<f4")),
-        "levels": _base64(torch.cat(levels).numpy()),
+        "letters": LETTERS,
+        "levels": "".join(levels),
     }
+
+
+def _spelled(levels: Tensor, letters: int) -> str:
+    """Each level as a number of so many digits, the first the largest."""
+    base = len(LETTERS)
+    codes = levels.flatten().long() + _middle(letters)
+    digits = torch.stack([codes // base**k % base for k in reversed(range(letters))], 1)
+    return "".join(LETTERS[digit] for digit in digits.flatten().tolist())
 
 
 def _decoded(found: dict[str, Any]) -> dict[str, Tensor]:
     floats = _numbers(found["floats"], "<f4")
-    levels = _numbers(found["levels"], "i1").float()
-    weights, float_, level = {}, 0, 0
-    for name, shape in found["tensors"]:
-        rows, size = shape[0], int(np.prod(shape))
+    value, base = {letter: k for k, letter in enumerate(found["letters"])}, len(found["letters"])
+    digits = torch.tensor([value[letter] for letter in found["levels"]])
+    weights, float_, digit = {}, 0, 0
+    for name, shape, letters in found["tensors"]:
+        rows, size = shape[0], int(np.prod(shape)) * letters
         own, float_ = floats[float_ : float_ + rows], float_ + rows
-        if len(shape) > 1:
-            own = (own[:, None] * levels[level : level + size].reshape(rows, -1)).reshape(shape)
-            level += size
+        if letters:
+            codes = digits[digit : digit + size].reshape(-1, letters)
+            level = codes @ base ** torch.arange(letters - 1, -1, -1) - _middle(letters, base)
+            own, digit = (own[:, None] * level.reshape(rows, -1)).reshape(shape), digit + size
         weights[name] = own
     return weights
 

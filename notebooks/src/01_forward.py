@@ -1472,8 +1472,9 @@ def steps_to_forget(beta: float, residual: float) -> int:
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def steps_to_forget_solution(beta: float, residual: float) -> int:
-    # (1-β)^t ≤ r  ⟺  t log(1-β) ≤ log r  ⟺  t ≥ log r / log(1-β), as log(1-β) < 0.
-    # The small subtraction keeps rounding from adding a step when r is a power of 1-β.
+    # (1-β)^t ≤ r  ⟺  t log(1-β) ≤ log r  ⟺  t ≥ log r / log(1-β),
+    # as log(1-β) < 0. The small subtraction keeps rounding from adding a step
+    # when r is a power of 1-β.
     return math.ceil(math.log(residual) / math.log1p(-beta) - 1e-9)
 
 
@@ -1569,10 +1570,10 @@ def shifted(alpha_bar: torch.Tensor, factor: int) -> torch.Tensor:
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def shifted_solution(alpha_bar: torch.Tensor, factor: int) -> torch.Tensor:
-    # Averaging factor² pixels multiplies the SNR by factor², so the new SNR is the
-    # old / factor²: ᾱ'/(1-ᾱ') = ᾱ / (k (1-ᾱ)) with k = factor², hence
-    # ᾱ' = ᾱ / (ᾱ + k (1-ᾱ)). (Hoogeboom et al. 2023, "simple diffusion", shift the
-    # log-SNR of their schedules like this.)
+    # Averaging factor² pixels multiplies the SNR by factor², so the new SNR is
+    # the old / factor²: ᾱ'/(1-ᾱ') = ᾱ / (k (1-ᾱ)) with k = factor², hence
+    # ᾱ' = ᾱ / (ᾱ + k (1-ᾱ)). (Hoogeboom et al. 2023, "simple diffusion",
+    # shift the log-SNR of their schedules like this.)
     return alpha_bar / (alpha_bar + factor**2 * (1 - alpha_bar))
 
 
@@ -1620,7 +1621,7 @@ for t in (50, 200, 400, 1000):
     found = divergence_solution(mixture, t)
     print(f"t = {t:4}: {low:.1e} ≤ {found:.1e} ≤ {high:.1e} nats")
     assert low * (1 - 1e-6) <= found <= high
-    if t == 1000:  # the gap is the information, half the SNR times the variance of x_0
+    if t == 1000:  # the gap: the information, half the SNR times Var(x_0)
         assert math.isclose(high - found, 0.5 * left * v, rel_tol=0.01)
 shared = float((mean**2).sum())
 assert abs(m) < 0.03 and round(shared) == 27 and round(power_of_data) == 46

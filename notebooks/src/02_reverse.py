@@ -1193,7 +1193,11 @@ answer = ...  # your answer: [beta_tilde_1, beta_tilde_2, beta_tilde_3]
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # alpha_bar = 1, 0.9, 0.72, 0.504
-solution = [0.0, (1 - 0.9) / (1 - 0.72) * 0.2, (1 - 0.72) / (1 - 0.504) * 0.3]
+solution = [
+    0.0,
+    (1 - 0.9) / (1 - 0.72) * 0.2,
+    (1 - 0.72) / (1 - 0.504) * 0.3,
+]
 
 exercises.check("2.1", solution)
 
@@ -1222,11 +1226,13 @@ def largest_alpha_bar_s(alpha_bar_t, c):
 
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# log q(x_s|0) = - x_s² α/(2β) - x_s²/(2(1-ᾱ_s)) + log cosh(√ᾱ_s c x_s/(1-ᾱ_s)) + const.
-# Its curvature at 0 is -1/β̃ + ᾱ_s c²/(1-ᾱ_s)², by (2.6). It is negative or zero if
+# log q(x_s|0) = - x_s² α/(2β) - x_s²/(2(1-ᾱ_s))
+#                + log cosh(√ᾱ_s c x_s/(1-ᾱ_s)) + const.
+# Its curvature at 0 is -1/β̃ + ᾱ_s c²/(1-ᾱ_s)², by (2.6). It is negative
+# or zero if
 #     c² ᾱ_s β̃ ≤ (1-ᾱ_s)²,  with (2.7):  c² (ᾱ_s-ᾱ_t) ≤ (1-ᾱ_s)(1-ᾱ_t).
 # And (ᾱ_s-ᾱ_t) / ((1-ᾱ_s)(1-ᾱ_t)) = 1/(1-ᾱ_s) - 1/(1-ᾱ_t) = SNR_s - SNR_t.
-# (log cosh is concave beyond 0 in its slope, so there is no peak elsewhere.)
+# (The slope of log cosh is concave beyond 0, so there is no peak elsewhere.)
 def largest_alpha_bar_s(alpha_bar_t, c):
     snr = alpha_bar_t / (1 - alpha_bar_t) + 1 / c**2
     return snr / (1 + snr)
@@ -1264,8 +1270,8 @@ def reverse_variance(v, alpha_bar_t, alpha_bar_s):
     return (1 - alpha_bar_s) / (1 - alpha_bar_t) * beta + on_x0**2 * of_x0
 
 
-# Beyond v = 1 it exceeds beta: no place between the two ends of (2.14) is right.
-# That is one reason to scale data to unit variance.
+# Beyond v = 1 it exceeds beta: no place between the two ends of (2.14) is
+# right. That is one reason to scale data to unit variance.
 assert reverse_variance(2.0, 0.3, 0.8) > 1 - 0.3 / 0.8
 exercises.check("2.3", reverse_variance)
 
@@ -1353,7 +1359,7 @@ exercises.check("2.5", (variance_of_x0, best_variance))
 
 
 def best_chain(steps):
-    """The chain with the best variance, and its places between β̃ (0) and β (1)."""
+    """The chain with the best variance; its places between β̃ (0) and β (1)."""
     generator, places = seeded(steps), []
     x = torch.randn(SEEDS * N, generator=generator, **double)
     times = uniform_times(1000, steps)
@@ -1382,7 +1388,7 @@ for i, k in enumerate(counts[:4]):
     assert k != 32 or gain > 3 * noise  # and than beta with many steps,
     assert k != 8 or gain < -3 * noise  # but not with few
     cells = " | ".join(f"{float(e.mean()):.3f}" for e in (low, high, error))
-    middle, last = (float(part.mean()) for part in places.tensor_split(3)[1:])
+    _, middle, last = (float(third.mean()) for third in places.tensor_split(3))
     assert middle > 0.89 and middle > last
     rows.append(f"| {k} | {cells} | {middle:.2f} | {last:.2f} |")
 head = (

@@ -167,8 +167,7 @@ assert abs(width(points) - 0.20) < 0.004 and abs(width(from_oracle) - 0.19) < 0.
 # **Fig. 3.2.** A perceptron that was asked 700 times "which noise was added to these points?"
 # has found the six clusters without being told that there are any. More than 90 % of its samples
 # lie within three standard deviations of a cluster's centre, against 99 % of the data; the others
-# are strays between the clusters, the errors of a network trained for seconds. The exact
-# denoiser's clusters are a little too narrow, standard deviation 0.19 for 0.20, because $\tilde\beta_t$
+# are errors of a network trained for seconds. The exact denoiser's clusters are a little too narrow, standard deviation 0.19 for 0.20, because $\tilde\beta_t$
 # is a little too small a variance here ([chapter 2](02_reverse.ipynb)).
 #
 # ## Which loss, and what minimises it
@@ -231,7 +230,7 @@ for t in (5, 25, 50, 75, 95):
     ours = learned.raw(x_t, t)[0].detach()
     floor, loss = (((eps - e) ** 2).mean().item() for e in (best, ours))
     # no network is better than the mean, and what the mean explains is not in the floor
-    assert floor < loss + 1e-3 < floor + 0.1
+    assert floor < loss < floor + 0.1
     assert abs(floor + best.var().item() - 1) < 0.03
     lines.append(f"| {t} | {floor:.2f} | {best.var().item():.2f} |")
 Markdown("\n".join(lines))
@@ -308,15 +307,15 @@ assert difference == 0
 # The standard deviation $\sigma_t$ is a choice between $\sqrt{\tilde\beta_t}$ and $\sqrt{\beta_t}$:
 # [chapter 2](02_reverse.ipynb) shows for which data each is exact, [chapter 6](06_iddpm.ipynb) learns
 # it. In the last step $z=0$, for $q(x_0\mid x_1,x_0)$ is a point, $\tilde\beta_1 = 0$. A program that
-# adds noise there puts a film of grain on every image.
+# adds noise there leaves grain on every image.
 #
 # :::{admonition} Common misprint: Algorithm 2 without a bar, or with noise in the last step
 # :class: warning
-# The deck "Diffusion models" (results on CIFAR-10) prints (3.3), as extracted from its file, with
-# $\sqrt{1-\alpha_t}$ under the noise instead of $\sqrt{1-\bar\alpha_t}$. The samples still look clean,
-# so the slip is hard to see: [chapter 2](02_reverse.ipynb) runs it. The deck "Denoising Diffusion
-# Models", after the CVPR 2022 tutorial, adds $\sigma_t z$ at $t=1$ too, the first exhibit of the
-# [museum](A_museum_of_bugs.ipynb).
+# [Deck 004](../book/slides_map.md#deck-004), "Diffusion models", prints (3.3), as extracted from its
+# file, with $\sqrt{1-\alpha_t}$ under the noise instead of $\sqrt{1-\bar\alpha_t}$. The samples still
+# look clean, so the slip is hard to see: [chapter 2](02_reverse.ipynb) runs it.
+# [Deck 003](../book/slides_map.md#deck-003), "Denoising Diffusion Models", adds $\sigma_t z$ at $t=1$
+# too, the first exhibit of the [museum](A_museum_of_bugs.ipynb).
 # :::
 #
 # ## Both algorithms in ten lines
@@ -366,8 +365,7 @@ assert loss_gap.abs().max() < 1e-5 and sample_gap.abs().max() < 1e-2
 print("the same loss and the same samples, up to float32 rounding")
 
 # %% [markdown]
-# (In float64, `tests/test_textbook.py` holds the engine to the printed algorithms to twelve digits.
-# In float32 a hundred steps amplify the last bit a little.)
+# (In float64, `tests/test_textbook.py` holds the engine to the printed algorithms to twelve digits.)
 
 # %% [markdown]
 # ## Three prediction targets: ε, x_0 and v
@@ -466,7 +464,7 @@ Markdown(ablations.targets_table())
 
 # %% [markdown]
 # The $v$-network is as good as the ε-network by the loss of ε, and as good as the $x_0$-network by the loss of $x_0$:
-# neither difference is resolved by three seeds. By the loss that it was not trained on, each of the other two is
+# neither difference is resolved by three seeds. By each loss that it was not trained on, either of the other two is
 # worse by 14 % or more.
 #
 # The samples of the ε-network are of no use as they stand, Fréchet distance 146: ten steps of this
@@ -556,7 +554,7 @@ Markdown("\n".join(lines))
 # \tag{3.9}
 # $$
 #
-# an implicit equation; a few fixed-point rounds solve it (`ddim_invert`). [Chapter 7](07_ddim.ipynb) shows
+# an implicit equation, which `ddim_invert` solves by iteration. [Chapter 7](07_ddim.ipynb) shows
 # what this is good for. The library's one `step` has them all:
 #
 # | you want | `times` | `eta` | `var_mix` |
@@ -596,8 +594,7 @@ SVG(plots.unet(config, side=8))
 #
 # **Downsampling** is a 3×3 convolution with stride 2: half the side, a quarter of the pixels, so that the next
 # 3×3 neighbourhood covers twice the length. **Upsampling** copies each pixel into a 2×2 square and smooths
-# with a convolution. **The middle**, two blocks on the coarsest grid, is where every pixel depends on all of
-# the image.
+# with a convolution. **The middle** is two more blocks on the coarsest grid.
 #
 # **Skip connections** hand the features of the way down to the block of the same grid on the way up, as
 # additional features. The target contains the noise of every single pixel, and what went through the coarse
@@ -632,8 +629,8 @@ Markdown(ablations.table(*without))
 # The skip connections are worth 0.028 of the loss, most at medium noise levels, and without them the Fréchet
 # distance of the samples is five times as large. By the loss the other two differences are not resolved: zero
 # initialisation is worth at most 0.008, self-attention less than 0.0015. By the Fréchet distance zero initialisation is worth
-# 0.8 ± 0.2, and attention again nothing that three seeds resolve. On a 4×4 grid two convolutions reach nearly
-# everything; larger images may need it more. [Appendix D](D_training.ipynb) shows the errors at each time, and does the
+# 0.8 ± 0.2, and attention again nothing that three seeds resolve. A likely reason: on a 4×4 grid the two convolutions
+# of a block reach 9 to 16 of the 16 pixels. Larger images may need it more. [Appendix D](D_training.ipynb) shows the errors at each time, and does the
 # same for the settings of the training.
 #
 # **How the time enters.** A number $t$ becomes a vector of sines and cosines whose periods grow
@@ -672,7 +669,7 @@ assert change[1][24:32].max() > 0.1
 # The vector passes a small perceptron, where the vector of the class label is added; the result $e$ goes to
 # every block. Song et al. {cite}`song2021score` use **random Fourier features** {cite}`tancik2020fourier` instead:
 # the frequencies $\omega_k$ are drawn once from a Gaussian and then kept. That suits a time that is a real
-# number in $[0, 1]$ or a noise level; for whole-numbered times both work. In each block $e$ sets scale and
+# number in $[0, 1]$ or a noise level. In each block $e$ sets scale and
 # shift of the normalised features (adaptive group normalisation; FiLM {cite}`perez2018film`):
 #
 # $$
@@ -681,7 +678,7 @@ assert change[1][24:32].max() > 0.1
 # $$
 #
 # with $a$ and $b$ linear in $e$. Ho et al. add the embedding *before* they normalise,
-# $\operatorname{GroupNorm}(h + b(e))$. That is no special case of (3.11), and weaker: the part of $b(e)$ that is
+# $\operatorname{GroupNorm}(h + b(e))$. That is no special case of (3.11): the part of $b(e)$ that is
 # equal for all features of a group is removed by the normalisation at once, and the scale is not the time's
 # to choose. (In `UNetConfig`, `conditioning="add"`.)
 
@@ -845,7 +842,7 @@ assert abs(no_label - 0.143) < 0.003
 gap = errors["network, unseen scans"] / errors["network, training scans"] - 1
 assert gap.abs().max() < 0.1 and abs(mean["network, unseen scans"] - 0.25) < 0.015
 assert errors["oracle, unseen scans"][0] > 5
-assert errors["oracle, training scans"][0] < 0.01
+assert errors["oracle, training scans"][0] < 1e-4
 late = errors["network, unseen scans"][5:] / errors["oracle, unseen scans"][5:]
 assert (late - 1).abs().max() < 0.2
 
@@ -856,8 +853,8 @@ assert (late - 1).abs().max() < 0.2
 # within 10 % at every time; its mean loss is 0.25.
 #
 # How much of that is the floor? For *these* training scans the oracle's loss is the floor: 0.09 with labels, 0.14
-# without. Most of the network's loss is therefore no floor in this sense. But whoever reached it would have
-# learned the scans by heart: at $t = 50$ the oracle recognises each training scan without error, and loses more
+# without. Most of the network's loss is therefore no floor in this sense. But a network that reached it would have
+# learned the scans by heart: at $t = 50$ the oracle loses less than 0.0001 on the training scans, and more
 # than 5 on unseen ones. The floor that matters is that of *all* handwritten digits. It is unknown, and at most
 # the network's loss on unseen scans. For $t > 500$, where noise hides which scan it was, the losses of network
 # and oracle on unseen scans are within a fifth of each other.
@@ -887,14 +884,23 @@ plots.film(frames, alt=alt, ncol=10, width=400)
 
 # %% [markdown]
 # **Fig. 3.7.** The state $x_t$ (upper two rows) and the prediction $\hat x_0$ (lower two rows) over 22 steps. The
-# prediction starts as the blurred average of its class, commits to one shape later, and only sharpens in the
-# last steps; the state is the prediction plus the noise that is still to be removed.
+# prediction starts as the average of its class (they correlate above 0.95). About half of its squared distance
+# to the finished digit is left at $t=500$, a fifth at $t=273$. The state is $\sqrt{\bar\alpha_t}$ times the
+# prediction, plus the noise that is still to be removed.
 #
-# Pictures need numbers beside them. A classifier that was trained on real scans only (it is in
+# A classifier that was trained on real scans only (it is in
 # `data/checkpoints`) reads 300 new samples:
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 from ddpmlib.evaluation import metrics
+
+# what the caption of the film says
+predicted = {now.t: then.x0 for now, then in zip(states[:-1], states[1:], strict=True)}
+left = {t: (x0 - states[-1].x).square().mean() for t, x0 in predicted.items()}
+assert 0.4 < left[500] / left[1000] < 0.6 and 0.15 < left[273] / left[1000] < 0.27
+for k, x0 in zip(y.tolist(), predicted[1000], strict=True):
+    average = x_seen[y_seen == k].mean(0)
+    assert torch.corrcoef(torch.stack([x0.flatten(), average.flatten()]))[0, 1] > 0.95
 
 classifier, classifier_card = zoo.load("digits-classifier", device="cpu")
 y = torch.arange(10).repeat(30)
@@ -913,14 +919,14 @@ ours = [m for m in shipped_card.metrics if m["metric"] == "samples" and m["eta"]
 assert min(m["class_agreement"] for m in ours if m["steps"] == 20) > 0.97
 
 # %% [markdown]
-# Unseen scans are read right in 99.4 % of all cases. Half of the updates leave some samples that are not; of the shipped
-# network, which had all of them, more than 97 % are read as what was asked for (1,000 samples; its card).
+# Unseen scans are read right in 99.4 % of all cases. Half of the updates leave 3 to 10 % of the samples that are not; of
+# the shipped network, which had all of them, more than 97 % are read as what was asked for (1,000 samples; its card).
 #
 # ## The MNIST model behind Fig. 3.1
 #
 # The digits at the top came from the recipe `mnist`: a U-Net of the same form, twice as wide, on 2×2 pixel
 # patches of 28×28 images. How it was trained, and what it measures, is on the card beside the weights. It was
-# trained in three legs, each started from the weights of the one before; the card describes the last.
+# trained in three legs, each later one from the weights of the one before; the card describes the last.
 
 # %% mystnb={"image": {"alt": "Training loss of the MNIST model over 33,000 updates in three legs, whole on the left, the range from 0.09 to 0.125 on the right. It falls from 0.78 to 0.10 in the first leg; each later leg begins with a small rise and ends slightly lower."}} tags=["hide-input"]
 # The cards of the first two legs are in the history of the repository, in the commits
@@ -947,12 +953,14 @@ axes[0].legend()
 how = mnist_card.training
 assert start == 33_000 and mnist_card.recipe["net"]["width"] == 2 * config.width
 assert round(how["seconds"] / 60) == 64 and "0fdb5acb922d" in how["init"]
-assert max(third.values()) > third[100] > third[14_000]
+assert max(third.values()) > third[100] and max(second.values()) > second[50]
+ends = [leg[max(leg)] for leg in legs.values()]
+assert ends == sorted(ends, reverse=True)
 
 # %% [markdown]
 # **Fig. 3.8.** The loss of the MNIST model from its first update, whole (left) and magnified (right): 33,000 updates in three legs, 4.2 million images,
-# three hours on one CPU thread (59, 54 and 64 minutes). Each leg warms the learning rate up again, which costs a
-# rise at its beginning, and lets it fall to zero, which lowers the loss at its end; the second and third also
+# three hours on one CPU thread (59, 54 and 64 minutes). In each later leg the learning rate is warmed up again, where the
+# loss rises, and falls to zero, where the loss ends lower than in the leg before. The second and third also
 # learn the variance ([chapter 6](06_iddpm.ipynb)).
 
 # %% tags=["hide-input"]
@@ -994,13 +1002,19 @@ real, _ = features.extract(classifier, digits.x_train)
 y = torch.arange(10).repeat(10)
 
 
+def within_classes(x, y):
+    """Variance of a pixel within a class, mean over pixels and classes."""
+    return sum(x[y == k].var(0).mean().item() for k in range(10)) / 10
+
+
 def measured(n, eta, seed):
-    """Class agreement and Fréchet distance of 100 samples."""
+    """Class agreement, Fréchet distance, variance within a class; 100 samples."""
     g = torch.Generator().manual_seed(seed)
     x_T = torch.randn(100, 1, 8, 8, generator=g)
     x = draw(shipped, process, x_T, uniform_times(1000, n), eta=eta, y=y, generator=g)
     h, logits = features.extract(classifier, x)
-    return metrics.class_agreement(logits, y), metrics.frechet_distance(h, real)
+    found = metrics.class_agreement(logits, y), metrics.frechet_distance(h, real)
+    return (*found, within_classes(x, y))
 
 
 table = {
@@ -1012,8 +1026,8 @@ names = ("calls", "agreement, η = 0", "agreement, η = 1")
 names += ("Fréchet, η = 0", "Fréchet, η = 1")
 lines = ["| " + " | ".join(names) + " |", "|--:|" + "--:|" * 4]
 for n in calls:
-    (a, f), (b, g) = (table[eta, n].mean(0) for eta in (0.0, 1.0))
-    (da, df), (db, dg) = (table[eta, n].std(0) for eta in (0.0, 1.0))
+    (a, f, _), (b, g, _) = (table[eta, n].mean(0) for eta in (0.0, 1.0))
+    (da, df, _), (db, dg, _) = (table[eta, n].std(0) for eta in (0.0, 1.0))
     shares = f"{a:.1%} ± {da:.1%} | {b:.1%} ± {db:.1%}"
     lines.append(f"| {n} | {shares} | {f:.1f} ± {df:.1f} | {g:.1f} ± {dg:.1f} |")
 Markdown("\n".join(lines))
@@ -1040,17 +1054,22 @@ for eta in (0.0, 1.0):
     assert mean[eta, 2][1] > 1.5 * mean[eta, 10][1]  # the distance falls
     # agreement does not rise
     assert mean[eta, 2][0] > 0.985 and mean[eta, 2][0] > mean[eta, 10][0] - 0.005
-assert mean[1.0, 10][1] < mean[0.0, 10][1]
+assert (table[1.0, 10][:, 1] < table[0.0, 10][:, 1]).all()  # with each seed
+of_scans = within_classes(x_seen, y_seen)
+varied = {cell: values[2].item() / of_scans for cell, values in mean.items()}
+assert all(0.2 < varied[eta, 2] < 0.3 for eta in (0.0, 1.0))
+assert abs(varied[0.0, 10] - 0.73) < 0.03 and abs(varied[1.0, 10] - 0.60) < 0.03
 
 # %% [markdown]
 # **Fig. 3.9.** Mean and standard deviation over three sampling seeds. From 2 to 10 calls the Fréchet distance of both
 # samplers falls by more than a third. Class agreement does not rise: it falls from 99.7 % to 96.0 % for DDIM, and for
-# ancestral sampling by one per cent, which is within the error. Two calls give something close to the average three,
-# which the classifier reads as a three; only the distance sees that the variety is missing. At 10 calls the ancestral
-# sampler is nearer to the data.
+# ancestral sampling by one per cent, which is within the error. Two calls draw images near the average of a class, which
+# the classifier reads well: the variance within a class is a quarter of that of real scans. Only the distance
+# sees that. At 10 calls ancestral sampling is nearer to the data with each seed.
 #
-# Fresh noise helps this small, briefly trained network. A likely reason is that it covers errors of earlier steps,
-# which a deterministic chain carries to its end; that is not tested here. Published results for large, long-trained
+# At 10 calls fresh noise lowers the distance of this small, briefly trained network, although its images vary less
+# (0.60 of the variance of scans, against 0.73 for DDIM). A likely reason, not tested here: it covers errors of earlier steps,
+# which a deterministic chain carries to its end. Published results for large, long-trained
 # models put DDIM ahead {cite}`song2021denoising`; [chapter 9](09_scoreboard.ipynb) measures both
 # on larger models than this one.
 #
@@ -1102,7 +1121,7 @@ assert share["correct"] > 0.9 and share["rand for randn"] < 0.1
 
 # %% [markdown]
 # **Fig. 3.10.** The run with the bug has less than half the *loss*, and fewer than 10 % of its samples lie on a cluster
-# (percentages above the panels; more than 90 % without the bug). Most lie outside the window. Uniform noise has mean ½ and variance 1/12, so less of it is
+# (more than 90 % without the bug). Most lie outside the window. Uniform noise has mean ½ and variance 1/12, so less of it is
 # unknown and the floor of the loss is lower; but sampling starts from normal noise and adds normal noise, which
 # this network has never seen. A loss says something only beside its own floor, or on the same task.
 #

@@ -109,11 +109,12 @@ for name, p in three.items():
 right.set(xlabel="time $t$", ylabel="log-SNR (nats)", ylim=(-14, 10))
 right.legend()
 half = {n: float(schedules.log_snr(p.alpha_bar)[500]) for n, p in three.items()}
-assert half["linear"] < -2 and half["sigmoid"] < 0.2 and abs(half["cosine"]) < 0.1
+halfway = [f"{math.exp(value):.2f}" for value in half.values()]
+assert halfway == ["0.09", "0.43", "0.98"]
 
 # %% [markdown]
-# **Fig. 5.1.** A schedule is a path downhill in log-SNR. Left: the same digit and the same noise in every row; only the pace differs. Under linear the digit is gone by the middle, sigmoid keeps it
-# a little longer, and both spend their last third on noise that becomes more noise. Cosine fades evenly. Right: the three paths.
+# **Fig. 5.1.** A schedule is a path downhill in log-SNR. Left: the same digit and the same noise in every row; only the pace differs. At $t=T/2$ the SNR is 0.09 under linear, 0.43 under sigmoid
+# and 0.98 under cosine. Right: the three paths.
 #
 # Later in this chapter a network skips the first 45 % of the reverse linear chain without a loss that we could measure, while the cosine chain suffers from skipping 30 % (Fig. 5.9).
 #
@@ -304,14 +305,15 @@ ax.set(xlabel="log-SNR λ (nats)", ylabel="share of times per nat", xlim=(11, -1
 ax.legend()
 plt.show()
 middle = 2 / math.pi * (math.atan(math.e**2) - math.atan(math.e**-2))
-assert abs(shares["cosine"][1] - middle) < 0.01 and shares["cosine"][1] > 0.8
-assert all(0.3 < shares[name][2] < 0.38 for name in ("linear", "sigmoid"))
+assert abs(shares["cosine"][1] - middle) < 0.01
+assert f"{shares['cosine'][1]:.0%}" == "84%" and math.exp(4) > 50
+assert [f"{row[2]:.0%}" for row in shares.values()] == ["37%", "31%", "9%"]
 assert shares["linear"][1] < 0.6 and shares["sigmoid"][1] < 0.6
 rows = [(name, *(f"{v:.0%}" for v in row)) for name, row in shares.items()]
 table(("share of the times with", "λ > 4", "between −4 and 4", "λ < −4"), rows)
 
 # %% [markdown]
-# **Fig. 5.3.** Cosine gives 83 % of its times to the eight nats around zero where digits and noise compete; linear and sigmoid give about a third of theirs to $\lambda<-4$, where hardly any signal is left. Histograms: the tables of the library. Dashed: (5.5).
+# **Fig. 5.3.** Cosine gives 84 % of its times to the eight nats around zero, between $\lambda=-4$ and 4; linear and sigmoid give 37 % and 31 % of theirs to $\lambda<-4$, where the noise has more than fifty times the power of the signal. Histograms: the tables of the library. Dashed: (5.5).
 #
 # The offset $s = 0.008$ is for the other end. Without it the first step would be $\beta_1 = \sin^2(\pi/2T)\approx 2.5\cdot10^{-6}$ at $T=1000$, a deviation of 0.0016, far below one grey level, $2/255=0.0078$. With it $\sqrt{\beta_1}=0.0064$ is just below one.
 
@@ -475,12 +477,18 @@ for name in paths:
     rows.append((name, *(f"{v:.2f}" for v in row)))
     assert all(v > 0 for v in row)  # a finite chain lies above
     assert 3 < row[-2] / row[-1] < 6  # four times the steps, about a quarter
-assert excess["linear", 64] > 3 * L_inf
+assert round(excess["linear", 64], 1) == 13.2
+p = chain("linear", 64)  # its first step, and the area below that step
+ends = schedules.log_snr(p.alpha_bar)[1:3].tolist()
+inside = (fine <= ends[0]) & (fine >= ends[1])
+first = float(weights_on_x0(p)[0] * all_errors(p, 2)[0, 0])
+first -= float(torch.trapezoid(height[inside], -fine[inside]))
+assert round(first, 1) == 12.7 and round(ends[1], 1) == 5.5
 print(f"L_∞ = {L_inf:.3f} nats; what a chain of T steps has more, in nats:")
 table(("path", *(f"T = {T:,}" for T in Ts)), rows)
 
 # %% [markdown]
-# All three fall to the same number, and the excess shrinks like $1/T$. But how much is left at a given $T$ differs a great deal: with 64 steps the linear path still adds 13.2 nats to a bound of 3.8, because its first steps, at the clean end, are enormous in SNR. "Depends on the end points only" is a statement about the limit. This is also how a bound with an exact denoiser depends on $T$.
+# All three fall to the same number, and the excess shrinks in the end like $1/T$. But how much is left at a given $T$ differs a great deal: with 64 steps the linear path still adds 13.2 nats to a bound of 3.8. Its first step alone, from $\lambda=9$ to 5.5, adds 12.7: at the clean end it is enormous in SNR. "Depends on the end points only" is a statement about the limit. This is also how a bound with an exact denoiser depends on $T$.
 
 # %% mystnb={"image": {"alt": "Left: excess of the bound over its limit against the number of steps, both logarithmic; three falling lines, linear highest, straight lowest. Right: the integrand, half the expected noise error over log-SNR: one half at the clean end, a dip and a hump, then down to zero at the noisy end; the shaded area below it is the bound."}} tags=["hide-input"]
 path_colour = colour | {"straight": plots.PURPLE}
@@ -654,7 +662,7 @@ assert min(at["plain $x_0$"][0], at["plain $v$"][0]) > 30 * at["simple"][0]
 #
 # :::{admonition} Common misprint: learning-rate scheduler
 # :class: warning
-# A slide calls cosine and linear "learning-rate schedulers". They are *noise* schedules: $\beta_t$ is a variance, $t$ counts the steps of the forward process, and all $t$ occur in every batch. A learning-rate schedule counts optimiser updates; that ours, too, ends with half a cosine is a coincidence. The two meet nowhere in the code: `schedules.cosine(T)` and `Settings.lr_at(step)`. For the same reason $T$ is not the number of training steps, which a slide of the deck "Diffusion models" takes it for.
+# A slide of [deck 004](../book/slides_map.md#deck-004), "Diffusion models", calls cosine and linear "learning-rate schedulers". They are *noise* schedules: $\beta_t$ is a variance, $t$ counts the steps of the forward process, and all $t$ occur in every batch. A learning-rate schedule (`Settings.lr_at(step)`, not `schedules.cosine(T)`) counts optimiser updates. For the same reason $T$ is not the number of training steps, which another slide of the deck takes it for.
 # :::
 #
 # ## Larger images need more noise
@@ -706,7 +714,7 @@ assert abs(after["256 px, shifted λ"] - lam) < 0.15  # 1,024 pixels: ± 2·0.04
 assert abs(after["256 px, λ = −1"] - lam - 2 * math.log(ratio)) < 0.15
 
 # %% [markdown]
-# **Fig. 5.6.** At the same $\bar\alpha$ a large picture is less destroyed than a small one. Second and third picture have the same $\lambda=-1$; the large one, averaged down to 32 pixels, has a log-SNR of 3.1 and is legible. After the shift by $-2\log8 = -4.2$ nats (fourth) it is as noisy as the small one. A schedule tuned on 32-pixel images therefore leaves the coarse layout of a 256-pixel image in $x_T$, where the sampler replaces it by noise.
+# **Fig. 5.6.** At the same $\bar\alpha$ a large picture is less destroyed than a small one. Second and third picture have the same $\lambda=-1$; the large one, averaged down to 32 pixels, has a log-SNR of 3.1 and is legible. After the shift by $-2\log8 = -4.2$ nats (fourth) it is as noisy as the small one. So a schedule tuned on 32-pixel images destroys the coarse layout of a 256-pixel image too late, by 4.2 nats of log-SNR.
 #
 # ## Zero terminal SNR: dark and bright pictures
 #
@@ -771,6 +779,7 @@ for name, beta in {
     rows.append((name, f"{float(p.scale[-1]):.5f}", *cells))
 lost = {key: 1 - mean / m for key, (mean, _) in outcome.items()}
 assert 0.25 < lost["latent", 64] < 0.3 and lost["latent", 512] > 0.9
+assert outcome["latent", 512][1] < 0.5 * tau
 assert 0.18 < lost["linear", 512] < 0.22 and lost["latent", 8] < 0.05
 for name in ("latent, zero terminal SNR", "cosine"):
     assert all(abs(lost[name, side]) < 0.02 for side in (8, 64, 512))
@@ -778,7 +787,7 @@ print(f"brightness of the digits: {m:.2f} ± {tau:.2f}; of samples, by side of i
 table(("schedule", "√ᾱ_T", "8 pixels", "64 pixels", "512 pixels"), rows)
 
 # %% [markdown]
-# On 8×8 pixels at most a twentieth of the mean brightness is lost. At $64\times64$ the latent schedule has lost a quarter of it, at $512\times512$ more than nine tenths, and half of the spread; plain linear loses a fifth there. With zero terminal SNR, and with cosine, the brightness is right at every size. The asserts in the cell hold (5.15) to these samples.
+# On 8×8 pixels at most a twentieth of the mean brightness is lost. At $64\times64$ the latent schedule has lost more than a quarter of it, at $512\times512$ more than nine tenths, and more than half of the spread; plain linear loses a fifth there. With zero terminal SNR, and with cosine, the brightness is right at every size. The asserts in the cell hold (5.15) to these samples.
 #
 # ## Training noise and preconditioning after Karras et al.
 #
@@ -821,11 +830,11 @@ for s in (0.5, size):
         power[s, sigma] = [float((v**2).mean()) for v in (c_in * z, target)]
         rows.append((f"{s:.2f}", sigma, *(f"{v:.2f}" for v in power[s, sigma])))
 assert all(abs(v - 1) < 0.03 for sigma in (0.05, 0.5, 5.0) for v in power[size, sigma])
-assert power[0.5, 0.05][0] > 2.5 and power[0.5, 5.0][1] > 2.5
+assert abs(power[0.5, 0.05][0] - 2.85) < 0.01 > abs(power[0.5, 5.0][1] - 2.85)
 table(("s", "σ", "mean square of the input", "mean square of the target"), rows)
 
 # %% [markdown]
-# With $s=0.85$, the root mean square of the digits, input and target have mean square one at every noise level; with 0.5 they reach 2.8. The digits' mean of $-0.39$ and their standard deviation of 0.75 both count. Measure $s$ before you use the recipe.
+# With $s=0.85$, the root mean square of the digits, input and target have mean square one at every noise level; with 0.5 they reach 2.85. The digits' mean of $-0.39$ and their standard deviation of 0.75 both count. Measure $s$ before you use the recipe.
 #
 # ## The schedules by hand, and the library's
 #
@@ -1015,13 +1024,13 @@ for name, p in {
     agree[name] = metrics.class_agreement(logits, y)
 fig, ax = plt.subplots(figsize=(7.5, 2.3))
 plots.grid(torch.cat([x[:10] for x in drawn.values()]), ncol=10, ax=ax)
-assert min(agree.values()) > 0.85
+assert min(agree.values()) > 0.95
 shift = lambda a, b: float((drawn[a] - drawn[b]).square().mean().sqrt())
 unlike = float((drawn["cosine"] - drawn["cosine"].roll(10, 0)).square().mean().sqrt())
-assert max(shift("cosine", "linear"), shift("cosine", "straight")) < 0.7 * unlike
+assert max(shift("cosine", "linear"), shift("cosine", "straight")) < 0.2 * unlike
 
 # %% [markdown]
-# **Fig. 5.8.** One network, three paths, nearly the same digits from the same noise: deterministic sampling solves the same equation on three grids. From top to bottom: cosine (its own), linear, straight. Of 60 digits on each path at least 85 % are read as the digit that was asked for. This isolates the sampler's half of a schedule; in [chapter 9](09_scoreboard.ipynb) each schedule gets a network that was trained *under* it.
+# **Fig. 5.8.** One network, three paths, nearly the same digits from the same noise: deterministic sampling solves the same equation on three grids. From top to bottom: cosine (its own), linear, straight. The paths differ by less than a fifth of what two digits of a class do (root mean square). Of 60 digits on each path more than 95 % are read as the digit that was asked for. This isolates the sampler's half of a schedule; in [chapter 9](09_scoreboard.ipynb) each schedule gets a network that was trained *under* it.
 #
 # ## How much of the reverse chain can be skipped?
 #
@@ -1088,10 +1097,11 @@ right.set(
 )
 plt.show()
 mean = {key: np.mean(v) for key, v in distance.items()}
-assert max(mean["linear", 0.3], mean["linear", 0.45]) < 1.5 * mean["linear", 0.0]
+assert max(mean["linear", 0.3], mean["linear", 0.45]) < 1.1 * mean["linear", 0.0]
 assert max(distance["linear", 0.0]) < min(distance["linear", 0.6])
 assert max(distance["cosine", 0.0]) < min(distance["cosine", 0.3])
-assert mean["cosine", 0.6] > 10 * mean["cosine", 0.0]
+assert 1.7 < mean["cosine", 0.3] / mean["cosine", 0.0] < 2.5
+assert 17 < mean["cosine", 0.6] / mean["cosine", 0.0] < 25
 assert abs(to_spare["linear"] - 0.30) < 0.01 and abs(to_spare["cosine"] - 0.05) < 0.01
 rows = []
 for name in ("linear", "cosine"):
@@ -1101,7 +1111,7 @@ print(f"Fréchet distance, 150 samples, 3 seeds; 150 real, unseen scans: {real_1
 table(("skipped", *(f"{f:.0%}" for f in fractions)), rows)
 
 # %% [markdown]
-# **Fig. 5.9.** Linear can skip 45 % of the reverse chain, cosine not even 30 %. Left: the linear chain shows no loss when its first 30 % or 45 % are left out, and a clear one at 60 %; the cosine chain is worse at 30 % and twenty times worse at 60 %. Bars are standard deviations of three seeds; grey: 150 real, unseen scans. Right: the lower bound of the divergence from pure noise falls below 0.1 nats (grey) after 30 % under linear and after 5 % under cosine, without any sampling.
+# **Fig. 5.9.** Linear can skip 45 % of the reverse chain, cosine not even 30 %. Left: the linear chain shows no loss when its first 30 % or 45 % are left out, and a clear one at 60 %; the cosine chain is twice as far at 30 % and twenty times at 60 %. Bars are standard deviations of three seeds; grey: 150 real, unseen scans. Right: the lower bound of the divergence from pure noise falls below 0.1 nats (grey) after 30 % under linear and after 5 % under cosine, without any sampling.
 #
 # Network and data are the same for both curves, so this is purely *where the times are*. Steps beyond that point turn noise into other noise. On large images more noise is needed, by (5.14), and linear is less wasteful there: it was designed on larger images than ours.
 #
@@ -1109,9 +1119,9 @@ table(("skipped", *(f"{f:.0%}" for f in fractions)), rows)
 #
 # Three questions hide in the choice of $T$.
 #
-# - **The bound.** With an exact denoiser its excess falls like $1/T$ (Fig. 5.4, and [chapter 4](04_elbo.ipynb), Fig. 4.4). The deck "Diffusion models" has a slide on the bound of trained networks for each $T$; our recorded bounds are all of $T=1000$, so this page leaves that question open.
+# - **The bound.** With an exact denoiser its excess falls like $1/T$ (Fig. 5.4, and [chapter 4](04_elbo.ipynb), Fig. 4.4). Deck 004 has a slide on the bound of trained networks for each $T$; our recorded bounds are all of $T=1000$, so this page leaves that question open.
 # - **Time.** A sampler costs what its network calls cost. $T$ fixes the number of calls only if every time is visited.
-# - **Quality.** The same deck reports for CIFAR-10 FIDs that fall with $T$: 300, 270 and 230 at $T=500$, 1,000 and 2,000. Three MNIST networks of [chapter 9](09_scoreboard.ipynb), one each trained with these $T$ on the same linear path, at the same number of calls:
+# - **Quality.** The deck reports for CIFAR-10 FIDs that fall with $T$: 300, 270 and 230 at $T=500$, 1,000 and 2,000. Three MNIST networks of [chapter 9](09_scoreboard.ipynb), one each trained with these $T$ on the same linear path, at the same number of calls:
 
 # %% tags=["hide-input"]
 rows, of_calls = [], {}
@@ -1148,7 +1158,7 @@ table((*header, "if all T times are visited"), rows)
 right_one = DDPM(schedules.linear(100))
 wrong_one = DDPM(schedules.linear(100, 1e-4, 0.02))
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 2))
-y, score, rows = torch.arange(10).repeat(20), {}, []
+y, score, read, rows = torch.arange(10).repeat(20), {}, {}, []
 for ax, (name, p) in zip(
     axes, {"rescaled": right_one, "unscaled": wrong_one}.items(), strict=True
 ):
@@ -1158,15 +1168,17 @@ for ax, (name, p) in zip(
     x = draw(denoise, p, x, uniform_times(100, 20), y=y, generator=g)
     h, logits = features.extract(classifier, x)
     score[name] = metrics.frechet_distance(h, real)
+    read[name] = metrics.class_agreement(logits, y)
     plots.grid(x[:20], ncol=10, ax=ax, title=f"betas {name}")
     lam_T = float(schedules.log_snr(p.alpha_bar)[-1])
-    rows.append((name, f"{lam_T:.1f}", f"{score[name]:.0f}"))
+    rows.append((name, f"{lam_T:.1f}", f"{score[name]:.0f}", f"{read[name]:.0%}"))
 plt.show()
-assert score["unscaled"] > 3 * score["rescaled"]
-table(("betas", "λ_T", "Fréchet distance, 200 samples"), rows)
+assert 3.5 < score["unscaled"] / score["rescaled"] < 5
+assert read["rescaled"] > 0.98 and 0.87 < read["unscaled"] < 0.93
+table(("betas", "λ_T", "Fréchet distance, 200 samples", "class agreement"), rows)
 
 # %% [markdown]
-# **Fig. 5.10.** Unscaled betas spoil the samples of a good network. With them the Fréchet distance is four times as large; the shapes are still digits, but thick, smeared or broken, because a layout was read into pure noise. (The label that the network gets still pulls each towards its class.)
+# **Fig. 5.10.** Unscaled betas spoil the samples of a good network. With them the Fréchet distance is four times as large, and one sample in ten is read as another digit: the network takes pure noise for a state that still has 36 % of the signal.
 #
 # More training does not help: the network is right, the *start* is wrong. The test that catches it: `test_default_schedules_end_in_noise_at_every_length` in `tests/derivations/test_ch05.py`; it asks every default schedule for $\operatorname{KL}(q(x_T)\,\|\,\mathcal N)$ on digits, at six values of $T$.
 #

@@ -390,10 +390,11 @@ Markdown("Weight $\\gamma_t(\\eta)\\,/\\,\\gamma_t(1)$:\n\n" + markdown(header, 
 #
 # :::{admonition} Common misprint: α for ᾱ
 # :class: warning
-# The DDIM paper writes $\alpha_t$ for what everyone else calls $\bar\alpha_t$. The deck
-# "Denoising Diffusion Probabilistic and Implicit Models" keeps the paper's letters throughout, which
-# is consistent. The deck "Denoising Diffusion Models" mixes both in one formula, and half of the bars
-# get lost. A test that finds it: put $x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ into
+# The DDIM paper writes $\alpha_t$ for what everyone else calls $\bar\alpha_t$.
+# [Deck 001](../book/slides_map.md#deck-001), "Denoising Diffusion Probabilistic and Implicit Models",
+# keeps the paper's letters throughout, which is consistent.
+# [Deck 003](../book/slides_map.md#deck-003), "Denoising Diffusion Models", mixes both in one formula,
+# and half of the bars get lost. A test that finds it: put $x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ into
 # the slide's formula with perfect $\hat x_0,\hat\varepsilon$ and demand that $x_s$ has
 # signal² + noise² = 1 *and* the signal $\sqrt{\bar\alpha_s}$. "What goes wrong" below runs two such
 # formulas; one gives noise, and the other clean digits that all look alike.
@@ -552,14 +553,13 @@ assert 0.75 < near[4] < 0.8 and 0.97 < near[10] < 0.98
 # centre), four show six clusters with points between them (three quarters within), and with ten
 # steps 97 % lie within, of the data 99 %.
 #
-# In the table, $\eta$ hardly matters on this easy problem. At four steps fresh noise costs a little
-# (more than two standard deviations), and with twenty steps every column is as good as the data.
+# In the table, $\eta$ matters little on this easy problem. At four steps $\eta=1$ is at 15.5 and DDIM at
+# 11.9 (more than two standard deviations apart), and with twenty steps every column is as good as the data.
 #
 # :::{admonition} Common misprint: x_0 in one step
 # :class: warning
-# With $\sigma=0$ the process is deterministic, so that $x_0$ could be computed in one step, says the deck
-# "Denoising Diffusion Probabilistic and Implicit Models", and retracts it at once: "but in practice
-# this is not good". The reason can be given. $x_T$ determines the end of the *curve* (7.11), but one
+# With $\sigma=0$ the process is deterministic, so that $x_0$ could be computed in one step, says deck
+# 001, and retracts it at once: "but in practice this is not good". The reason can be given. $x_T$ determines the end of the *curve* (7.11), but one
 # Euler step follows the curve's tangent at the start, and (7.12) says where that leads: to the
 # posterior mean, which at $t=T$ is the mean of the data. Deterministic does not mean straight.
 # (Models can be trained to make the curve straight, or to jump to its end: distillation, consistency
@@ -589,13 +589,13 @@ print(f"measured order between 16 and 128 steps: {order:.1f}")
 assert 0.8 < order < 1.2 and error[0] / error[4] > 16
 
 # %% [markdown]
-# **Fig. 7.4.** DDIM is of first order: from sixteen steps on the error halves when the steps double
-# (measured order 0.9). The first sixteen steps gain more than first order promises. A method of
+# **Fig. 7.4.** DDIM is of first order: from sixteen steps on the error nearly halves when the steps
+# double (measured order 0.9). The first sixteen steps gain more than first order promises. A method of
 # higher order falls faster; exercise 7.4 writes one.
 #
 # ## A network trained for 1,000 steps, sampled in one to ten
 #
-# There is nothing to train in this chapter. The network below learned to predict the noise, in the
+# The network below learned to predict the noise, in the
 # form of [chapter 3](03_ddpm.ipynb), for a chain of 1,000 steps. Only `times` and `eta` change.
 #
 # As reference we draw 210 chains of 20 DDIM steps, in three groups of 70. Distances are Fréchet
@@ -696,14 +696,13 @@ _ = axes[0].legend()
 # One step gives the average digit of its class, (7.12) once more; half of these averages are read
 # as another digit. Two steps are legible (96 % agreement) but twice as far or more from finished
 # samples. That ancestral *two*-step images look more like the 20-step image than ten-step ones is
-# no merit: in two steps little fresh noise is drawn. The deck "Denoising Diffusion Models" expects worse
-# samples from strides of the stochastic chain at once; with $\tilde\beta$, ten steps cannot be told from
+# no merit: in two steps little fresh noise is drawn. Deck 003 expects worse samples from strides of the stochastic chain at once; with $\tilde\beta$, ten steps cannot be told from
 # twenty here.
 #
 # ## Does the last quarter of the chain do most of the work?
 #
-# The deck "Diffusion models" (results on CIFAR-10) follows IS and FID of the generated states along the
-# chain, finds that the last 250 of 1,000 steps matter most, and takes 250 DDIM steps from it. What could
+# [Deck 004](../book/slides_map.md#deck-004), "Diffusion models", follows IS and FID of the generated
+# states along the chain, finds that the last 250 of 1,000 steps matter most, and takes 250 DDIM steps from it. What could
 # be measured? The state $x_t$ is what a film of the chain *shows*. The prediction
 # $\hat x_0(x_t,t)$ is what the chain *knows* at that time. Both go to the same classifier, for the
 # 210 chains above.
@@ -778,9 +777,8 @@ _ = right.set_title("t = 1000, 900, 750, 500, 250, 50", fontsize=10)
 #
 # So it does not follow that the first 750 steps do little: they settle the digit, and the last 250
 # remove the noise that one sees. (DDIM's 250 steps are another thing: they are spread over the whole
-# chain.) Two limits. Our classifier knows 28×28 grey digits;
-# on photographs texture is decided late, and the same measurement may come out differently. And a
-# quarter of the *times* is no natural unit: what counts is the noise level reached there, which
+# chain.) Two limits. Our classifier knows 28×28 grey digits; on photographs, where texture counts, the
+# same measurement may come out differently. And a quarter of the *times* is no natural unit: what counts is the noise level reached there, which
 # depends on the schedule.
 
 # %% tags=["hide-input"]
@@ -959,7 +957,7 @@ Markdown(markdown(("latent", "variance within a class"), cells.items()))
 
 # %% [markdown]
 # Slerp's midpoints are as varied as fresh samples, within the error; lerp's have lost a fifth of
-# their variance. (Slerp is not the only cure: exercise 7.1.)
+# their variance.
 #
 # ## Fresh noise corrects errors: Restart sampling
 #
@@ -1052,7 +1050,7 @@ Markdown(
 )
 
 # %% [markdown]
-# With the error above 500, each Restart halves the energy distance or better, $\eta=1$ below 500 takes
+# With the error above 500, each of the first two Restarts halves the energy distance or better, $\eta=1$ below 500 takes
 # it down by a third or more, and five times as many DDIM steps change nothing. With the error below 500,
 # one Restart more than doubles the distance. So fresh noise is no cure for everything: it removes errors of
 # the noisy part of the chain and adds to those of the last part.
@@ -1083,7 +1081,7 @@ Markdown(experiments.restart.table())
 # By the classifier's features it does: one Restart takes the distance from 0.55 to 0.33 (0.62 to 0.30 with a second seed), and $\eta=1$ in
 # the last half alone does as much without a single further call. More DDIM steps change it by less than 0.05, so it is not the calls.
 # By the components of pixels neither Restart nor late noise changes anything that the intervals can tell from zero; there more steps help, and
-# fresh noise in the *first* half harms. What fresh noise corrects here is seen by one kind of features and not by the other, and
+# fresh noise in the *first* half raises the distance by 0.65 (0.40 with the second seed, whose interval just reaches zero). What fresh noise corrects here is seen by one kind of features and not by the other, and
 # "DDIM is worse than ancestral sampling" holds for the first kind only.
 #
 # ## Which times should a few steps visit?
@@ -1162,8 +1160,8 @@ _ = axes[0].legend()
 # %% [markdown]
 # **Fig. 7.9.** A chain should start at $T$. Left, "leading" is far behind on the digits at five
 # steps: it starts at $t=801$ and feeds pure noise to a network that expects $\sqrt{\bar\alpha_{801}}$
-# of a mostly *dark* image in it. Right, the mixture has a mean of almost zero, so that the missing
-# start costs nothing; there the spacings that spend steps near the data (linspace, quadratic) are
+# of a mostly *dark* image in it. Right, the mixture has the mean zero, and the missing start costs
+# nothing that shows; there the spacings that spend steps near the data (linspace, quadratic) are
 # behind.
 #
 # {cite:t}`lin2024common` found this flaw in large image models, whose pictures could not be very dark
@@ -1233,8 +1231,7 @@ _ = plots.grid(torch.cat(shown), ncol=7, ax=ax)
 # Row 2 is easy to notice. **Row 3 is not**: each digit is clean, and the classifier reads all of
 # them. But they are all the same ordinary digit. States with too little noise in them ask for
 # averages, and the variance within a class falls to about a tenth; the agreement cannot see that, the
-# Fréchet distance does. Row 5 cannot be told from row 1 here: a $v$-network's predictions hardly
-# leave $[-1,1]$. It breaks an identity all the same, and `process.step` cannot do so: it takes
+# Fréchet distance does. Row 5 cannot be told from row 1 here, by distance or agreement. It breaks an identity all the same, and `process.step` cannot do so: it takes
 # $\hat x_0$ only, and works $\hat\varepsilon$ out itself.
 #
 # The tests that catch them, in `tests/derivations/test_ch07.py`:

@@ -80,12 +80,14 @@ def seeded(seed):
 
 def guided_grid(denoiser, classifier, strengths, shape, seed):
     """One row per strength, one column per class, the same noise in a column; DDIM."""
-    noise, rows = torch.randn(10, *shape, generator=seeded(seed)), []
-    for s in strengths:
-        guided = ClassifierGuidance(denoiser, classifier, interval(s, 1, 900))
-        times, classes = uniform_times(denoiser.process.T, 20), torch.arange(10)
-        rows.append(draw(guided, denoiser.process, noise, times, eta=0.0, y=classes))
-    return torch.cat(rows)
+    noise, rows = torch.randn(10, *shape, generator=seeded(seed)), len(strengths)
+    each = torch.tensor(strengths).repeat_interleave(10)
+    guided = ClassifierGuidance(
+        denoiser, classifier, lambda t: each if t <= 900 else 0.0
+    )
+    x_T, classes = noise.repeat(rows, 1, 1, 1), torch.arange(10).repeat(rows)
+    times = uniform_times(denoiser.process.T, 20)
+    return draw(guided, denoiser.process, x_T, times, eta=0.0, y=classes)
 
 
 def labelled(images, names, zoom):
@@ -942,15 +944,21 @@ class Nested:
         return torch.stack([log_p, torch.log1p(-log_p.exp())], 1)
 
 
-def end_variance(guide, times, eta):
-    """What a linear chain makes of the variance 1 of its start."""
-    process, var = guide.process, 1.0
+def end_variances(guide, times, etas, n=1):
+    """What n linear chains make of the variance 1 of their starts, for each η."""
+    process, x, y = guide.process, one.repeat(n), first.repeat(n)
+    found = [torch.ones(n, dtype=torch.float64) for _ in etas]
     for t, then in zip(times[:-1], times[1:], strict=True):
-        prediction = guide(one, t, first)
-        gain = process.step(one, prediction, t, then, eta, zero)
-        loud = eta * process.posterior_std(t, then) if then else 0.0
-        var = float(gain) ** 2 * var + loud**2
-    return var
+        prediction = guide(x, t, y)
+        for var, eta in zip(found, etas, strict=True):
+            gain = process.step(x, prediction, t, then, eta, torch.zeros_like(x))
+            loud = eta * process.posterior_std(t, then) if then else 0.0
+            var.mul_(gain**2).add_(loud**2)
+    return [var.tolist() for var in found]
+
+
+def end_variance(guide, times, eta):
+    return end_variances(guide, times, [eta])[0][0]
 
 
 def ancestral_variance(s):  # (10.13)
@@ -962,9 +970,10 @@ def ancestral_variance(s):  # (10.13)
 
 c, chain = 0.25, DDPM(schedules.cosine(400))
 pair, times, lines, variances = Nested(chain, c), uniform_times(400, 400), [], {}
-for s in (0.5, 1.0, 2.0, 4.0):
-    guide = ClassifierGuidance(pair, pair.class_logits, s)
-    ddim, ancestral = (end_variance(guide, times, eta) for eta in (0.0, 1.0))
+tried = 0.5, 1.0, 2.0, 4.0
+guide = ClassifierGuidance(pair, pair.class_logits, lambda t: torch.tensor(tried))
+ends = end_variances(guide, times, (0.0, 1.0), len(tried))
+for s, ddim, ancestral in zip(tried, *ends, strict=True):
     tilted, printed = 1 / (s / c - s + 1), (c**s, ancestral_variance(s))
     variances[s] = tilted, *printed
     values = tilted, ddim, printed[0], ancestral, printed[1]
@@ -1701,7 +1710,8 @@ answer = ...  # a function (x, abar, w, m, c) -> score
 # Solution of exercise 10.2
 def two_sided_score(x, abar, w, m, c):
     var, centre = abar * c + 1 - abar, abar**0.5 * m
-    odds = torch.logit(torch.tensor(w, dtype=x.dtype)) + 2 * centre * x / var
+    share = torch.tensor(w, dtype=x.dtype)
+    odds = torch.logit(share) + 2 * centre * x / var
     return ((2 * torch.sigmoid(odds) - 1) * centre - x) / var
 
 
@@ -1800,13 +1810,14 @@ answer = ...  # (doubled, calibrate)
 
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise 10.5: c⁴ (1/c + (1−c)/c² + (1−c)²/3c³) = c² + c(1−c)²/3
+# Solution of exercise 10.5:
+# c⁴ (1/c + (1−c)/c² + (1−c)²/3c³) = c² + c(1−c)²/3
 def doubled(c):
     return c**2 + c * (1 - c) ** 2 / 3
 
 
 def left_over(strength, c, alpha_bar, times, eta):
-    """The variance at the end of a guided chain that starts with variance 1."""
+    """The variance at the end of a guided chain that starts with 1."""
     var = 1.0
     for t, then in zip(times[:-1], times[1:], strict=True):
         a, b = float(alpha_bar[t]), float(alpha_bar[then])
@@ -1819,10 +1830,10 @@ def left_over(strength, c, alpha_bar, times, eta):
 
 
 def calibrate(s, c, alpha_bar, times, eta):
-    low, high = 0.0, float(s)
+    low, high, wanted = 0.0, float(s), 1 / (s / c - s + 1)
     for _ in range(50):
         middle = (low + high) / 2
-        if left_over(middle, c, alpha_bar, times, eta) > 1 / (s / c - s + 1):
+        if left_over(middle, c, alpha_bar, times, eta) > wanted:
             low = middle
         else:
             high = middle
@@ -1832,18 +1843,20 @@ def calibrate(s, c, alpha_bar, times, eta):
 exercises.check("10.5", (doubled, calibrate))
 
 alpha_bar, fine = chain.alpha_bar, uniform_times(400, 400)
-assert abs(left_over(2, 0.25, alpha_bar, fine, 1) / doubled(0.25) - 1) < 0.06
-assert abs(left_over(2, 0.25, alpha_bar, fine, 0) / 0.25**2 - 1) < 0.06
+for eta, expected in ((1, doubled(0.25)), (0, 0.25**2)):
+    var = left_over(2, 0.25, alpha_bar, fine, eta)
+    assert abs(var / expected - 1) < 0.06
 print("strength for the tilted distribution of s = 4, c = 1/4")
 print("steps      η = 0   η = 1")
 ancestral = {}
 for n in (5, 10, 25, 100, 250, 400):
     times = uniform_times(400, n)
-    ddim, ancestral[n] = (calibrate(4, 0.25, alpha_bar, times, eta) for eta in (0, 1))
+    ddim = calibrate(4, 0.25, alpha_bar, times, eta=0)
+    ancestral[n] = calibrate(4, 0.25, alpha_bar, times, eta=1)
     print(f"{n:5d} {ddim:10.2f} {ancestral[n]:7.2f}")
 print(f"exercise 10.4 {equivalent_strength(4, 0.25):.2f}")
-# Few long steps act more strongly: with η = 1 the strength from 250 steps must fall by
-# more than a third at 10 steps.
+# Few long steps act more strongly: with η = 1 the strength from 250 steps
+# must fall by more than a third at 10 steps.
 assert ancestral[10] < 2 / 3 * ancestral[250]
 
 # %% [markdown]

@@ -779,7 +779,7 @@ museum.plaque("clipping_forgotten")
 # %% [markdown]
 # ### Exhibit 14: real images and samples measured in different ranges
 #
-# *A ruler that prefers noise.*
+# *An evaluation that puts noise ahead of real digits.*
 #
 # **Seen in** a thread on
 # [published checkpoints](https://github.com/openai/improved-diffusion/issues/106): above 200 for
@@ -791,7 +791,7 @@ museum.plaque("clipping_forgotten")
 # **Looks like** a terrible model. We measure *real* test digits, as floats in $[-1,1]$ like
 # samples, against the training set, stored as bytes. The wrong code reads bytes as $[0,1]$.
 
-# %% tags=["hide-input"] mystnb={"image": {"alt": "Bars on a logarithmic axis: Frechet distance of three sets from the training digits, by the right and by the wrong ruler. Right: real digits about 1 in both forms, noise about 400. Wrong: real digits as bytes 0.2, as floats about 400, noise about 120."}}
+# %% tags=["hide-input"] mystnb={"image": {"alt": "Bars on a logarithmic axis: Frechet distance of three sets from the training digits, by the right and by the wrong code. Right: real digits about 1 in both forms, noise about 400. Wrong: real digits as bytes 0.2, as floats about 400, noise about 120."}}
 def distances(lib):
     digits = lib.data.load("digits")
     classifier, _ = lib.zoo.load("digits-classifier", device="cpu")
@@ -813,10 +813,10 @@ def distances(lib):
 wrong = museum.library("features_in_another_range")
 found = {"right": distances(right), "wrong": distances(wrong)}
 figure, ax = plt.subplots(figsize=(6.8, 2.7))
-for shift, (ruler, values) in zip((-0.2, 0.2), found.items(), strict=True):
+for shift, (code, values) in zip((-0.2, 0.2), found.items(), strict=True):
     places = [k + shift for k in range(3)]
-    ax.bar(places, list(values.values()), 0.38, label=f"{ruler} ruler")
-    print(f"{ruler} ruler:", *(f"{value:.1f}" for value in values.values()))
+    ax.bar(places, list(values.values()), 0.38, label=f"{code} code")
+    print(f"{code} code:", *(f"{value:.1f}" for value in values.values()))
 ax.set(yscale="log", ylabel="Fréchet distance", xticks=range(3))
 ax.set_xticklabels(found["right"], fontsize=9.5)
 ax.legend(fontsize=9.5)

@@ -6,7 +6,7 @@
 # A recipe for training has a dozen settings, and papers print them without saying what each is worth. Here the
 # digits network of [chapter 3](03_ddpm.ipynb) is trained again and again with *one* thing changed, three times each:
 # parts of the network, learning rate, warm-up, clipping, averaged weights, the optimiser. Most changes
-# cost little; Fig. D.1 shows those that do not. Everything is computed from stored rows, in seconds.
+# cost little; Fig. D.1 shows those that do not. The figures come from stored rows; one small run is made here.
 
 # %% tags=["setup", "hide-input"]
 # Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
@@ -54,7 +54,7 @@ from ddpmlib import plots
 
 plots.style()
 
-# %% mystnb={"image": {"alt": "Dot plot of the loss on unseen scans, one row a change, three dots a row, with a vertical line at the mean of the recipe, 0.234. Without attention, without clipping and with a constant rate the dots lie on the line or left of it; without skip connections, with SGD, with a small rate, and with a high rate without warm-up they lie well to the right."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Dot plot of the loss on unseen scans, one row a change, three dots a row, with a vertical line at the mean of the recipe, 0.234. Without attention and without clipping the dots lie around the line, with a constant rate left of it; without skip connections, with SGD, with a small rate, and with a high rate without warm-up they lie well to the right."}} tags=["hide-input"]
 from math import log
 from statistics import fmean, stdev
 
@@ -113,7 +113,7 @@ assert {round(floor, 2) for floor in floors} == {1.04, 0.27}
 # seed. The tables give the mean difference and its 95 % interval by Student's t for three seeds,
 # $4.30\,s/\sqrt3$ to either side. Where it contains 0 the difference is **not resolved**: it may be nothing, and it may
 # be as large as the interval says. The rows lie in `data/results/ablations.json`;
-# `python -m ddpmlib.experiments measure ablations` makes them again, about an hour of one CPU thread. Small
+# `python -m ddpmlib.experiments measure ablations` makes them again, 45 trainings. Small
 # network, small images, 40 seconds each: what does not matter here may matter in a long run of a large network.
 #
 # ## The network: skips, attention, zeros
@@ -142,9 +142,9 @@ assert all(abs(r - 1) < 0.016 for rs in relative["no-attention"].values() for r 
 
 # %% [markdown]
 # **Fig. D.2.** Skip connections matter at medium noise levels. Shown is the error of $\hat x_0$ on unseen scans over that of the recipe
-# of the same seed, mean and range of three seeds. Without skip connections it is 15 to 26 % larger at $t=150$ to 450; near
-# $t=0$, where the noisy scan is almost clean, and from $t=950$ on, where the class is nearly all that is known, there is
-# less to lose. Without self-attention the errors are the same to within 1.6 % at every time.
+# of the same seed, mean and range of three seeds. Without skip connections it is 15 to 26 % larger at $t=150$ to 450,
+# 4 to 13 % up to $t=50$, where the noisy scan is almost clean, and less than 2 % from $t=950$ on, where the class is nearly
+# all that is known. Without self-attention the errors are the same to within 1.6 % at every time.
 
 # %% tags=["hide-input"]
 without = ("no-skips", "no-attention", "no-zeros")
@@ -268,7 +268,7 @@ assert round(mean, 3) == 0.024 and round(half, 3) == 0.025
 # One unlucky batch can make one very long step. So a gradient $g$ of all weights whose norm is above a limit, 1 here, is
 # shortened to it {cite}`pascanu2013difficulty`, $g\leftarrow g\,/\max(1,\lVert g\rVert)$; its direction stays.
 
-# %% mystnb={"image": {"alt": "Two panels of the norm of the gradient over updates, clipped to 1 and not clipped, with a line at 1. In both panels the two colours overlap: norms above 1 only at the start, between 0.2 and 0.9 after the first tenth of the run."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Two panels of the norm of the gradient over updates, clipped to 1 and not clipped, with a line at 1. In both panels the two colours overlap: norms above 1 only at the start, between 0.1 and 1 after the first tenth of the run."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 3), sharey=True)
 pairs = {"0.005": ("recipe", "unclipped"), "0.02": ("fast", "fast-unclipped")}
 both = ("clipped to 1", plots.BLUE), ("not clipped", plots.ORANGE)
@@ -295,7 +295,8 @@ assert abs(mean) < 0.00005 and round(half, 3) == 0.002
 # **Fig. D.5.** Clipping does nothing here that three seeds resolve. The norm of the gradient, the largest of every five updates, is
 # above 1 in the first 50 updates only, 1 to 4 % of all. Without clipping the loss changes by less than 0.001 ± 0.003 at the rate
 # 0.005, and by 0.000 ± 0.002 at 0.02. Adam is one reason: it divides by the size of the gradients, so that a factor common to all
-# gradients of a run has no effect. Clipping is an insurance against the rare batch; these 6,000 updates had none.
+# gradients of a run has no effect. Clipping is an insurance against the rare batch, which these twelve runs did not meet
+# after their first 50 updates.
 #
 # ## Averaged weights
 #
@@ -359,7 +360,7 @@ assert -0.006 < low < high < -0.001
 # $0.999^{500}=61\,\%$ of the random start, and its loss stays above 0.53.
 #
 # So a falling rate and an average do the same work. With the average even the constant rate ends 0.003 *below*
-# the recipe (the interval is in the table at the end): of two means to the same end one may be left out in a run
+# the recipe: of two means to the same end one may be left out in a run
 # as short as this.
 #
 # The same failure on points, where it can be run here: 400 updates on the ring of [chapter 3](03_ddpm.ipynb), averaged with
@@ -605,7 +606,7 @@ updates = {"average": log(0.01) / log(d), "small rate": log(0.01) / log(1 - 0.01
 assert 400 < updates["average"] < updates["small rate"] < 470
 
 # %% [markdown]
-# In this example the average buys nothing that a smaller rate would not. In a network it does: directions in which the loss is steep
+# In this example the average buys nothing that a smaller rate would not. In a network it can: directions in which the loss is steep
 # need a small rate, flat ones a large one to move at all. A rate that falls at the end, or an average, calms
 # the first without slowing the second from the start.
 #

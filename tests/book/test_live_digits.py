@@ -26,7 +26,7 @@ from tests.book.test_images_js import WEIGHTS, js
 
 DIGITS = ("book/intro.html", "notebooks/11_classifier_free.html")
 SCRUBBERS = ("notebooks/03_ddpm.html", "notebooks/07_ddim.html")
-WEIGHT_LIMIT = 1_300_000  # bytes that the network and all widgets add to a page
+WEIGHT_LIMIT = 1_000_000  # bytes that the network and all widgets add to a page
 USE_LIMIT = 3_000_000  # bytes of the whole page, all pictures, and the network when it is used
 PATIENCE = 240_000  # milliseconds: a call takes 30 on an idle core
 LEVELS = """canvas => Array.from(

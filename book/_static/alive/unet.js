@@ -14,20 +14,27 @@
     return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0)).buffer;
   }
 
-  /** Float32Arrays by name. Vectors are stored as they are, matrices as scale x level by rows. */
+  /**
+   * Float32Arrays by name. Vectors are stored as they are, matrices as scale x level by rows. A
+   * level is a number of one or two letters, the digits of base 91, less the middle number.
+   */
   function readTensors(exported) {
-    const levels = new Int8Array(buffer(exported.levels));
     const floats = new Float32Array(buffer(exported.floats));
-    const found = {};
-    let level = 0, float = 0;
-    for (const [name, shape] of exported.tensors) {
+    const digit = new Uint8Array(128), base = exported.letters.length, found = {};
+    [...exported.letters].forEach((letter, k) => { digit[letter.charCodeAt(0)] = k; });
+    let float = 0, place = 0;
+    function level(letters) {
+      let code = 0;
+      for (const end = place + letters; place < end; place += 1) {
+        code = code * base + digit[exported.levels.charCodeAt(place)];
+      }
+      return code - Math.floor(base ** letters / 2);
+    }
+    for (const [name, shape, letters] of exported.tensors) {
       const rows = shape[0], width = shape.slice(1).reduce((a, b) => a * b, 1);
       const own = floats.subarray(float, (float += rows));
-      if (shape.length > 1) {
-        const scaled = (_, i) => own[Math.floor(i / width)] * levels[level + i];
-        found[name] = Float32Array.from({ length: rows * width }, scaled);
-        level += rows * width;
-      } else found[name] = own;
+      const scaled = (_, i) => own[Math.floor(i / width)] * level(letters);
+      found[name] = letters ? Float32Array.from({ length: rows * width }, scaled) : own;
     }
     return found;
   }
