@@ -54,7 +54,7 @@ def test_samplers_are_those_of_the_cell(digits_net, method, eta):
 def test_guidance_is_that_of_the_cell(digits_net):
     denoiser, card = digits_net
     x0 = guidance_spaces._drawn("digits", 2.0, 3, 1.0, 20)
-    how = Sampling(3, eta=1.0, bf16=True, guidance=Guidance(w=2.0))
+    how = Sampling(3, eta=1.0, guidance=Guidance(w=2.0))
     assert torch.equal(x0, evaluation.generate(denoiser, card.image_shape, Y, how, card=card))
     less = replace(how, guidance=Guidance(w=0.5))
     assert not torch.equal(x0, evaluation.generate(denoiser, card.image_shape, Y, less, card=card))

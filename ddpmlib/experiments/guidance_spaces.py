@@ -40,7 +40,7 @@ def measure(cell: Cell) -> Row:
 @lru_cache(maxsize=1)
 def _drawn(name: str, w: float, steps: int, eta: float, n: int) -> Tensor:
     denoiser, card = measuring.network(name)
-    how = Sampling(steps, eta=eta, bf16=True, guidance=Guidance(w=w))
+    how = Sampling(steps, eta=eta, guidance=Guidance(w=w))
     y = torch.arange(n) % 10
     return evaluation.generate(denoiser, card.image_shape, y, how, card=card, batch_size=250)
 
