@@ -105,8 +105,8 @@ def _gap(net: Denoiser, own: Dataset, other: Dataset) -> Gap:
 def table() -> str:
     """From eight digits to ten thousand: means of the two networks."""
     header = (
-        "training images", "nearest image was trained on", "copies", "gap to held-out images",
-        "likeness of twins' samples", "of strangers'",
+        "training images", "nearest image was trained on", "copies", "gap",
+        "likeness, same noise", "likeness, other noise",
     )  # fmt: skip
     return markdown(header, [_line(found) for found in rows("generalisation")])
 

@@ -312,7 +312,7 @@ print(json.dumps(one, indent=1))
 # %% [markdown]
 # ## Three rungs on 8×8 digits in seconds
 #
-# The ladder of this chapter on the embedded 8×8 digits: 150 updates each, the digits network of [chapter 3](03_ddpm.ipynb), one seed, 20 calls. First the linear schedule with a
+# The ladder of this chapter on the embedded 8×8 digits: 100 updates each, the digits network of [chapter 3](03_ddpm.ipynb), one seed, 20 calls. First the linear schedule with a
 # fixed variance, then with a learned one, then the cosine schedule as well.
 
 # %% tags=["nbval-ignore-output"]
@@ -324,7 +324,7 @@ digits = data.load("digits")
 classifier, _ = zoo.load("digits-classifier", device="cpu")
 start = recipes.changed(
     recipes.RECIPES["digits"],
-    {"schedule": "linear", "settings.steps": 150},
+    {"schedule": "linear", "settings.steps": 100},
 )
 learned = {"var_mix": None, "objective": "hybrid"}
 rungs = {
@@ -360,7 +360,7 @@ for name, recipe in rungs.items():
         )
 
 # %% [markdown]
-# Ten seconds of training a rung are far from enough, and the distances say so: dozens of floors. The *order* of such rungs may change with the seed. That is what the
+# Some seconds of training a rung are far from enough, and the distances say so: dozens of floors. The *order* of such rungs may change with the seed. That is what the
 # larger experiment is for.
 #
 # ## Eighteen networks on MNIST
