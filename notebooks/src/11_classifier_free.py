@@ -357,9 +357,8 @@ head = ("8×8 digits", "bound, nats an image", "against $w=0$")
 Markdown(results.markdown(head, lines))
 
 # %% [markdown]
-# Knowing the class lowers the bound by 9 nats, more than the 2.3 of exact predictions. We have not
-# looked for the cause of the rest; the null prediction had a tenth of the training, and 20 steps
-# are coarse. Guidance raises the bound: at $w=1$ by more than the class had lowered it, at $w=4$
+# Knowing the class lowers the bound by 9 nats, more than the 2.3 of exact predictions; the cause of
+# the rest is open. Guidance raises the bound: at $w=1$ by more than the class had lowered it, at $w=4$
 # far more.
 #
 # ### One network for both predictions
@@ -729,10 +728,7 @@ Markdown(results.markdown(head, body))
 # above that of $w=0$.
 #
 # Two numbers of the table do *not* show the fault: class agreement goes to 99 or 100 % in both,
-# and at $w=2$ the Fréchet distance is lower than at $w=0$ in both. (A possible reason: moving away
-# from a worse version of itself helps an undertrained network, whatever made the version worse;
-# Karras et al. made a method of that {cite}`karras2024guiding`. We have not tested it here.) A
-# guided model without null training looks like one with too large a $w$; the row $w=-1$ tells them
+# and at $w=2$ the Fréchet distance is lower than at $w=0$ in both. The row $w=-1$ tells the two
 # apart.
 #
 # ## Can the model tell a mix of two digits from a digit?
@@ -799,8 +795,7 @@ Markdown(results.markdown(head, body))
 # It can, most of the time. The error on a mix of two classes exceeds that on a random scan in 97
 # or 98 of 100 cases, and that on a mean of one class in 85 to 88. The *classifier* is easier to
 # mislead: it gives more than half of the mixes a probability above 0.9 for one class, and for
-# about three in ten mixes the class that it names is neither of the two. So full class agreement
-# is no proof of a good digit. (One model of 8×8 scans.)
+# about three in ten mixes the class that it names is neither of the two. So full class agreement is no proof of a good digit.
 #
 # ## Saturation and thresholds
 #
@@ -936,7 +931,7 @@ assert all(abs(right_bump[name] - share) < 0.01 for name, share in told.items())
 # late guidance keeps it. The right bump holds half of the class (black) and 58 % of the tilted
 # density for $w=4$. DDIM guided at all times puts 100 % of its samples there, guided early 97 %,
 # in the middle 98 %, late 55 %. The early push (11.14) points right, to the side away from class
-# 0, for the samples of both bumps. Which noise levels are early depends on the data.
+# 0, for the samples of both bumps.
 
 # %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Left: the root mean square difference between the conditional and the null prediction falls over the chain from about a quarter to nearly zero. Right: five rows of digits: no guidance, all times, early, middle, late. Early looks like all times; middle and late look like no guidance, tidied."}}
 plain = chains[0.0]
@@ -993,18 +988,16 @@ head = ("times", "Fréchet", "agreement", "variety", "out of range")
 Markdown(results.markdown(head, body))
 
 # %% [markdown]
-# Early guidance takes most variety and late guidance least, as on the line. By this distance late
-# guidance does the least harm, and the middle as much as the early third. Any third is enough to
-# settle the class, because these digits are hardly ever in doubt: at $w=0$ the network is, by this
-# distance, as near to the training data as unseen scans are, so guidance has nothing to gain here
-# and only costs.
+# Early guidance takes most variety and late guidance least, as on the line. By this distance late guidance harms least, and the middle as much as the early third. Any third settles the
+# class. At $w=0$ the network is, by this distance, as near to the training data as unseen scans
+# are: guidance has nothing to gain here.
 
 # %% [markdown]
 # ## MNIST and Fashion-MNIST over w
 #
 # 5,000 samples a row, 20 ancestral steps with the learned variance, one network for each data set.
-# Fréchet distance, Inception Score, precision, recall and agreement are all taken in the features
-# of *our* classifier of that data set; other features may order the rows otherwise. *White* is the
+# Distance, score, precision, recall and agreement are taken in the features
+# of *our* classifier of that data set. *White* is the
 # share of pixels at the bright end of the range, *out of range* that of pixels beyond either end.
 # The rows come from `python -m ddpmlib.experiments measure guidance`.
 #
@@ -1072,14 +1065,11 @@ assert (round(first["frechet"], 2), round(fifth["frechet"], 2)) == (0.27, 4.59)
 # there. (No thresholds; blue is classifier-free guidance. The strength $s$ of the other curve
 # starts from an unconditional model.)
 #
-# Two cautions. In the table below the unguided garments are also paler than real ones (white 0.2 %
-# against 0.9 %), and multiplying real garments by 0.97 moves these features more than leaving out
-# a class does (the audit of [chapter 8](08_metrics.ipynb#what-each-kind-of-features-sees)). So these
-# rows cannot tell how much of the fall of the distance from 3.16 to 2.09 is better shape;
-# Fig. 11.12 can. The
-# dotted line on the right is the score of *real* images: samples pass it on MNIST without any
-# guidance and on Fashion-MNIST from $w=0.5$ on, so a higher score is not a better model. A weaker
-# network, on CIFAR-10, shows a larger fall: [appendix C](C_cifar10.ipynb).
+# The dotted line on the right is the score of *real* images: samples pass it on MNIST without any
+# guidance and on Fashion-MNIST from $w=0.5$ on, so a higher score is not a better model. In the
+# table below the unguided garments are paler than real ones (white 0.2 % against 0.9 %), which
+# these features see; Fig. 11.12 takes that out. A weaker network, on CIFAR-10, shows a larger fall:
+# [appendix C](C_cifar10.ipynb).
 
 # %% tags=["hide-input"]
 Markdown(experiments.guidance.table("mnist", "classifier_free"))
@@ -1155,7 +1145,7 @@ for name in titles:
         found = by_space.found(name, space)
         matched = [row["frechet_matched"] for row in found]
         assert min(matched[3:]) > matched[0]  # w = 1, 2, 4
-        recall = [row["recall"] for row in found[2:]]
+        recall = [row["recall"] for row in found[2:5]]
         assert recall == sorted(recall, reverse=True)
 pale, kept_minimum, half = by_space.found("fashion_mnist", "classifier")[:3]
 assert [round(row["contrast"], 2) for row in (pale, half)] == [0.93, 0.98]
@@ -1170,21 +1160,18 @@ assert pale["frechet_matched_interval"][0] < kept_minimum["frechet_matched_inter
 # distance as it is over recall, along $w$ (labels).
 #
 # As they are, the garments are nearest to the data at $w=0.5$ by the classifier's features and at
-# $w=0.25$ by pixels and by random convolutions. With contrast matched the latter two are nearest
-# without guidance. The classifier's features keep a minimum at $w=0.25$, 1.62 against 2.14 at
-# $w=0$, with intervals that overlap (table below). From $w=0$ to 0.5 they fall from 3.50 to 2.30 as
+# $w=0.25$ by the other two. With contrast matched the others are nearest without guidance; the
+# classifier's keep a minimum at $w=0.25$, 1.62 against 2.14 at $w=0$, with intervals that overlap. From $w=0$ to 0.5 they fall from 3.50 to 2.30 as
 # they are and from 2.14 to 1.96 with contrast matched; unguided garments have 0.93 of the contrast
 # of real ones, at $w=0.5$ it is 0.98. On MNIST the classifier and pixels are nearest at $w=0$ and random convolutions
 # at $w=0.25$, both ways. By all three, on both data sets and with contrast matched, $w\ge1$ is
-# farther from the data than no guidance, and recall falls from $w=0.5$ on. (One network for each
-# data set.)
+# farther from the data than no guidance, and recall falls from $w=0.5$ to 2. (One network each.)
 
 # %% tags=["hide-input"]
 Markdown(by_space.table("fashion_mnist"))
 
 # %% [markdown]
-# Which method reaches an agreement of 99 % at the least distance? The rows of the sweeps, by
-# method:
+# The least distance at which each method reaches an agreement of 99 %:
 
 
 # %% tags=["hide-input"]
@@ -1215,9 +1202,8 @@ Markdown(results.markdown(header, body))
 # %% [markdown]
 # On MNIST classifier and classifier-free guidance reach it at distances whose intervals overlap;
 # guiding the *conditional* model by a classifier, and guiding in an interval, at lower ones. On
-# Fashion-MNIST the classifier alone does not reach it (90.5 % at most). All of this holds for
-# these features and one network each; classifier-free guidance needs no second network and no
-# gradient.
+# Fashion-MNIST the classifier alone does not reach it (90.5 % at most). (These features, one
+# network each.)
 #
 # ### Guidance in an interval, measured
 #
@@ -1244,8 +1230,7 @@ Markdown(experiments.guidance_interval.table("fashion_mnist"))
 # which has the lowest recall on both, as (11.14) suggests. On Fashion-MNIST the middle third gives
 # a distance of 1.38, where guidance at all times comes no lower than 2.09 at any $w$ of the table,
 # and a recall of 0.66 (0.64 without guidance). On MNIST no interval improves on the unguided
-# distance; the last third costs least. The best third differs between the data sets and has to be
-# looked for. A third of the chain costs a third of the second predictions.
+# distance; the last third costs least. The best third has to be looked for.
 #
 # ### No, static or dynamic thresholding
 #
@@ -1278,10 +1263,9 @@ Markdown(experiments.thresholds.table("fashion_mnist"))
 # %% [markdown]
 # Clipping changes the distance in these features by less than an eighth. Dynamic thresholding at
 # $w=4$ multiplies it by five to seven, and agreement falls to 88 % and 62 %, at $w=8$ (tables
-# above) to 27 % and 34 %: strong guidance with this threshold ruins images. At weaker guidance the
-# rows are less clear. Almost no pixel is white after dynamic thresholding, at any $w$, and the
-# distances in these features contain that change of contrast; at $w=1$ on MNIST it comes out lower
-# than without a threshold.
+# above) to 27 % and 34 %: strong guidance with this threshold ruins images. Almost no pixel is white after it, at
+# any $w$, a change of contrast that these features see; at $w=1$ on MNIST the distance comes out
+# lower than without a threshold.
 #
 # ### How many labels to drop
 #
@@ -1307,8 +1291,8 @@ Markdown(experiments.guidance_dropout.table())
 #
 # Among the others, at equal $w$ the distance in these features falls with $p$: at $w=1$ from 5.11
 # to 2.65, at $w=4$ from 20.12 to 7.93. That does not make 50 % the best share. The same $w$ need
-# not be the same strength for networks whose null predictions differ, a fair comparison takes each
-# at its best $w$, and the table has no weight between 0 and 1, where Fig. 11.10 has its minima.
+# not be the same strength for networks whose null predictions differ, and
+# the table has no weight between 0 and 1.
 # Which share is best is [not resolved here](../book/open_questions.md); Ho & Salimans found 50 %
 # the worst of three.
 #
