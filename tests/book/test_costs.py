@@ -10,11 +10,11 @@ CHAPTERS = notebooks.chapters()
 COSTS = notebooks.costs()
 LONGER = {
     "03_ddpm": 75,
-    "04_elbo": 110,
+    "04_elbo": 85,
     "06_iddpm": 65,
-    "09_scoreboard": 95,
-    "10_classifier_guidance": 105,
-    "11_classifier_free": 115,
+    "09_scoreboard": 88,
+    "10_classifier_guidance": 97,
+    "11_classifier_free": 100,
 }
 """Seconds of chapters that were beyond the budget when they were last measured."""
 
