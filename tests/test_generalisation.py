@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddpmlib import data
+from ddpmlib import data, evaluation
 from ddpmlib.data import Dataset
 from ddpmlib.denoiser import oracle
 from ddpmlib.experiments import generalisation, results
@@ -83,3 +83,39 @@ def test_the_table_and_the_figure_show_every_row():
         expected = [sum(row["copies"]) / 2, row["twins"], row["strangers"]]
         assert shown == pytest.approx(expected)
     plt.close()
+
+
+class Memoriser(oracle.FiniteData):
+    """An oracle with what a network's place on a device is read from."""
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+
+def test_a_cell_is_measured_with_a_network_for_each_half(monkeypatch):
+    """With memorisers in place of networks every number of the row is known."""
+    trained = []
+
+    def memoriser(own, updates):
+        trained.append((own, updates))
+        return Memoriser(PROCESS, data.to_float(own.x_train))
+
+    monkeypatch.setattr(generalisation, "DATA", "digits")
+    monkeypatch.setattr(generalisation, "_trained", memoriser)
+    found = generalisation.measure({"images": 5, "updates": 7, "n": 12})
+    whole = data.load("digits")
+    halves = [generalisation.part(whole, first, 5) for first in (0, 5)]
+    assert [updates for _, updates in trained] == [7, 7]
+    for (own, _), half in zip(trained, halves, strict=True):
+        assert torch.equal(own.x_train, half.x_train)
+    assert found["dataset"] == "digits" and found["n"] == 12 and found["eta"] == 0
+    assert found["copies"] == found["nearer_to_training"] == [1, 1]
+    assert found["copies_of_others"] == [0, 0] and min(found["gap"]) > 0
+    drawn = [
+        evaluation.generate(memoriser(half, 7), (1, 8, 8), None, generalisation.HOW, n=12)
+        for half in halves
+    ]
+    same = generalisation.likeness(*drawn).mean()
+    other = generalisation.likeness(drawn[0], drawn[1][[11, *range(11)]]).mean()
+    assert found["twins"] == pytest.approx(float(same), abs=1e-4)
+    assert found["strangers"] == pytest.approx(float(other), abs=1e-4)
