@@ -76,6 +76,12 @@ def test_the_table_and_the_figure_show_every_row():
     assert [line.split("|")[1].strip() for line in lines] == [
         f"{n:,}" for n in generalisation.SIZES
     ]
+    for row, line in zip(found, lines, strict=True):
+        means = {key: sum(row[key]) / 2 for key in ("nearer_to_training", "copies", "gap")}
+        assert [cell.strip() for cell in line.split("|")[2:-1]] == [
+            f"{means['nearer_to_training']:.0%}", f"{means['copies']:.0%}", f"{means['gap']:.4f}",
+            f"{row['twins']:.2f}", f"{row['strangers']:.2f}",
+        ]  # fmt: skip
     _, ax = plt.subplots()
     generalisation.figure(ax)
     copies, twins, strangers = (line.get_ydata() for line in ax.lines)
@@ -111,6 +117,10 @@ def test_a_cell_is_measured_with_a_network_for_each_half(monkeypatch):
     assert found["dataset"] == "digits" and found["n"] == 12 and found["eta"] == 0
     assert found["copies"] == found["nearer_to_training"] == [1, 1]
     assert found["copies_of_others"] == [0, 0] and min(found["gap"]) > 0
+    sets = [(data.to_float(half.x_train).repeat(80, 1, 1, 1), None) for half in halves]
+    at_200 = (200, torch.Generator().manual_seed(0))  # as the chapter says
+    gap = evaluation.denoising_gap(memoriser(halves[0], 7), *sets, *at_200)
+    assert found["gap"][0] == pytest.approx(gap.difference, abs=1e-6)
     drawn = [
         evaluation.generate(memoriser(half, 7), (1, 8, 8), None, generalisation.HOW, n=12)
         for half in halves
