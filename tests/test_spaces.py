@@ -54,7 +54,7 @@ def test_guidance_by_several_features_shows_every_row(dataset):
     table = guidance_spaces.table(dataset).splitlines()
     for row in everything:
         (line,) = [line for line in table if line.startswith(f"| {row['w']:g} |")]
-        assert f" {row['frechet']:.2f} [" in line and f" {row['frechet_matched']:.2f} " in line
+        assert f"| {row['frechet']:.2f} | {row['frechet_matched']:.2f} |" in line
     _, (left, right) = plt.subplots(1, 2)
     guidance_spaces.figure(dataset, left)
     guidance_spaces.frontier_figure(dataset, right)

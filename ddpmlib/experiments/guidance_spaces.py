@@ -14,7 +14,6 @@ from ddpmlib.experiments import figures, measuring
 from ddpmlib.experiments.cells import Cell, Experiment
 from ddpmlib.experiments.results import Row, markdown, rows
 from ddpmlib.experiments.spaces import SPACES, measured
-from ddpmlib.experiments.tables import distance
 from ddpmlib.experiments.uncertainty import times_floor
 
 if TYPE_CHECKING:
@@ -63,12 +62,12 @@ def table(dataset: str) -> str:
     columns = {space: found(dataset, space) for space in SPACES}
     header = ["w", "contrast"]
     for label in SPACES.values():
-        header += [f"{label} [95 %]", "matched"]
+        header += [label, "matched"]
     lines: list[tuple[str, ...]] = []
     for i, row in enumerate(columns["classifier"]):
         line = [f"{row['w']:g}", f"{row['contrast']:.3f}"]
         for of_space in columns.values():
-            line += [distance(of_space[i]), f"{of_space[i]['frechet_matched']:.2f}"]
+            line += [f"{of_space[i][key]:.2f}" for key in ("frechet", "frechet_matched")]
         lines.append(tuple(line))
     floors = [(f"{of_space[0]['frechet_floor']:.2f}", "") for of_space in columns.values()]
     real = f"{columns['classifier'][0]['contrast_floor']:.3f}"
