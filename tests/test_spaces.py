@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from ddpmlib import data, evaluation, zoo
+from ddpmlib.denoiser import FixedVariance
 from ddpmlib.evaluation import Guidance, Sampling, features, metrics, statistics
-from ddpmlib.experiments import guidance_spaces, measuring, results, spaces
-from ddpmlib.experiments.uncertainty import times_floor
+from ddpmlib.experiments import guidance_spaces, measuring, results, runs, sampler_spaces, spaces
+from ddpmlib.experiments.uncertainty import over_seeds, times_floor
 
 Y = torch.arange(20) % 10
 pytestmark = pytest.mark.filterwarnings("ignore:20 samples leave")
@@ -20,9 +21,12 @@ def digits_net(monkeypatch):
     """The shipped digits network wherever one is asked for, not compiled."""
     denoiser, card = zoo.load("digits", "cpu")
     monkeypatch.setattr(measuring, "network", lambda name: (denoiser, card))
-    guidance_spaces._drawn.cache_clear()
+    drawn = (guidance_spaces._drawn, sampler_spaces._drawn)
+    for each in drawn:
+        each.cache_clear()
     yield denoiser, card
-    guidance_spaces._drawn.cache_clear()
+    for each in drawn:
+        each.cache_clear()
 
 
 @pytest.mark.parametrize("space", spaces.SPACES)
@@ -38,6 +42,15 @@ def test_the_distance_is_that_of_the_named_features(space):
     assert 0 <= found["recall"] <= 1 and found["floor_n"] == 20
 
 
+@pytest.mark.parametrize(("method", "eta"), [("ddim", 0.0), ("beta_tilde", 1.0)])
+def test_samplers_are_those_of_the_cell(digits_net, method, eta):
+    denoiser, card = digits_net
+    x0, dataset = sampler_spaces._drawn("digits", method, 3, 20)
+    walk = FixedVariance(denoiser, 0.0)
+    expected = evaluation.generate(walk, card.image_shape, Y, Sampling(3, eta=eta), card=card)
+    assert dataset == "digits" and torch.equal(x0, expected)
+
+
 def test_guidance_is_that_of_the_cell(digits_net):
     denoiser, card = digits_net
     x0 = guidance_spaces._drawn("digits", 2.0, 3, 1.0, 20)
@@ -45,6 +58,46 @@ def test_guidance_is_that_of_the_cell(digits_net):
     assert torch.equal(x0, evaluation.generate(denoiser, card.image_shape, Y, how, card=card))
     less = replace(how, guidance=Guidance(w=0.5))
     assert not torch.equal(x0, evaluation.generate(denoiser, card.image_shape, Y, less, card=card))
+
+
+def rows_of(ratio):
+    """Rows of all cells: DDIM's distance is that of ancestral sampling times a known ratio."""
+    return [
+        cell
+        | {
+            "frechet": 2.0 * (ratio(cell) if cell["method"] == "ddim" else 1.0),
+            "frechet_matched": 3.0 * (ratio(cell) ** 2 if cell["method"] == "ddim" else 1.0),
+        }
+        for cell in sampler_spaces.CELLS
+    ]
+
+
+def test_ratios_pair_the_networks_and_the_calls(monkeypatch):
+    def ratio(cell):
+        seed = runs.SEEDS.index(int(cell["run"].partition("-seed")[2] or 0))
+        return 1 + seed + cell["steps"] + 100 * list(spaces.SPACES).index(cell["space"])
+
+    made = rows_of(ratio)
+
+    def found(name, **fields):
+        return [row for row in made if all(row[k] == v for k, v in fields.items())]
+
+    monkeypatch.setattr(sampler_spaces, "rows", found)
+    for i, space in enumerate(spaces.SPACES):
+        for k in sampler_spaces.CALLS:
+            expected = [1 + seed + k + 100 * i for seed in range(3)]
+            assert sampler_spaces.ratios(space, k) == pytest.approx(expected)
+            squares = [value**2 for value in expected]
+            assert sampler_spaces.ratios(space, k, "frechet_matched") == pytest.approx(squares)
+    lines = sampler_spaces.table().splitlines()[2:]
+    mean, error = over_seeds([1 + seed + 5 + 100 for seed in range(3)])
+    assert lines[0].split("|")[1].strip() == "5" and f"| {mean:.2f} ± {error:.2f} |" in lines[0]
+    _, ax = plt.subplots()
+    sampler_spaces.figure(ax)
+    drawn = {y for line in ax.lines for y in line.get_ydata()}
+    plt.close()
+    expected = [2 + k + 100 * i for k in sampler_spaces.CALLS for i in range(3)]
+    assert all(any(y == pytest.approx(value) for y in drawn) for value in expected)
 
 
 @pytest.mark.parametrize("dataset", guidance_spaces.DATASETS)

@@ -22,6 +22,7 @@ from ddpmlib.experiments import (
     own_images,
     restart,
     results,
+    sampler_spaces,
     schedules,
     strides,
     thresholds,
@@ -34,7 +35,7 @@ from ddpmlib.experiments.uncertainty import over_seeds, share_error, times_floor
 _IN_ORDER = (
     training, ladder, lengths, schedules, variances, likelihood, gradient_noise, strides, chain,
     guidance, guidance_interval, thresholds, guidance_dropout, own_images,
-    feature_audit, restart, generalisation, guidance_spaces, digit_schedules,
+    feature_audit, restart, generalisation, guidance_spaces, sampler_spaces, digit_schedules,
     ablations,
 )  # fmt: skip
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in _IN_ORDER}
@@ -59,6 +60,7 @@ __all__ = [
     "own_images",
     "restart",
     "results",
+    "sampler_spaces",
     "schedules",
     "share_error",
     "strides",

@@ -1,4 +1,4 @@
-"""The same samples by several kinds of features: distance, matched contrast, recall."""
+"""The same samples by several kinds of features: what chapters 9 and 11 compare."""
 
 from __future__ import annotations
 
