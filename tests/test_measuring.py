@@ -12,12 +12,12 @@ from ddpmlib.experiments import (
     digit_schedules,
     gradient_noise,
     guidance,
-    guidance_spaces,
     measuring,
     restart,
     results,
     runs,
     sampler_spaces,
+    spaces,
 )
 from ddpmlib.experiments.__main__ import main
 from ddpmlib.experiments.cells import Experiment, sampled_cells
@@ -45,7 +45,7 @@ def folder(tmp_path, monkeypatch):
     card, tensors = zoo.read(zoo.find("digits"))
     recipe = card.recipe | {"T": T, "objective": "simple", "times": "uniform"}
     zoo.write_model(tensors, replace(card, recipe=recipe), tmp_path / "runs" / "tiny" / zoo.MODEL)
-    cached = (measuring.network, guidance_spaces._drawn, sampler_spaces._drawn)
+    cached = (measuring.network, spaces.guided, sampler_spaces._drawn)
     for each in cached:
         each.cache_clear()
     yield tmp_path
@@ -75,6 +75,7 @@ def with_cells(monkeypatch, name, *cells):
         ("restart", RESTART, {"ways", "frechet_floor", "pixels_floor"}),
         ("guidance_spaces", SPACE, {"frechet", "frechet_matched", "contrast", "recall"}),
         ("sampler_spaces", TINY | {"space": "random"}, {"frechet", "frechet_matched", "recall"}),
+        ("threshold_spaces", SPACE | {"threshold": "static"}, {"frechet", "frechet_matched"}),
         ("digit_schedules", SHORT, {"errors", "frechet", "frechet_floor"}),
     ],
 )

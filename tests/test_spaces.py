@@ -9,7 +9,15 @@ import torch
 from ddpmlib import data, evaluation, zoo
 from ddpmlib.denoiser import FixedVariance
 from ddpmlib.evaluation import Guidance, Sampling, features, metrics, statistics
-from ddpmlib.experiments import guidance_spaces, measuring, results, runs, sampler_spaces, spaces
+from ddpmlib.experiments import (
+    guidance_spaces,
+    measuring,
+    results,
+    runs,
+    sampler_spaces,
+    spaces,
+    threshold_spaces,
+)
 from ddpmlib.experiments.uncertainty import over_seeds, times_floor
 
 Y = torch.arange(20) % 10
@@ -21,7 +29,7 @@ def digits_net(monkeypatch):
     """The shipped digits network wherever one is asked for, not compiled."""
     denoiser, card = zoo.load("digits", "cpu")
     monkeypatch.setattr(measuring, "network", lambda name: (denoiser, card))
-    drawn = (guidance_spaces._drawn, sampler_spaces._drawn)
+    drawn = (spaces.guided, sampler_spaces._drawn)
     for each in drawn:
         each.cache_clear()
     yield denoiser, card
@@ -53,7 +61,7 @@ def test_samplers_are_those_of_the_cell(digits_net, method, eta):
 
 def test_guidance_is_that_of_the_cell(digits_net):
     denoiser, card = digits_net
-    x0 = guidance_spaces._drawn("digits", 2.0, 3, 1.0, 20)
+    x0 = spaces.guided("digits", Guidance(w=2.0), 3, 1.0, 20)
     how = Sampling(3, eta=1.0, guidance=Guidance(w=2.0))
     assert torch.equal(x0, evaluation.generate(denoiser, card.image_shape, Y, how, card=card))
     less = replace(how, guidance=Guidance(w=0.5))
@@ -91,7 +99,8 @@ def test_ratios_pair_the_networks_and_the_calls(monkeypatch):
             assert sampler_spaces.ratios(space, k, "frechet_matched") == pytest.approx(squares)
     lines = sampler_spaces.table().splitlines()[2:]
     mean, error = over_seeds([1 + seed + 5 + 100 for seed in range(3)])
-    assert lines[0].split("|")[1].strip() == "5" and f"| {mean:.2f} ± {error:.2f} |" in lines[0]
+    start = f"| independent classifier | as it is | {mean:.2f} ± {error:.2f} |"
+    assert lines[2].startswith(start)
     _, ax = plt.subplots()
     sampler_spaces.figure(ax)
     drawn = {y for line in ax.lines for y in line.get_ydata()}
@@ -104,10 +113,13 @@ def test_ratios_pair_the_networks_and_the_calls(monkeypatch):
 def test_guidance_by_several_features_shows_every_row(dataset):
     everything = results.rows("guidance_spaces", dataset=dataset)
     assert len(everything) == len(guidance_spaces.WEIGHTS) * len(spaces.SPACES)
-    table = guidance_spaces.table(dataset).splitlines()
+    table = [line.strip("| ").split(" | ") for line in guidance_spaces.table(dataset).splitlines()]
     for row in everything:
-        (line,) = [line for line in table if line.startswith(f"| {row['w']:g} |")]
-        assert f"| {row['frechet']:.2f} | {row['frechet_matched']:.2f} |" in line
+        column = table[0].index(f"w = {row['w']:g}")
+        for key, how in spaces.KEYS.items():
+            (line,) = [cells for cells in table if cells[:2] == [spaces.SPACES[row["space"]], how]]
+            assert line[column] == f"{row[key]:.2f}"
+        assert table[2][column - 1] == f"{row['contrast']:.3f}"  # its first cell is empty
     _, (left, right) = plt.subplots(1, 2)
     guidance_spaces.figure(dataset, left)
     guidance_spaces.frontier_figure(dataset, right)
@@ -121,3 +133,30 @@ def test_guidance_by_several_features_shows_every_row(dataset):
     for space in spaces.SPACES:
         by_w = {r["w"]: r["frechet"] for r in everything if r["space"] == space}
         assert by_w[guidance_spaces.best(dataset, space)] == min(by_w.values())
+
+
+@pytest.mark.parametrize(
+    ("how", "end"), [("static", {"clip": True}), ("dynamic", {"threshold": 0.995})]
+)
+def test_a_threshold_is_that_of_the_cell(digits_net, monkeypatch, how, end):
+    denoiser, card = digits_net
+    monkeypatch.setattr(spaces, "measured", lambda dataset, space, x0, y: {"x0": x0, "y": y})
+    cell = {"dataset": "digits", "w": 4.0, "threshold": how, "space": "pixels", "steps": 3}
+    found = threshold_spaces.measure(cell | {"eta": 1.0, "n": 20})
+    chosen = Sampling(3, eta=1.0, guidance=Guidance(w=4.0, **end))
+    expected = evaluation.generate(denoiser, card.image_shape, Y, chosen, card=card)
+    assert torch.equal(found["x0"], expected) and torch.equal(found["y"], Y)
+
+
+@pytest.mark.parametrize("dataset", guidance_spaces.DATASETS)
+def test_thresholds_are_compared_with_the_same_guidance_without(dataset):
+    table = [line.strip("| ").split(" | ") for line in threshold_spaces.table(dataset).splitlines()]
+    found = results.rows("threshold_spaces", dataset=dataset)
+    assert len(found) == 2 * 2 * len(spaces.SPACES)
+    for row in found:
+        where = {"dataset": dataset, "w": row["w"], "space": row["space"]}
+        (plain,) = results.rows("guidance_spaces", **where)
+        column = table[0].index(f"{row['threshold']}, w = {row['w']:g}")
+        for key, how in spaces.KEYS.items():
+            (line,) = [cells for cells in table if cells[:2] == [spaces.SPACES[row["space"]], how]]
+            assert line[column] == f"{row[key] / plain[key]:.2f}"

@@ -25,6 +25,7 @@ from ddpmlib.experiments import (
     sampler_spaces,
     schedules,
     strides,
+    threshold_spaces,
     thresholds,
     training,
     variances,
@@ -35,7 +36,8 @@ from ddpmlib.experiments.uncertainty import over_seeds, share_error, times_floor
 _IN_ORDER = (
     training, ladder, lengths, schedules, variances, likelihood, gradient_noise, strides, chain,
     guidance, guidance_interval, thresholds, guidance_dropout, own_images,
-    feature_audit, restart, generalisation, guidance_spaces, sampler_spaces, digit_schedules,
+    feature_audit, restart, generalisation, guidance_spaces, sampler_spaces,
+    threshold_spaces, digit_schedules,
     ablations,
 )  # fmt: skip
 EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in _IN_ORDER}
@@ -64,6 +66,7 @@ __all__ = [
     "schedules",
     "share_error",
     "strides",
+    "threshold_spaces",
     "thresholds",
     "times_floor",
     "training",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from ddpmlib import evaluation, plots
-from ddpmlib.evaluation import Guidance, Sampling
-from ddpmlib.experiments import figures, measuring
+from ddpmlib import plots
+from ddpmlib.evaluation import Guidance
+from ddpmlib.experiments import figures, measuring, spaces
 from ddpmlib.experiments.cells import Cell, Experiment
 from ddpmlib.experiments.results import Row, markdown, rows
-from ddpmlib.experiments.spaces import SPACES, measured
+from ddpmlib.experiments.spaces import KEYS, SPACES
 from ddpmlib.experiments.uncertainty import times_floor
 
 if TYPE_CHECKING:
@@ -32,16 +31,9 @@ CELLS: list[Cell] = [
 def measure(cell: Cell) -> Row:
     """The same guided samples of the shipped checkpoint, by one kind of features."""
     name, n = cell["dataset"], cell["n"]
-    x0, y = _drawn(name, cell["w"], cell["steps"], cell["eta"], n), torch.arange(n) % 10
-    return measuring.row(cell, measured(name, cell["space"], x0, y), name)
-
-
-@lru_cache(maxsize=1)
-def _drawn(name: str, w: float, steps: int, eta: float, n: int) -> Tensor:
-    denoiser, card = measuring.network(name)
-    how = Sampling(steps, eta=eta, guidance=Guidance(w=w))
-    y = torch.arange(n) % 10
-    return evaluation.generate(denoiser, card.image_shape, y, how, card=card, batch_size=250)
+    x0 = spaces.guided(name, Guidance(w=cell["w"]), cell["steps"], cell["eta"], n)
+    found = spaces.measured(name, cell["space"], x0, torch.arange(n) % 10)
+    return measuring.row(cell, found, name)
 
 
 # ---- tables and figures --------------------------------------------------------------------------
@@ -58,21 +50,17 @@ def best(dataset: str, space: str, key: str = "frechet") -> float:
 
 
 def table(dataset: str) -> str:
-    """One line a w: for each kind of features the distance, and that with contrast matched."""
-    columns = {space: found(dataset, space) for space in SPACES}
-    header = ["w", "contrast"]
-    for label in SPACES.values():
-        header += [label, "matched"]
-    lines: list[tuple[str, ...]] = []
-    for i, row in enumerate(columns["classifier"]):
-        line = [f"{row['w']:g}", f"{row['contrast']:.3f}"]
-        for of_space in columns.values():
-            line += [f"{of_space[i][key]:.2f}" for key in ("frechet", "frechet_matched")]
-        lines.append(tuple(line))
-    floors = [(f"{of_space[0]['frechet_floor']:.2f}", "") for of_space in columns.values()]
-    real = f"{columns['classifier'][0]['contrast_floor']:.3f}"
-    lines.append(("test images", real, *(cell for pair in floors for cell in pair)))
-    return markdown(tuple(header), lines)
+    """Contrast at every w; for each kind of features the distance as it is, and matched."""
+    header = ["features", "contrast", *(f"w = {w:g}" for w in WEIGHTS), "test images"]
+    first = found(dataset, "classifier")
+    lines = [("", "of the samples", *(f"{row['contrast']:.3f}" for row in first),
+              f"{first[0]['contrast_floor']:.3f}")]  # fmt: skip
+    for space, label in SPACES.items():
+        of_space = found(dataset, space)
+        floor = {"frechet": f"{of_space[0]['frechet_floor']:.2f}", "frechet_matched": ""}
+        for key, how in KEYS.items():
+            lines.append((label, how, *(f"{row[key]:.2f}" for row in of_space), floor[key]))
+    return markdown(header, lines)
 
 
 def figure(dataset: str, ax: Axes) -> Axes:

@@ -14,7 +14,7 @@ from ddpmlib.experiments import measuring, runs
 from ddpmlib.experiments.cells import Cell, Experiment
 from ddpmlib.experiments.methods import METHODS
 from ddpmlib.experiments.results import Row, markdown, pivot, rows
-from ddpmlib.experiments.spaces import SPACES, measured
+from ddpmlib.experiments.spaces import KEYS, SPACES, measured
 from ddpmlib.experiments.uncertainty import over_seeds
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 RUN = "cosine-hybrid"
 PAIR = ("beta_tilde", "ddim")
 CALLS = (5, 10, 25, 50)
-KEYS = {"frechet": "as it is", "frechet_matched": "contrast matched"}
 CELLS: list[Cell] = [
     {"run": runs.seeded(RUN, seed), "method": method, "steps": k, "space": space, "n": 2000}
     for seed in runs.SEEDS
@@ -62,13 +61,13 @@ def ratios(space: str, steps: int, key: str = "frechet") -> list[float]:
 
 
 def table() -> str:
-    """One line a number of calls: the ratio by each kind of features, plain and matched."""
-    header = ["calls", *(f"{label}, {how}" for label in SPACES.values() for how in KEYS.values())]
+    """For each kind of features the ratio at every number of calls, as it is and matched."""
     lines = [
-        (k, *(_with_error(ratios(space, k, key)) for space in SPACES for key in KEYS))
-        for k in CALLS
+        (label, how, *(_with_error(ratios(space, k, key)) for k in CALLS))
+        for space, label in SPACES.items()
+        for key, how in KEYS.items()
     ]
-    return markdown(tuple(header), lines)
+    return markdown(("features", "contrast", *(f"{k} calls" for k in CALLS)), lines)
 
 
 def _with_error(values: list[float]) -> str:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddpmlib import data, evaluation
+from ddpmlib.evaluation import Guidance, Sampling
+from ddpmlib.experiments import measuring
 from ddpmlib.experiments.results import Row
 
-SPACES = {"classifier": "classifier", "pixels": "pixels", "random": "random convolutions"}
+SPACES = {
+    "classifier": "classifier",
+    "independent": "independent classifier",
+    "robust": "robust classifier",
+    "pixels": "pixels",
+    "random": "random convolutions",
+}
+KEYS = {"frechet": "as it is", "frechet_matched": "contrast matched"}
 MEASURES = ("fid", "contrast", "pr")
 
 
@@ -33,3 +42,11 @@ def _real(dataset: str, space: str, n: int) -> tuple[Any, data.Dataset, evaluati
     images = data.load(dataset)
     network, _ = evaluation.network_of(space, images, "cpu")
     return network, images, evaluation.reference(network, images, n, torch.arange(n) % 10)
+
+
+@lru_cache(maxsize=1)
+def guided(dataset: str, guidance: Guidance, steps: int, eta: float, n: int) -> Tensor:
+    """n guided samples (n, C, H, W) of the shipped checkpoint of a data set, classes in turn."""
+    denoiser, card = measuring.network(dataset)
+    how, y = Sampling(steps, eta=eta, guidance=guidance), torch.arange(n) % 10
+    return evaluation.generate(denoiser, card.image_shape, y, how, card=card, batch_size=250)

@@ -1,0 +1,65 @@
+"""Chapter 11, thresholding under guidance by several kinds of features."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from ddpmlib.evaluation import Guidance
+from ddpmlib.experiments import guidance_spaces, measuring, spaces
+from ddpmlib.experiments.cells import Cell, Experiment
+from ddpmlib.experiments.guidance import QUANTILE
+from ddpmlib.experiments.results import Row, markdown, rows
+from ddpmlib.experiments.spaces import KEYS, SPACES
+from ddpmlib.experiments.thresholds import THRESHOLDS
+
+WEIGHTS = (1.0, 4.0)
+# Without a threshold: rows of :mod:`ddpmlib.experiments.guidance_spaces`.
+CELLS: list[Cell] = [
+    {"dataset": name, "w": w, "threshold": how, "space": space, "steps": 20, "eta": 1.0, "n": 1000}
+    for name in guidance_spaces.DATASETS
+    for w in WEIGHTS
+    for how in THRESHOLDS[1:]
+    for space in SPACES
+]
+
+
+def measure(cell: Cell) -> Row:
+    """The same guided samples with a threshold, by one kind of features."""
+    name, n, dynamic = cell["dataset"], cell["n"], cell["threshold"] == "dynamic"
+    end = {"threshold": QUANTILE} if dynamic else {"clip": True}
+    x0 = spaces.guided(name, Guidance(w=cell["w"], **end), cell["steps"], cell["eta"], n)
+    found = spaces.measured(name, cell["space"], x0, torch.arange(n) % 10)
+    return measuring.row(cell, found, name)
+
+
+def times_none(dataset: str, w: float, key: str) -> dict[str, dict[str, float]]:
+    """threshold → space → distance over that of the same guidance without a threshold."""
+    plain = rows("guidance_spaces", dataset=dataset, w=w)
+    unit = {row["space"]: row[key] for row in plain}
+    table: dict[str, dict[str, float]] = {}
+    for row in rows("threshold_spaces", dataset=dataset, w=w):
+        table.setdefault(row["threshold"], {})[row["space"]] = row[key] / unit[row["space"]]
+    return table
+
+
+def table(dataset: str) -> str:
+    """For each kind of features what a threshold multiplies the distance by."""
+    header = ["features", "contrast"]
+    header += [f"{how}, w = {w:g}" for how in THRESHOLDS[1:] for w in WEIGHTS]
+    lines = []
+    for space, label in SPACES.items():
+        for key, said in KEYS.items():
+            by_w = {w: times_none(dataset, w, key) for w in WEIGHTS}
+            ratios = [by_w[w][how][space] for how in THRESHOLDS[1:] for w in WEIGHTS]
+            lines.append((label, said, *(f"{ratio:.2f}" for ratio in ratios)))
+    return markdown(header, lines)
+
+
+EXPERIMENT = Experiment(
+    "threshold_spaces",
+    CELLS,
+    measure,
+    {f"threshold_spaces_{name}": partial(table, name) for name in guidance_spaces.DATASETS},
+)
