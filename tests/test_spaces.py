@@ -37,7 +37,7 @@ def digits_net(monkeypatch):
         each.cache_clear()
 
 
-@pytest.mark.parametrize("space", spaces.SPACES)
+@pytest.mark.parametrize("space", spaces.LABELS)
 def test_the_distance_is_that_of_the_named_features(space):
     images = data.load("digits")
     x0 = data.to_float(images.x_test[:20])
@@ -83,7 +83,7 @@ def rows_of(ratio):
 def test_ratios_pair_the_networks_and_the_calls(monkeypatch):
     def ratio(cell):
         seed = runs.SEEDS.index(int(cell["run"].partition("-seed")[2] or 0))
-        return 1 + seed + cell["steps"] + 100 * list(spaces.SPACES).index(cell["space"])
+        return 1 + seed + cell["steps"] + 100 * list(spaces.LABELS).index(cell["space"])
 
     made = rows_of(ratio)
 
@@ -91,7 +91,7 @@ def test_ratios_pair_the_networks_and_the_calls(monkeypatch):
         return [row for row in made if all(row[k] == v for k, v in fields.items())]
 
     monkeypatch.setattr(sampler_spaces, "rows", found)
-    for i, space in enumerate(spaces.SPACES):
+    for i, space in enumerate(spaces.LABELS):
         for k in sampler_spaces.CALLS:
             expected = [1 + seed + k + 100 * i for seed in range(3)]
             assert sampler_spaces.ratios(space, k) == pytest.approx(expected)
@@ -112,12 +112,12 @@ def test_ratios_pair_the_networks_and_the_calls(monkeypatch):
 @pytest.mark.parametrize("dataset", guidance_spaces.DATASETS)
 def test_guidance_by_several_features_shows_every_row(dataset):
     everything = results.rows("guidance_spaces", dataset=dataset)
-    assert len(everything) == len(guidance_spaces.WEIGHTS) * len(spaces.SPACES)
+    assert len(everything) == len(guidance_spaces.WEIGHTS) * len(spaces.SPACES[dataset])
     table = [line.strip("| ").split(" | ") for line in guidance_spaces.table(dataset).splitlines()]
     for row in everything:
         column = table[0].index(f"w = {row['w']:g}")
         for key, how in spaces.KEYS.items():
-            (line,) = [cells for cells in table if cells[:2] == [spaces.SPACES[row["space"]], how]]
+            (line,) = [cells for cells in table if cells[:2] == [spaces.LABELS[row["space"]], how]]
             assert line[column] == f"{row[key]:.2f}"
         assert table[2][column - 1] == f"{row['contrast']:.3f}"  # its first cell is empty
     _, (left, right) = plt.subplots(1, 2)
@@ -130,7 +130,7 @@ def test_guidance_by_several_features_shows_every_row(dataset):
         matched = row["frechet_matched"] / row["frechet_floor"]
         assert {times_floor(row), matched} <= drawn
         assert (row["recall"], times_floor(row)) in pairs
-    for space in spaces.SPACES:
+    for space in spaces.SPACES[dataset]:
         by_w = {r["w"]: r["frechet"] for r in everything if r["space"] == space}
         assert by_w[guidance_spaces.best(dataset, space)] == min(by_w.values())
 
@@ -152,11 +152,11 @@ def test_a_threshold_is_that_of_the_cell(digits_net, monkeypatch, how, end):
 def test_thresholds_are_compared_with_the_same_guidance_without(dataset):
     table = [line.strip("| ").split(" | ") for line in threshold_spaces.table(dataset).splitlines()]
     found = results.rows("threshold_spaces", dataset=dataset)
-    assert len(found) == 2 * 2 * len(spaces.SPACES)
+    assert len(found) == 2 * 2 * len(spaces.SPACES[dataset])
     for row in found:
         where = {"dataset": dataset, "w": row["w"], "space": row["space"]}
         (plain,) = results.rows("guidance_spaces", **where)
         column = table[0].index(f"{row['threshold']}, w = {row['w']:g}")
         for key, how in spaces.KEYS.items():
-            (line,) = [cells for cells in table if cells[:2] == [spaces.SPACES[row["space"]], how]]
+            (line,) = [cells for cells in table if cells[:2] == [spaces.LABELS[row["space"]], how]]
             assert line[column] == f"{row[key] / plain[key]:.2f}"

@@ -16,9 +16,9 @@ from ddpmlib.evaluation import features, statistics
 from ddpmlib.experiments.cells import Cell, Experiment
 from ddpmlib.experiments.measuring import row
 from ddpmlib.experiments.results import Row, markdown, pivot, rows
+from ddpmlib.experiments.spaces import SPACES
 from ddpmlib.models.classifier import Classifier
 
-SPACES = ("classifier", "independent", "robust", "pixels", "random")
 N = {"digits": 300, "mnist": 5000, "fashion_mnist": 5000}  # images in each set
 
 
@@ -66,7 +66,7 @@ SETS = ("one class missing", "copies of training images")  # other images in pla
 CELLS: list[Cell] = [
     {"dataset": name, "space": space, "change": change, "n": N[name]}
     for name in N
-    for space in SPACES
+    for space in SPACES[name]
     for change in (*CHANGES, *SETS)
 ]
 
@@ -128,9 +128,10 @@ def table(dataset: str) -> str:
     """Changes by kinds of features, in units of a missing class; agreement beside it."""
     found = times_missing_class(dataset)
     kept = pivot(rows("feature_audit", dataset=dataset), "change", "space", "class_agreement")
-    header = ("test images with", *SPACES, "agreement (classifier)")
+    spaces = SPACES[dataset]
+    header = ("test images with", *spaces, "agreement (classifier)")
     lines = [
-        (change, *(f"{found[change][s]:.2f}" for s in SPACES), f"{kept[change]['classifier']:.1%}")
+        (change, *(f"{found[change][s]:.2f}" for s in spaces), f"{kept[change]['classifier']:.1%}")
         for change in found
     ]
     return markdown(header, lines)

@@ -12,7 +12,7 @@ from ddpmlib.evaluation import Guidance
 from ddpmlib.experiments import figures, measuring, spaces
 from ddpmlib.experiments.cells import Cell, Experiment
 from ddpmlib.experiments.results import Row, markdown, rows
-from ddpmlib.experiments.spaces import KEYS, SPACES
+from ddpmlib.experiments.spaces import COLOURS, KEYS, LABELS, SPACES
 from ddpmlib.experiments.uncertainty import times_floor
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ CELLS: list[Cell] = [
     {"dataset": name, "w": w, "space": space, "steps": 20, "eta": 1.0, "n": 1000}
     for name in DATASETS
     for w in WEIGHTS
-    for space in SPACES
+    for space in SPACES[name]
 ]
 
 
@@ -55,18 +55,18 @@ def table(dataset: str) -> str:
     first = found(dataset, "classifier")
     lines = [("", "of the samples", *(f"{row['contrast']:.3f}" for row in first),
               f"{first[0]['contrast_floor']:.3f}")]  # fmt: skip
-    for space, label in SPACES.items():
+    for space in SPACES[dataset]:
         of_space = found(dataset, space)
         floor = {"frechet": f"{of_space[0]['frechet_floor']:.2f}", "frechet_matched": ""}
         for key, how in KEYS.items():
-            lines.append((label, how, *(f"{row[key]:.2f}" for row in of_space), floor[key]))
+            lines.append((LABELS[space], how, *(f"{row[key]:.2f}" for row in of_space), floor[key]))
     return markdown(header, lines)
 
 
 def figure(dataset: str, ax: Axes) -> Axes:
     """Distance over its floor against w; dashed with contrast matched."""
-    for colour, (space, label) in zip(plots.COLOURS, SPACES.items(), strict=False):
-        of_space = found(dataset, space)
+    for space in SPACES[dataset]:
+        of_space, colour, label = found(dataset, space), COLOURS[space], LABELS[space]
         for key, style in (("frechet", "-"), ("frechet_matched", "--")):
             look: dict[str, Any] = {"color": colour, "ls": style}
             look |= {"label": label} if style == "-" else {}
@@ -91,8 +91,8 @@ def _over_floor(row: Row) -> Row:
 
 def frontier_figure(dataset: str, ax: Axes) -> Axes:
     """Distance over its floor against recall, one curve for each kind of features, along w."""
-    for colour, (space, label) in zip(plots.COLOURS, SPACES.items(), strict=False):
-        of_space = found(dataset, space)
+    for space in SPACES[dataset]:
+        of_space, colour, label = found(dataset, space), COLOURS[space], LABELS[space]
         recall = [row["recall"] for row in of_space]
         over = [times_floor(row) for row in of_space]
         ax.plot(recall, over, "o-", ms=4, color=colour, label=label)

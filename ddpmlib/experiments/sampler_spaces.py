@@ -14,7 +14,7 @@ from ddpmlib.experiments import measuring, runs
 from ddpmlib.experiments.cells import Cell, Experiment
 from ddpmlib.experiments.methods import METHODS
 from ddpmlib.experiments.results import Row, markdown, pivot, rows
-from ddpmlib.experiments.spaces import KEYS, SPACES, measured
+from ddpmlib.experiments.spaces import COLOURS, KEYS, LABELS, measured
 from ddpmlib.experiments.uncertainty import over_seeds
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ CELLS: list[Cell] = [
     for seed in runs.SEEDS
     for k in CALLS
     for method in PAIR
-    for space in SPACES
+    for space in LABELS
 ]
 
 
@@ -64,7 +64,7 @@ def table() -> str:
     """For each kind of features the ratio at every number of calls, as it is and matched."""
     lines = [
         (label, how, *(_with_error(ratios(space, k, key)) for k in CALLS))
-        for space, label in SPACES.items()
+        for space, label in LABELS.items()
         for key, how in KEYS.items()
     ]
     return markdown(("features", "contrast", *(f"{k} calls" for k in CALLS)), lines)
@@ -77,13 +77,13 @@ def _with_error(values: list[float]) -> str:
 
 def figure(ax: Axes) -> Axes:
     """DDIM over ancestral against calls: solid as it is, dashed with contrast matched."""
-    for colour, (space, label) in zip(plots.COLOURS, SPACES.items(), strict=False):
+    for space, label in LABELS.items():
         for key, style in zip(KEYS, ("-", "--"), strict=True):
             found = [over_seeds(ratios(space, k, key)) for k in CALLS]
             means, errors = zip(*found, strict=True)
             name = label if style == "-" else None
             ax.errorbar(CALLS, means, errors, ls=style, marker="o", ms=4, capsize=2,
-                        color=colour, label=name)  # fmt: skip
+                        color=COLOURS[space], label=name)  # fmt: skip
     ax.axhline(1, color=plots.GREY, ls=":")
     ax.set(xlabel="network calls", ylabel="distance, DDIM / ancestral", xscale="log")
     ax.set(yscale="log", xticks=CALLS, xticklabels=CALLS)

@@ -8,18 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ddpmlib import data, evaluation
+from ddpmlib import data, evaluation, plots
 from ddpmlib.evaluation import Guidance, Sampling
 from ddpmlib.experiments import measuring
 from ddpmlib.experiments.results import Row
 
-SPACES = {
+LABELS = {
     "classifier": "classifier",
     "independent": "independent classifier",
     "robust": "robust classifier",
     "pixels": "pixels",
     "random": "random convolutions",
 }
+COLOURS = dict(zip(LABELS, plots.COLOURS, strict=False))
+SPACES = {
+    "digits": tuple(LABELS),
+    "mnist": tuple(LABELS),
+    "fashion_mnist": ("classifier", "pixels", "random"),
+}
+"""Data set → the kinds of features that are at hand there."""
 KEYS = {"frechet": "as it is", "frechet_matched": "contrast matched"}
 MEASURES = ("fid", "contrast", "pr")
 
@@ -29,7 +36,7 @@ def measured(dataset: str, space: str, x0: Tensor, y: Tensor) -> Row:
 
     Args:
         dataset: what the samples should look like.
-        space: one of :data:`SPACES`.
+        space: one of :data:`SPACES` of the data set.
         x0: samples (N, C, H, W).
         y: the classes that were asked for, (N,), in turn.
     """

@@ -11,7 +11,7 @@ from ddpmlib.experiments import guidance_spaces, measuring, spaces
 from ddpmlib.experiments.cells import Cell, Experiment
 from ddpmlib.experiments.guidance import QUANTILE
 from ddpmlib.experiments.results import Row, markdown, rows
-from ddpmlib.experiments.spaces import KEYS, SPACES
+from ddpmlib.experiments.spaces import KEYS, LABELS, SPACES
 from ddpmlib.experiments.thresholds import THRESHOLDS
 
 WEIGHTS = (1.0, 4.0)
@@ -21,7 +21,7 @@ CELLS: list[Cell] = [
     for name in guidance_spaces.DATASETS
     for w in WEIGHTS
     for how in THRESHOLDS[1:]
-    for space in SPACES
+    for space in SPACES[name]
 ]
 
 
@@ -49,11 +49,11 @@ def table(dataset: str) -> str:
     header = ["features", "contrast"]
     header += [f"{how}, w = {w:g}" for how in THRESHOLDS[1:] for w in WEIGHTS]
     lines = []
-    for space, label in SPACES.items():
+    for space in SPACES[dataset]:
         for key, said in KEYS.items():
             by_w = {w: times_none(dataset, w, key) for w in WEIGHTS}
             ratios = [by_w[w][how][space] for how in THRESHOLDS[1:] for w in WEIGHTS]
-            lines.append((label, said, *(f"{ratio:.2f}" for ratio in ratios)))
+            lines.append((LABELS[space], said, *(f"{ratio:.2f}" for ratio in ratios)))
     return markdown(header, lines)
 
 
