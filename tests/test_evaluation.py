@@ -330,7 +330,7 @@ def test_the_floor_is_what_test_images_score_in_place_of_samples(classifier, dig
     found = evaluation.measure_samples(classifier, data.to_float(x), None, digits, draws=20)
     assert "class_agreement" not in found
     names = ("frechet", "inception_score", "kid", "precision", "recall", "density", "coverage")
-    for name in (*names, "contrast", "brightness"):
+    for name in (*names, "contrast", "brightness", "saturation"):
         assert found[name] == pytest.approx(found[f"{name}_floor"], abs=2e-4), name
 
 

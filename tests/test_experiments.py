@@ -152,6 +152,9 @@ def test_the_interval_table_stands_between_no_guidance_and_guidance_at_all_times
     lines = experiments.guidance_interval.table(dataset).splitlines()[2:]
     assert len(lines) == 2 + len(results.rows("guidance_interval", dataset=dataset))
     assert "| none |" in lines[0] and "| all |" in lines[1]
+    for row in results.rows("guidance_interval", dataset=dataset):
+        times = f"| {row['low']}–{row['high']} | {row['frechet']:.2f} ["
+        assert sum(times in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])
@@ -160,6 +163,10 @@ def test_the_table_of_thresholds_has_all_three_for_each_weight(dataset):
     lines = experiments.thresholds.table(dataset).splitlines()[2:]
     kinds = [line.split("|")[2].strip() for line in lines]
     assert kinds == ["none", "static", "dynamic"] * len(clipped)
+    sweep = results.rows("guidance", dataset=dataset, method="classifier_free")
+    for row in [*clipped, *(r for r in sweep if r["w"] in {c["w"] for c in clipped})]:
+        kind = "static" if "clip" in row else "dynamic" if row["threshold"] else "none"
+        assert any(f"| {row['w']:g} | {kind} | {row['frechet']:.2f} [" in line for line in lines)
 
 
 @pytest.mark.parametrize("row", results.rows("restart", missing_ok=True), ids=lambda r: r["seed"])
@@ -198,6 +205,8 @@ def test_the_dropout_table_shows_every_row():
     found = results.rows("guidance_dropout")
     assert {row["label_dropout"] for row in found} == {0, 0.1, 0.2, 0.5}
     assert len(experiments.guidance_dropout.table().splitlines()) == 2 + len(found)
+    dropped = {row["run"]: row["label_dropout"] for row in results.rows("training")}
+    assert all(dropped[row["run"]] == row["label_dropout"] for row in found)
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "fashion_mnist"])

@@ -13,6 +13,7 @@ from ddpmlib.guidance import (
     DynamicThreshold,
     StaticThreshold,
     Unconditional,
+    interval,
 )
 from ddpmlib.process import FlowMatching
 from ddpmlib.samplers import draw, uniform_times
@@ -57,6 +58,9 @@ def test_the_wrappers_are_those_one_would_write(digits, card):
     pairs = (
         (Guidance(w=3.0), ClassifierFree(digits, 3.0)),
         (Guidance(w=3.0, low=1, high=1000), ClassifierFree(digits, 3.0)),
+        (Guidance(w=3.0, low=500, high=1000), ClassifierFree(digits, interval(3.0, 500, 1000))),
+        (Guidance(w=3.0, low=500), ClassifierFree(digits, lambda t: 3.0 * (t >= 500))),
+        (Guidance(w=3.0, high=500), ClassifierFree(digits, lambda t: 3.0 * (t <= 500))),
         (Guidance(w=9.0, threshold=0.9), DynamicThreshold(ClassifierFree(digits, 9.0), 0.9)),
         (Guidance(unconditional=True), Unconditional(digits)),
         (Guidance(w=9.0, clip=True), StaticThreshold(ClassifierFree(digits, 9.0))),

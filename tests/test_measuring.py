@@ -8,16 +8,20 @@ import torch
 
 from ddpmlib import data, experiments, zoo
 from ddpmlib.denoiser import FixedVariance
+from ddpmlib.evaluation import Guidance
 from ddpmlib.experiments import (
     digit_schedules,
     gradient_noise,
     guidance,
+    guidance_dropout,
+    guidance_interval,
     measuring,
     restart,
     results,
     runs,
     sampler_spaces,
     spaces,
+    thresholds,
 )
 from ddpmlib.experiments.__main__ import main
 from ddpmlib.experiments.cells import Experiment, sampled_cells
@@ -209,7 +213,30 @@ def test_each_kind_of_guidance_is_what_its_row_says():
     }  # fmt: skip
     assert guidance.options("classifier", 0.0).record() == {"unconditional": True}
     assert not guidance.options("classifier_conditional", 1.0).unconditional
-    assert guidance.options("clean_classifier", 1.0).classifier == str(runs.CLEAN)
+    clean = guidance.options("clean_classifier", 1.0, True)
+    assert clean.classifier == str(runs.CLEAN) and clean.unconditional
+    assert clean.threshold == guidance.QUANTILE == 0.995
+
+
+def test_a_guided_cell_is_measured_with_what_it_names(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        measuring, "guided", lambda cell, name, how, eta: asked.append((name, how, eta))
+    )
+    cell = {"dataset": "fashion_mnist", "w": 2.0, "steps": 2, "eta": 0.5, "n": 20}
+    guidance_interval.measure(cell | {"low": 3, "high": 7})
+    thresholds.measure(cell | {"method": "classifier_free", "clip": True})
+    guidance.measure(cell | {"method": "classifier_free", "threshold": True})
+    guidance.measure(cell | {"method": "classifier", "threshold": False})
+    guidance_dropout.measure({"run": "dropout-20", "w": 2.0, "eta": 0.5})
+    by_classifier = {"classifier": "fashion_mnist-noisy-classifier", "strength": 2.0}
+    assert asked == [
+        ("fashion_mnist", Guidance(w=2.0, low=3, high=7), 0.5),
+        ("fashion_mnist", Guidance(w=2.0, clip=True), 0.5),
+        ("fashion_mnist", Guidance(w=2.0, threshold=0.995), 0.5),
+        ("fashion_mnist", Guidance(**by_classifier, unconditional=True), 0.5),
+        (runs.folder("dropout-20"), Guidance(w=2.0), 0.5),
+    ]
 
 
 class Black:

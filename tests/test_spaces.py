@@ -125,8 +125,18 @@ def test_guidance_by_several_features_shows_every_row(dataset):
     guidance_spaces.frontier_figure(dataset, right)
     drawn = {y for line in left.lines for y in line.get_ydata()}
     pairs = {xy for line in right.lines for xy in zip(*line.get_data(), strict=True)}
+    bars = [
+        segment[:, 1]
+        for container in left.containers
+        for lines in container.lines[2]
+        for segment in lines.get_segments()
+    ]
     plt.close()
     for row in everything:
+        for key in ("frechet", "frechet_matched"):
+            ends = [min(row[key], row[f"{key}_interval"][0]), row[f"{key}_interval"][1]]
+            over = pytest.approx([end / row["frechet_floor"] for end in ends])
+            assert any(bar.tolist() == over for bar in bars)
         matched = row["frechet_matched"] / row["frechet_floor"]
         assert {times_floor(row), matched} <= drawn
         assert (row["recall"], times_floor(row)) in pairs

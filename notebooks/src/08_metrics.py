@@ -1206,7 +1206,7 @@ _ = ax.legend(fontsize=8, ncol=2)
 #
 # ## What goes wrong
 #
-# The ladder of the fifth lecture deck ("Diffusion models", results on CIFAR-10): CIFAR-10, 100 epochs, FID **160 to 300** and Inception Scores of **1.4 to 3.2**. Published implementations of the same methods reach an FID of 3.2 to 4 {cite}`ho2020denoising,song2021denoising`, and DDPM an IS of 9.46.
+# The ladder of [deck 004](../book/slides_map.md#deck-004), "Diffusion models": CIFAR-10, 100 epochs, FID **160 to 300** and Inception Scores of **1.4 to 3.2**. Published implementations of the same methods reach an FID of 3.2 to 4 {cite}`ho2020denoising,song2021denoising`, and DDPM an IS of 9.46.
 # A factor of fifty is not a matter of patience. A bug or a broken evaluation hides in it. Which? We cannot look into that run, but we can break our own evaluation in every usual way, and see which numbers look like that.
 #
 # The two usual suspects: **the wrong range** (samples scaled to $[0, 1]$ go to a network that expects $[-1, 1]$) and **too few samples**.
@@ -1272,11 +1272,11 @@ ax.xaxis.minorticks_off()
 
 # %% [markdown]
 # **Fig. 8.7.** Distance and Inception Score together tell kinds of faults apart: too few or too similar images keep a high score, images that the classifier cannot read lose both. Each point is a set of images that is broken in one usual way: the distance over its floor against the Inception Score over that of real images. All but white noise and grey are *real digits*. The yellow band holds the
-# scores of the slides.
+# scores of deck 004.
 #
 # **Too few samples** inflate FID thirty-fold and leave the
-# Inception Score high. **The wrong range** ruins both: this classifier finds nearly the same in every washed-out image, and the score falls to the region of the slides (yellow: 1.4 to 3.2, divided by the 11.24 that real CIFAR-10 images score
-# {cite}`salimans2016improved`). So the table of the slides does not look like short training, nor like too few samples alone. It looks like images that the classifier cannot read: wrong range, wrong scale, or noise. (Ratios across data sets and features
+# Inception Score high. **The wrong range** ruins both: this classifier finds nearly the same in every washed-out image, and the score falls to the region of the deck (yellow: 1.4 to 3.2, divided by the 11.24 that real CIFAR-10 images score
+# {cite}`salimans2016improved`). So the table of the deck does not look like short training, nor like too few samples alone. It looks like images that the classifier cannot read: wrong range, wrong scale, or noise. (Ratios across data sets and features
 # are a hint, not a proof.)
 #
 # **The check that costs nothing:** send *real* images down the very path that samples take, through the same rescaling, files, and loader, and demand the floor. The test that does it here is

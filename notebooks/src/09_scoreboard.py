@@ -102,7 +102,7 @@ _ = axes[1].legend(
 # - put an error bar on a score, and say which of its sources the bar covers;
 # - tell an error of the *sampler* from an error of the *network*;
 # - say which choices of a diffusion model matter at few steps, at many, and for the likelihood;
-# - read somebody else's table, the slides' among them, and name what is missing in it.
+# - read somebody else's table, a lecture deck's among them, and name what is missing in it.
 #
 # ## Error of the sampler, error of the network
 #
@@ -385,7 +385,7 @@ for name, recipe in rungs.items():
 Markdown(experiments.training.table())
 
 # %% [markdown]
-# ### The ladder, ours and that of the slides
+# ### The ladder, ours and that of deck 004
 
 # %%
 Markdown(experiments.ladder.table())
@@ -406,7 +406,7 @@ assert rungs[1] > rungs[2] > rungs[0] > rungs[3] > rungs[4]
 # A rung of such a ladder changes several things at
 # once, and the next cells take them apart: by these features it is the missing noise that costs, not the missing calls. The variance that rung two learned is not even used by its sampler, because DDIM with $\eta=0$ draws no noise, and its prediction is trained by the same loss as before (the stop-gradient of [chapter 6](06_iddpm.ipynb)).
 #
-# The ladder of the slides, for comparison:
+# The ladder of [deck 004](../book/slides_map.md#deck-004), "Diffusion models", for comparison:
 
 # %%
 Markdown(experiments.ladder.deck_table())
@@ -417,8 +417,8 @@ Markdown(experiments.ladder.deck_table())
 #
 # :::{admonition} Common misprint: a ladder without a floor
 # :class: warning
-# The ladder of the slides (the fifth deck, "Diffusion models", 2023) stands on another data set (CIFAR-10), other features, an unknown number of samples, without a floor and without a second seed, so no number of one table may be compared with one of the other. What can be said: distances of 160 to 300 after 100 epochs are not what these methods do
-# (published values are 3 to 4), and [chapter 8](08_metrics.ipynb#what-goes-wrong) shows what such values look like: a wrong range of pixels, or far too few samples. An Inception Score of 1.4 to 3.2, on a scale where noise has 1 and real images have 11, says the same. The row "linear schedule" names no sampler; the rows "sigmoid" and "cosine" are IDDPM with DDIM. The *order* may be right all the same; the table cannot tell. The last row gains Inception Score and loses FID, 160 to 184. Guidance does that where $w$ is larger than the model needs, and which $w$ it was the slides do not say.
+# The ladder of deck 004 stands on another data set (CIFAR-10), other features, an unknown number of samples, without a floor and without a second seed, so no number of one table may be compared with one of the other. What can be said: distances of 160 to 300 after 100 epochs are not what these methods do
+# (published values are 3 to 4), and [chapter 8](08_metrics.ipynb#what-goes-wrong) shows what such values look like: a wrong range of pixels, or far too few samples. An Inception Score of 1.4 to 3.2, on a scale where noise has 1 and real images have 11, says the same. The row "linear schedule" names no sampler; the rows "sigmoid" and "cosine" are IDDPM with DDIM. The *order* may be right all the same; the table cannot tell. The last row gains Inception Score and loses FID, 160 to 184. Guidance does that where $w$ is larger than the model needs, and which $w$ it was the deck does not say.
 # :::
 #
 # How wide is the bar of one row? Equation (9.2), measured:
@@ -443,7 +443,7 @@ for i, rung in enumerate(experiments.ladder.RUNGS, start=1):
 Markdown(experiments.lengths.table())
 
 # %% [markdown]
-# Nothing here that a second seed could not turn around: whether the length matters is **not resolved**. At 50 calls, or 250, the three lengths differ by a tenth, which is less than two seeds do. The slides' Inception Score grows with $T$; ours does not. What $T$ decides is how fine the steps *could* be; a sampler that takes 50 of them never finds out.
+# Nothing here that a second seed could not turn around: whether the length matters is **not resolved**. At 50 calls, or 250, the three lengths differ by a tenth, which is less than two seeds do. The Inception Score of deck 004 grows with $T$; ours does not. What $T$ decides is how fine the steps *could* be; a sampler that takes 50 of them never finds out.
 #
 # ### 2. Which schedule
 
@@ -526,7 +526,7 @@ assert cosine[50]["beta"] < cosine[50]["ddim"]
 #
 # ### Where along the chain the quality appears
 #
-# One deck draws from a curve of generated states that the last 250 of 1,000 steps do most of the work. We stop the chain at every fifth call, take
+# Deck 004 draws from a curve of generated states that the last 250 of 1,000 steps do most of the work. We stop the chain at every fifth call, take
 # the prediction $\hat x_0$ at that moment for the sample, and measure it.
 
 # %% mystnb={"image": {"alt": "Fréchet distance of the prediction of the clean image over the share of the chain that is done, for linear and cosine schedule, ancestral and DDIM."}}

@@ -653,9 +653,9 @@ assert lengths[50, noisy_logits] > 3 * lengths[300, noisy_logits]
 #
 # :::{admonition} Common misprint: which gradient, which Σ, and where
 # :class: warning
-# **The classifier's gradient is $\nabla\log p(y\mid x_t)$.** The deck "Diffusion Model"
-# (computer-vision project, 2025) writes on its slide on guidance that a classifier approximates
-# $\nabla\log p(x)$; that is the score, which the denoiser has.
+# **The classifier's gradient is $\nabla\log p(y\mid x_t)$.**
+# [Deck 000](../book/slides_map.md#deck-000), "Diffusion Model", writes on its slide on guidance
+# that a classifier approximates $\nabla\log p(x)$; that is the score, which the denoiser has.
 #
 # **Σ is the covariance**, $\sigma_t^2I$. Several decks write "$\sigma_tI$" for the variance of a
 # step. None of them goes on to print this algorithm; whoever combines the two shifts by
@@ -1222,7 +1222,7 @@ Markdown(markdown(("class agreement after the step to t =", *map(str, asked)), l
 #
 # ## How strong must guidance be? 300 digits per strength
 #
-# The slides compare scale 1 with scale 10. Here are more strengths: 300 samples each, 20 ancestral
+# The table above has $s=1$ and $s=10$. Here are more strengths: 300 samples each, 20 ancestral
 # steps, measured in the features of `digits-classifier`. *Conditional* is the same network given
 # the class, which is what exact guidance with $s=1$ would give; the last row adds guidance to it.
 

@@ -86,11 +86,10 @@ ink = [float(chain[-1].x.mean()) for chain in chains.values()]
 assert ink == sorted(ink) and ink[-1] > ink[0] + 0.1
 
 # %% [markdown]
-# **Fig. 11.1.** Guidance makes digits bolder and their class beyond doubt. Each column has one
-# class and one starting noise, each row one weight; sixteen DDIM steps of our MNIST model. The
-# first row, $w=0$, is the plain conditional model. The mean grey value rises from row to row. What
-# a single row does not show is that the digits of one class become more alike: recall in the
-# section [MNIST and Fashion-MNIST over w](#mnist-and-fashion-mnist-over-w) says so.
+# **Fig. 11.1.** Guidance makes digits bolder. Each column has one class and one starting noise,
+# each row one weight; sixteen DDIM steps of our MNIST model. The first row, $w=0$, is the plain
+# conditional model. The mean grey value rises from row to row. They cannot show the loss of
+# variety: see recall in [MNIST and Fashion-MNIST over w](#mnist-and-fashion-mnist-over-w).
 #
 # ## Objectives
 #
@@ -284,19 +283,20 @@ assert likely.min() > 0.96 and abs(top - 1.5) < 0.05
 # | Stable Diffusion's code | `scale` | $\hat\varepsilon_\varnothing+\texttt{scale}\,(\hat\varepsilon_c-\hat\varepsilon_\varnothing)$ | 1 |
 #
 # Stable Diffusion's usual scale 7.5 is $w=6.5$ here, and Imagen's $w$ is our $1+w$ under the same
-# letter. The scale of classifier guidance around an *unconditional* model is such an $s$, too. The
-# slides "Denoising Diffusion Models" use one convention in one place (line 909 of their text) and
-# the other in the next (942 to 952), so a weight taken from one of them is off by one in the
-# other.
+# letter. The scale of classifier guidance around an *unconditional* model is such an $s$, too.
+# [Deck 003](../book/slides_map.md#deck-003), "Denoising Diffusion Models", uses one convention in
+# one place (line 909 of its text) and the other in the next (942 to 952), so a weight taken from
+# one of them is off by one in the other.
 #
 # :::{dropdown} The paper's sampler, in log-SNR
-# Ho & Salimans, and the slides "Diffusion models" after them (lines 294 to 321), write the
-# ancestral step in log-SNR $\lambda=\log\frac{\bar\alpha}{1-\bar\alpha}$, from $\lambda$ to a
-# later $\lambda'>\lambda$, with the variance $(\tilde\sigma^2)^{1-v}(\sigma^2)^{v}$, where
+# Ho & Salimans, and [deck 004](../book/slides_map.md#deck-004), "Diffusion models", after them
+# (lines 294 to 321), write the ancestral step in log-SNR
+# $\lambda=\log\frac{\bar\alpha}{1-\bar\alpha}$, from $\lambda$ to a later $\lambda'>\lambda$, with
+# the variance $(\tilde\sigma^2)^{1-v}(\sigma^2)^{v}$, where
 # $\sigma^2=(1-e^{\lambda-\lambda'})(1-\bar\alpha_\lambda)$ and
 # $\tilde\sigma^2=(1-e^{\lambda-\lambda'})(1-\bar\alpha_{\lambda'})$. These are $\beta$ and
 # $\tilde\beta$ of the stride, so $v$ is the interpolation of [chapter 6](06_iddpm.ipynb) held
-# constant (the paper takes 0.3): in `ddpmlib`, `FixedVariance(denoiser, var_mix=v)`.
+# constant (0.3 and 0.2 in the paper): in `ddpmlib`, `FixedVariance(denoiser, var_mix=v)`.
 # [Appendix B](B_rosetta.ipynb) has the whole step. The test
 # `tests/derivations/test_ch11.py::test_the_papers_variances_are_those_of_the_stride` compares
 # them.
@@ -308,8 +308,8 @@ assert likely.min() > 0.96 and abs(top - 1.5) < 0.05
 # $p_\theta(x_{0:T}\mid c)=p(x_T)\prod_t p_\theta(x_{t-1}\mid x_t,c)$, while noise is added without
 # asking for it, $q(x_{1:T}\mid x_0,c)=q(x_{1:T}\mid x_0)$. So the derivation of
 # [chapter 4](04_elbo.ipynb) holds word for word with $c$ given, and the bound on
-# $-\log p_\theta(x_0\mid c)$ (called $L(x_0\mid c)$ in the slides "Denoising Diffusion Models",
-# line 762) has the same terms with a conditional denoiser in them:
+# $-\log p_\theta(x_0\mid c)$ (called $L(x_0\mid c)$ in deck 003, line 762) has the same terms with
+# a conditional denoiser in them:
 #
 # $$
 # \mathbb E_q\Big[\mathrm{KL}\big(q(x_T\mid x_0)\,\|\,p(x_T)\big)+\sum_{t>1}\mathrm{KL}\big(q(x_{t-1}\mid x_t,x_0)\,\|\,p_\theta(x_{t-1}\mid x_t,c)\big)-\log p_\theta(x_0\mid x_1,c)\Big].
@@ -357,9 +357,9 @@ head = ("8×8 digits", "bound, nats an image", "against $w=0$")
 Markdown(results.markdown(head, lines))
 
 # %% [markdown]
-# Knowing the class lowers the bound by 9 nats, more than the 2.3 of exact predictions; the cause of
-# the rest is open. Guidance raises the bound: at $w=1$ by more than the class had lowered it, at $w=4$
-# far more.
+# Knowing the class lowers the bound by 9 nats, more than the 2.3 that exact predictions in fine
+# steps allow; the cause of the rest is open. Guidance raises the bound: at $w=1$ by more than the
+# class had lowered it, at $w=4$ far more.
 #
 # ### One network for both predictions
 #
@@ -448,7 +448,7 @@ Markdown(results.markdown(head, lines))
 # Use $\bar x=x_t/\sqrt{\bar\alpha_t}$, whose noise has the variance
 # $u=(1-\bar\alpha_t)/\bar\alpha_t$. The guided score of $\bar x$ is $-a\bar x+b$ with
 # $a(u)=\frac{1+w}{c+u}-\frac{w}{C+u}$ and $b(u)=\frac{(1+w)\,m}{c+u}$. DDIM is Euler's method for
-# $\mathrm d\bar x/\mathrm du=-\frac12\,\text{score}$, which is (7.11) with $u=r^2$; so in fine
+# (7.11), which with $u=r^2$ reads $\mathrm d\bar x/\mathrm du=-\frac12\,\text{score}$; so in fine
 # steps its mean and variance obey $\mu'=\frac12(a\mu-b)$, $V'=aV$. An ancestral step from $t$ to
 # $t'$ has the mean $\bar x_t+(u_t-u_{t'})\,\text{score}$ and the variance
 # $u_{t'}(u_t-u_{t'})/u_t$, so there $\mu'=a\mu-b$, $V'=2aV-1$. With
@@ -502,7 +502,7 @@ print("sympy agrees with (11.8), (11.9) and (11.10)")
 # A chain of affine steps maps a Gaussian to a Gaussian, so the library's own samplers can be
 # followed without a single random number (dots in the figure).
 
-# %% mystnb={"image": {"alt": "Two panels over the guidance weight from minus 1 to 8, for the tilted density, ancestral sampling and DDIM. Left, means: all start at 0, cross 1 at w = 0, and approach four thirds from below, DDIM from above. Right, variances on a logarithmic axis: from 1 they fall, the tilted slowest, DDIM along a straight line. Dots of library chains lie on the lines."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Two panels over the guidance weight from minus 1 to 8, for the tilted density, ancestral sampling and DDIM. Left, means: all start at 0, cross 1 at w = 0, and approach four thirds from below, DDIM from above. Right, variances on a logarithmic axis: from 1 they fall, the tilted slowest, DDIM along a straight line. Dots of library chains lie on the lines or close to them."}} tags=["hide-input"]
 from itertools import pairwise
 
 from ddpmlib.prediction import Prediction
@@ -720,24 +720,24 @@ body += [("100 unseen scans", f"{floor:.0f}", "", "", "")]
 Markdown(results.markdown(head, body))
 
 # %% [markdown]
-# **Fig. 11.5.** A network that never saw the null label cannot be guided by it. At $w=0$ both
+# **Fig. 11.5.** A null label that was never trained gives no unconditional model. At $w=0$ both
 # networks draw digits; a conditional model needs no label dropout. They differ in the first row:
-# on the left $w=-1$ draws digits of any class, as (11.5) promises, on the right washed-out
-# averages. And they differ where $w>0$: on the left guidance reduces variety, on the right (11.3)
-# extrapolates away from a random direction, most pixels leave the range and variety rises far
-# above that of $w=0$.
+# on the left $w=-1$ draws digits of any class, as (11.5) promises, with more variety than at $w=0$;
+# on the right washed-out images with less. And they differ where $w>0$: on the left guidance
+# reduces variety, on the right (11.3) extrapolates away from an arbitrary prediction, and variety
+# rises far above that of $w=0$.
 #
-# Two numbers of the table do *not* show the fault: class agreement goes to 99 or 100 % in both,
+# Two numbers of the table do *not* show the fault: class agreement rises to 98 % or more in both,
 # and at $w=2$ the Fréchet distance is lower than at $w=0$ in both. The row $w=-1$ tells the two
 # apart.
 #
 # ## Can the model tell a mix of two digits from a digit?
 #
-# The slides "Diffusion Model" say that it cannot (line 427). We ask the unconditional prediction
-# of the shipped 8×8 model. Test scans, means of two scans of one class, and means of two scans of
-# different classes are noised to $t=100$ (four noises each) and denoised; a denoiser that knows
-# what digits look like should err more on what is none. Means of one class are there because
-# averaging alone changes an image. Three draws of 100:
+# [Deck 000](../book/slides_map.md#deck-000), "Diffusion Model", says that it cannot (line 427). We
+# ask the unconditional prediction of the shipped 8×8 model. Test scans, means of two scans of one
+# class, and means of two scans of different classes are noised to $t=100$ (four noises each) and
+# denoised; a denoiser that knows what digits look like should err more on what is none. Means of
+# one class are there because averaging alone changes an image. Three draws of 100:
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 clean, named = data.to_float(scans.x_test), scans.y_test
@@ -820,8 +820,8 @@ Markdown(results.markdown(head, body))
 #
 # Static thresholding leaves every pixel that was pushed out exactly on the border: the image
 # saturates. Dynamic thresholding {cite}`saharia2022photorealistic` scales the whole image by the
-# factor by which this image has left the range, so that pixels which differed still differ. Either
-# way the noise that goes with the prediction must be formed anew,
+# factor by which this image has left the range, so that nearly all pixels which differed still
+# differ. Either way the noise that goes with the prediction must be formed anew,
 #
 # $$
 # \hat\varepsilon=\frac{x_t-\sqrt{\bar\alpha_t}\;\hat x_0}{\sqrt{1-\bar\alpha_t}},
@@ -869,9 +869,9 @@ lines = [(name, f"{middle[name]:.2f}", f"{white[name]:.0%}") for name in kept]
 Markdown(results.markdown(("w = 4", "median pixel", "white pixels"), lines))
 
 # %% [markdown]
-# **Fig. 11.6.** Guided predictions leave the range early in the chain, and on MNIST dynamic
-# thresholding is the worse remedy. Left: with $w=8$ the first predictions reach more than six
-# times the range, as (11.11) allows; most of that is gone when the image is finished. Right,
+# **Fig. 11.6.** Guided predictions leave the range early in the chain, and on MNIST at $w=4$
+# dynamic thresholding is the worse remedy. Left: with $w=8$ the first predictions reach more than
+# six times the range, as (11.11) allows; most of that is gone when the image is finished. Right,
 # $w=4$: no threshold and clipping give clean digits, the dynamic threshold grey, speckled
 # backgrounds.
 #
@@ -893,10 +893,10 @@ Markdown(results.markdown(("w = 4", "median pixel", "white pixels"), lines))
 #
 # the same push for every sample of the class, whatever it was going to become. At the end $x_t$
 # has decided the class, $q(y\mid x_t)\approx1$, and by (11.1) its gradient is almost zero:
-# guidance does little and costs a second prediction. In between it chooses between alternatives
-# that are still open. Kynkäänniemi et al. {cite}`kynkaanniemi2024applying` therefore guide in a
-# *limited interval* of noise levels, and took the best FID on ImageNet-512 of their time from 1.81
-# to 1.40. In the library `w` becomes a function of time:
+# guidance does little and costs a second prediction. Kynkäänniemi et al.
+# {cite}`kynkaanniemi2024applying` therefore guide in a *limited interval* of noise levels, and
+# took the best FID on ImageNet-512 of their time from 1.81 to 1.40. In the library `w` becomes a
+# function of time:
 
 # %%
 from ddpmlib.guidance import interval
@@ -912,7 +912,7 @@ partly = {
     for name, (low, high) in parts.items()
 }
 
-# %% mystnb={"image": {"alt": "Four density plots over x with w = 4 in different intervals of time. All times: one bump beyond the right one of class 1. Early: one narrow bump at the right. Middle: one bump at the right. Late: two bumps, close to the dark line of the class."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Four density plots over x with w = 4 in different intervals of time. All times: one bump beyond the right one of class 1. Early: one narrow bump at the right. Middle: one bump at the right. Late: two bumps, the right one on the dark line of the class, the left one narrower and moved to the right."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 4, figsize=(7.5, 2.1), sharey=True, dpi=90)
 right_bump = {}
 for ax, (name, (low, high)) in zip(axes, parts.items(), strict=True):
@@ -928,12 +928,12 @@ assert all(abs(right_bump[name] - share) < 0.01 for name, share in told.items())
 
 # %% [markdown]
 # **Fig. 11.7.** On the line, guidance early or in the middle of the chain empties the left bump,
-# late guidance keeps it. The right bump holds half of the class (black) and 58 % of the tilted
-# density for $w=4$. DDIM guided at all times puts 100 % of its samples there, guided early 97 %,
-# in the middle 98 %, late 55 %. The early push (11.14) points right, to the side away from class
-# 0, for the samples of both bumps.
+# late guidance keeps it, narrower. The right bump holds half of the class (black) and 58 % of the
+# tilted density for $w=4$. DDIM guided at all times puts 100 % of its samples there, guided early
+# 97 %, in the middle 98 %, late 55 %. The early push (11.14) points right, to the side away from
+# class 0, for the samples of both bumps.
 
-# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Left: the root mean square difference between the conditional and the null prediction falls over the chain from about a quarter to nearly zero. Right: five rows of digits: no guidance, all times, early, middle, late. Early looks like all times; middle and late look like no guidance, tidied."}}
+# %% tags=["hide-input", "nbval-ignore-output"] mystnb={"image": {"alt": "Left: the root mean square difference between the conditional and the null prediction is about a quarter in the first steps and falls from there to nearly zero. Right: five rows of digits: no guidance, all times, early, middle, late. Early looks like all times; middle and late look like no guidance, tidied."}}
 plain = chains[0.0]
 with torch.no_grad():
     gap = [
@@ -959,10 +959,11 @@ assert all(abs(change[name] - found) < 0.03 for name, found in told.items())
 assert abs(gap[0] - 0.25) < 0.05 and gap[-1] < 0.02
 
 # %% [markdown]
-# **Fig. 11.8.** On MNIST, guidance early in the chain makes nearly the whole change. Left: how far
-# the two predictions are apart along the unguided chain, about 0.25 in the first steps and below
-# 0.02 at the end (the middle interval is grey). Right: the root mean square change of the images
-# against $w=0$ is 0.41 for guidance at all times, 0.41 early, 0.13 in the middle and 0.04 late.
+# **Fig. 11.8.** On MNIST, guidance early in the chain changes the digits as much as guidance at
+# all times. Left: how far the two predictions are apart along the unguided chain, about 0.25 in
+# the first steps and below 0.02 at the end (the middle interval is grey). Right: the root mean
+# square change of the images against $w=0$ is 0.41 for guidance at all times, 0.41 early, 0.13 in
+# the middle and 0.04 late.
 #
 # On the 8×8 digits, $w=4$, means over three sets of 100 starting noises (in brackets the range of
 # the Fréchet distance):
@@ -1018,11 +1019,11 @@ assert bright == sorted(bright) and bright[2] > bright[0] + 0.03
 
 # %% [markdown]
 # **Fig. 11.9.** Fashion-MNIST becomes brighter with $w$. Noise and class are shared by each
-# column; 16 DDIM steps. The share of pixels above half of the bright range rises from row to row.
+# column; 16 DDIM steps. The share of pixels above 0.5 rises from row to row.
 #
 # ### Fidelity against diversity
 
-# %% mystnb={"image": {"alt": "Two rows of two panels over w from 0 to 8, for MNIST and Fashion-MNIST. Left, Fréchet distance, logarithmic: classifier-free guidance is least at 0 on MNIST and at 0.5 on Fashion-MNIST and rises from there; the classifier's curve rises first and then falls. Right, Inception Score: it rises with w and levels off. Lines for classifier guidance and the level of real images."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Two rows of two panels over w from 0 to 8, for MNIST and Fashion-MNIST. Left, Fréchet distance, logarithmic: classifier-free guidance is least at 0 on MNIST and at 0.5 on Fashion-MNIST and rises from there; classifier guidance rises to s = 0.5, falls to s = 4, and from there rises on MNIST and falls on Fashion-MNIST. Right, Inception Score: that of classifier-free guidance rises to w = 4 and levels off. Dotted: real images."}} tags=["hide-input"]
 from ddpmlib import experiments
 
 fig, axes = plt.subplots(2, 2, figsize=(7.5, 5.0), dpi=90)
@@ -1080,8 +1081,8 @@ Markdown(experiments.guidance.table("fashion_mnist", "classifier_free"))
 # %% [markdown]
 # :::{admonition} Common misprint
 # :class: warning
-# "A low temperature optimises FID, a high temperature IS", says one of the decks. It is the other
-# way round. Low temperature means strong guidance: few, typical, certain samples, which *Inception
+# "A low temperature optimises FID, a high temperature IS." It is the other way
+# round. Low temperature means strong guidance: few, typical, certain samples, which *Inception
 # Score* rewards. FID compares the breadth of the data as well, so past a point strong guidance
 # makes it **worse**. Fig. 11.10 shows it: low temperature is on the right of each panel.
 # :::
@@ -1089,7 +1090,7 @@ Markdown(experiments.guidance.table("fashion_mnist", "classifier_free"))
 # The same rows as precision (how many samples look like data) over recall (how much of the data is
 # reached), beside [classifier guidance](10_classifier_guidance.ipynb):
 
-# %% mystnb={"image": {"alt": "Two panels, MNIST and Fashion-MNIST: precision over recall, one curve per method with points labelled by w. Along each curve recall falls as w rises."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Two panels, MNIST and Fashion-MNIST: precision over recall, one curve per method with points labelled by w or s. Along the classifier-free curves recall falls as w rises."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 3.4), dpi=90)
 for ax, name in zip(axes, swept, strict=True):
     experiments.guidance.tradeoff_figure(name, ax)
@@ -1289,12 +1290,11 @@ Markdown(experiments.guidance_dropout.table())
 # $w=1$, 83 % of its pixels are out of range and more than five times as many are white as in real
 # digits; at $w=4$ its recall is 0.05.
 #
-# Among the others, at equal $w$ the distance in these features falls with $p$: at $w=1$ from 5.11
-# to 2.65, at $w=4$ from 20.12 to 7.93. That does not make 50 % the best share. The same $w$ need
-# not be the same strength for networks whose null predictions differ, and
-# the table has no weight between 0 and 1.
-# Which share is best is [not resolved here](../book/open_questions.md); Ho & Salimans found 50 %
-# the worst of three.
+# Among the others, guided with equal $w$, the distance in these features falls with $p$: at $w=1$
+# from 5.11 to 2.65, at $w=4$ from 20.12 to 7.93. Unguided it rises, from 2.51 to 3.15. That does
+# not make 50 % the best share. The same $w$ need not be the same strength for networks whose null
+# predictions differ, and the table has no weight between 0 and 1. Which share is best is
+# [not resolved here](../book/open_questions.md); Ho & Salimans found 50 % the worst of three.
 #
 # ## What goes wrong
 #

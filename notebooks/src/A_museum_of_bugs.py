@@ -130,8 +130,8 @@ def histograms(draw, reach=(-1.3, 1.3), titles=("right", "wrong")):
 #
 # **Seen in** the sampler of a
 # [much-read annotated implementation](https://github.com/labmlai/annotated_deep_learning_paper_implementations/blob/master/labml_nn/diffusion/ddpm/__init__.py),
-# where every step adds noise, $t=1$ included; and in Algorithm 2 as the deck "Denoising Diffusion
-# Models" (after the CVPR 2022 tutorial) prints it, which adds noise at $t=1$ too. The paper's
+# where every step adds noise, $t=1$ included; and in Algorithm 2 as
+# [deck 003](../book/slides_map.md#deck-003), "Denoising Diffusion Models", prints it. The paper's
 # Algorithm 2 has $z=0$ at $t=1$ {cite}`ho2020denoising`.
 #
 # **Looks like** film grain. With variance $\beta$ even an exact prediction ends as
@@ -396,10 +396,10 @@ museum.plaque("clipping_doubled")
 #
 # *The bar is lost.*
 #
-# **Seen in** the deck "Diffusion models" (results on CIFAR-10, 2023): Algorithm 2, as we extracted
-# its text, has $\sqrt{1-\alpha_t}$ where (3.3) has $\sqrt{1-\bar\alpha_t}$. The deck "Denoising
-# Diffusion Models" mixes $\alpha$ and $\bar\alpha$ on a slide about DDIM, whose authors write
-# $\alpha$ for what others call $\bar\alpha$.
+# **Seen in** [deck 004](../book/slides_map.md#deck-004), "Diffusion models": Algorithm 2, as we
+# extracted its text, has $\sqrt{1-\alpha_t}$ where (3.3) has $\sqrt{1-\bar\alpha_t}$. Deck 003
+# mixes $\alpha$ and $\bar\alpha$ on a slide about DDIM, whose authors write $\alpha$ for what
+# others call $\bar\alpha$.
 #
 # **Looks like** clean samples from another data set. $\sqrt{1-\alpha_t}=\sqrt{\beta_t}$ is small,
 # so each step subtracts too much noise, by the factor $\sqrt{(1-\bar\alpha_t)/\beta_t}$; the state
@@ -783,7 +783,7 @@ museum.plaque("clipping_forgotten")
 #
 # **Seen in** a thread on
 # [published checkpoints](https://github.com/openai/improved-diffusion/issues/106): above 200 for
-# one user, 4.4 for another, who divides the samples by 255. The deck "Diffusion models" (2023)
+# one user, 4.4 for another, who divides the samples by 255. Deck 004
 # reports FIDs of 160 to 300 on CIFAR-10 after 100 epochs, for methods that reach 3 to 4. We cannot
 # know what went wrong there; the exhibit shows that such numbers can come from a broken
 # evaluation.

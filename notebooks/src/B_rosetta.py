@@ -571,10 +571,11 @@ print("the flow sampler is DDIM, to ten digits:", apart < 1e-10)
 # %% [markdown]
 # ## Classifier-free guidance in log-SNR form
 #
-# Ho & Salimans state training and sampling with guidance {cite}`ho2022classifierfree` without any $t$; the deck "Diffusion models" of 2023
-# prints their two algorithms. The label is $\lambda$ itself, with $\alpha_\lambda^2=1/(1+e^{-\lambda})$ and
-# $\sigma_\lambda^2=1-\alpha_\lambda^2$, our $\bar\alpha$ and $1-\bar\alpha$ of (B.3). Sampling goes from $\lambda$ to a *larger*
-# $\lambda'$, that is to less noise, with
+# Ho & Salimans state training and sampling with guidance {cite}`ho2022classifierfree` without any
+# $t$; [deck 004](../book/slides_map.md#deck-004), "Diffusion models", prints their two algorithms.
+# The label is $\lambda$ itself, with $\alpha_\lambda^2=1/(1+e^{-\lambda})$ and
+# $\sigma_\lambda^2=1-\alpha_\lambda^2$, our $\bar\alpha$ and $1-\bar\alpha$ of (B.3). Sampling
+# goes from $\lambda$ to a *larger* $\lambda'$, that is to less noise, with
 #
 # $$
 # \tilde\mu_{\lambda'\mid\lambda}=e^{\lambda-\lambda'}\frac{\alpha_{\lambda'}}{\alpha_\lambda}z_\lambda+\big(1-e^{\lambda-\lambda'}\big)\alpha_{\lambda'}\tilde x,\quad

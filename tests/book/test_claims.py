@@ -17,9 +17,10 @@ import torch
 from ddpmlib import data, zoo
 from ddpmlib.denoiser import FixedVariance, oracle
 from ddpmlib.experiments import ablations, digit_runs, ladder, over_seeds, results
+from ddpmlib.guidance import ClassifierFree, Weight, interval
 from ddpmlib.models.unet import Block
 from ddpmlib.process import DDPM, schedules
-from ddpmlib.samplers import draw
+from ddpmlib.samplers import draw, uniform_times
 from scripts import notebooks
 from tests.book.test_equations import prose
 
@@ -378,7 +379,7 @@ def test_the_length_of_the_chain_is_not_resolved() -> None:
     for method, steps in {(r["method"], r["steps"]) for r in rows}:
         found = [r["frechet"] for r in rows if (r["method"], r["steps"]) == (method, steps)]
         assert len(found) == 3 and max(found) / min(found) < 1.13
-    says(NINE, "The slides' Inception Score grows with $T$; ours does not")
+    says(NINE, "The Inception Score of deck 004 grows with $T$; ours does not")
     score = results.pivot(rows, "steps", "run", "inception_score")
     assert all(s["linear-T2000"] < s["linear"] for s in score.values())
 
@@ -602,6 +603,258 @@ def test_the_twins_of_chapter_10_are_in_its_outputs() -> None:
     assert agreed["noisy", "1"][0] < agreed["clean", "1"][0] < agreed["noisy", "2"][0]
     says(TEN, "The noisy guide, too, agrees with its own work more than `digits-classifier` does")
     assert len(agreed) == 5 and all(other < own for other, own in agreed.values())
+
+
+# ---- 11, classifier-free guidance ------------------------------------------------------------
+
+ELEVEN = "11_classifier_free"
+
+
+def alt(chapter: str, of: str) -> str:
+    """The one alt text with these words."""
+    found = re.findall(r'"alt": "([^"]*)"', notebooks.Chapter(chapter).text.read_text("utf-8"))
+    (text,) = (text for text in found if of in text)
+    return str(text)
+
+
+def test_what_guidance_costs_on_mnist() -> None:
+    rows = guided("mnist", "classifier_free")
+    printed = says(
+        ELEVEN, "rises from {} % at $w=0$ to {} % at $w=4$, while recall falls from {} to {} and"
+        " the Fréchet distance rises from {} to {}, these two in the features of our classifier",
+    )  # fmt: skip
+    found = [rows[w][key] for key in ("class_agreement", "recall", "frechet") for w in (0.0, 4.0)]
+    percent = [100 * f for f in found[:2]] + found[2:]
+    assert all(fits(p, f) for p, f in zip(printed, percent, strict=True))
+    (n,) = says(ELEVEN, "{} samples a row, 20 ancestral steps with the learned variance")
+    names = ("guidance", "guidance_interval", "thresholds", "guidance_dropout")
+    everything = [row for name in names for row in results.rows(name)]
+    assert {(r["n"], r["steps"], r["eta"]) for r in everything} == {
+        (int(n.replace(",", "")), 20, 1)
+    }
+    for name in ("mnist", "fashion_mnist"):
+        assert zoo.load(name, device="cpu")[1].recipe["objective"] == "hybrid"
+
+
+def test_score_and_distance_of_guided_samples_part() -> None:
+    says(ELEVEN, "it rises to $w=4$, close to 10, which ten classes cannot pass")
+    says(ELEVEN, "pass it on MNIST without any guidance and on Fashion-MNIST from $w=0.5$ on")
+    for name, first in (("mnist", 0.0), ("fashion_mnist", 0.5)):
+        rows = guided(name, "classifier_free")
+        score = [rows[w]["inception_score"] for w in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)]
+        assert score[:5] == sorted(score[:5]) and score[5] < score[4] and 9.7 < score[4] < 10
+        real = rows[0.0]["inception_score_floor"]
+        assert all((r["inception_score"] > real) == (w >= first) for w, r in rows.items())
+    pale, real = says(ELEVEN, "garments are paler than real ones (white {} % against {} %)")
+    unguided = guided("fashion_mnist", "classifier_free")[0.0]
+    assert fits(pale, 100 * unguided["saturation"])
+    assert fits(real, 100 * unguided["saturation_floor"])
+
+
+def test_the_fall_on_cifar_10_is_larger() -> None:
+    says(ELEVEN, "A weaker network, on CIFAR-10, shows a larger fall")
+    card = zoo.load("cifar10-small", device="cpu")[1]
+    drawn = [m for m in card.metrics if m["metric"] == "samples" and m["steps"] == 20]
+    colour = {m.get("guidance", {}).get("w", 0): m["frechet"] for m in drawn}
+    garments = {w: r["frechet"] for w, r in guided("fashion_mnist", "classifier_free").items()}
+    assert colour[0] - min(colour.values()) > garments[0.0] - min(garments.values()) > 0
+    assert min(colour.values()) / colour[0] < min(garments.values()) / garments[0.0]
+
+
+def test_alt_texts_of_the_curves_over_w_follow_the_rows() -> None:
+    text = alt(ELEVEN, "Fréchet distance, logarithmic")
+    assert "classifier guidance rises to s = 0.5, falls to s = 4, and from there rises on" in text
+    for name, up in (("mnist", True), ("fashion_mnist", False)):
+        rows = guided(name)
+        distance = [rows[s]["frechet"] for s in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)]
+        assert distance[0] < distance[1] and (distance[5] > distance[4]) == up
+        assert distance[1:5] == sorted(distance[1:5], reverse=True)
+    assert "Along the classifier-free curves recall falls" in alt(ELEVEN, "precision over recall")
+
+
+def test_the_class_and_guidance_in_the_bound_of_digits() -> None:
+    (nats,) = says(ELEVEN, "Knowing the class lowers the bound by {} nats, more than the 2.3")
+    says(ELEVEN, "at $w=1$ by more than the class had lowered it, at $w=4$ far more")
+    found = table(ELEVEN, 'head = ("8×8 digits", "bound, nats an image"')
+    without, once, strong = (
+        found[name][1][0]
+        for name in ("without the class", "with the class, $w=1$", "with the class, $w=4$")
+    )
+    assert without == float(nats) < once and 10 * without < strong
+
+
+def test_an_untrained_null_label() -> None:
+    found = table(ELEVEN, 'head = ("label dropout, w"')
+    told, never = (
+        {w: found[f"{name}, {w}"] for w in (-1, 0, 2, 6)} for name in ("dropout 10 %", "no dropout")
+    )
+    DISTANCE, AGREES, VARIETY = 0, 1, 2
+    says(ELEVEN, "with more variety than at $w=0$; on the right washed-out images with less")
+    assert told[-1][VARIETY][0] > told[0][VARIETY][0]
+    assert never[-1][VARIETY][0] < never[0][VARIETY][0]
+    says(ELEVEN, "on the left guidance reduces variety, on the right (11.3) extrapolates away")
+    for w in (2, 6):
+        assert told[w][VARIETY][0] < told[0][VARIETY][0]
+        assert never[w][VARIETY][0] > 1.5 * never[0][VARIETY][0]
+    (least,) = says(ELEVEN, "class agreement rises to {} % or more in both")
+    assert fits(least, min(net[w][AGREES][0] for net in (told, never) for w in (2, 6)))
+    says(ELEVEN, "and at $w=2$ the Fréchet distance is lower than at $w=0$ in both")
+    assert all(net[2][DISTANCE][0] < net[0][DISTANCE][0] for net in (told, never))
+
+
+def test_mixes_of_two_digits_are_told_from_digits() -> None:
+    found = table(ELEVEN, "one_of_two = []")
+    printed = says(
+        ELEVEN, "exceeds that on a random scan in {} or {} of 100 cases, and that on a mean of one"
+        " class in {} to {}.",
+    )  # fmt: skip
+    cells = found["scans"][1] + found["means, one class"][1]
+    assert cells == [float(p) for p in printed]
+    says(ELEVEN, "it gives more than half of the mixes a probability above 0.9 for one class")
+    assert found["means, two classes"][2][0] > 50 and found["scans"][2][0] == 100
+
+
+def test_guidance_in_thirds_of_the_chain_on_digits() -> None:
+    found = table(ELEVEN, "by_variety = sorted(parts")
+    distance = {name: found[name][0] for name in ("w = 0", "early", "middle", "late")}
+    variety = [found[name][2][0] for name in ("early", "middle", "late", "w = 0")]
+    says(ELEVEN, "Early guidance takes most variety and late guidance least, as on the line")
+    assert variety == sorted(variety)
+    says(ELEVEN, "late guidance harms least, and the middle as much as the early third")
+    assert distance["early"][1] < distance["middle"][0] < distance["early"][2]
+    assert distance["late"][2] < distance["middle"][1]
+    says(ELEVEN, "as near to the training data as unseen scans are")
+    assert distance["w = 0"][1] <= found["100 unseen scans"][0][0] <= distance["w = 0"][2]
+
+
+def cheapest(dataset: str, method: str) -> results.Row:
+    """The row of least distance among those that reach an agreement of 99 %."""
+    where = {"dataset": dataset, "method": method, "threshold": False}
+    rows = results.rows("guidance", **where)
+    if method == "interval":
+        rows = results.rows("guidance_interval", dataset=dataset)
+    return min((r for r in rows if r["class_agreement"] >= 0.99), key=lambda r: r["frechet"])
+
+
+def test_what_an_agreement_of_99_percent_costs() -> None:
+    says(ELEVEN, "classifier-free guidance reach it at distances whose intervals overlap")
+    free, by_classifier = (cheapest("mnist", m) for m in ("classifier_free", "classifier"))
+    assert not apart(free, by_classifier)
+    for method in ("classifier_conditional", "interval"):
+        less = cheapest("mnist", method)
+        assert less["frechet"] < free["frechet"] and apart(less, free)
+        assert apart(less, by_classifier)
+    (most,) = says(ELEVEN, "the classifier alone does not reach it ({} % at most)")
+    assert fits(most, 100 * max(r["class_agreement"] for r in guided("fashion_mnist").values()))
+
+
+def test_guidance_in_thirds_of_the_chain_on_images() -> None:
+    (least,) = says(ELEVEN, "nearly as well as at all times (at least {} % on either data set)")
+    limited = {
+        name: {(r["low"], r["high"]): r for r in results.rows("guidance_interval", dataset=name)}
+        for name in ("mnist", "fashion_mnist")
+    }
+    for rows in limited.values():
+        assert min(r["class_agreement"] for r in rows.values()) > float(least) / 100
+    printed = says(
+        ELEVEN, "the middle third gives a distance of {}, where guidance at all times comes no"
+        " lower than {} at any $w$ of the table, and a recall of {} ({} without guidance)",
+    )  # fmt: skip
+    middle, always = limited["fashion_mnist"][334, 666], guided("fashion_mnist", "classifier_free")
+    lowest = min(r["frechet"] for r in always.values())
+    found = (middle["frechet"], lowest, middle["recall"], always[0.0]["recall"])
+    assert all(fits(p, f) for p, f in zip(printed, found, strict=True))
+    says(ELEVEN, "On MNIST no interval improves on the unguided distance; the last third costs")
+    unguided = guided("mnist", "classifier_free")[0.0]
+    assert all(r["frechet"] > unguided["frechet"] for r in limited["mnist"].values())
+    says(ELEVEN, "Most of the recall is lost early in the chain, where guidance can be left out")
+    for name, rows in limited.items():
+        whole = guided(name, "classifier_free")
+        lost = {k: whole[0.0]["recall"] - r["recall"] for k, r in rows.items()}
+        half = (whole[0.0]["recall"] - whole[4.0]["recall"]) / 2
+        assert lost[667, 1000] > half > max(lost[1, 333], lost[334, 666], lost[1, 666])
+
+
+def test_thresholds_of_guided_predictions() -> None:
+    printed = says(
+        ELEVEN, "multiplies it by five to seven, and agreement falls to {} % and {} %, at $w=8$"
+        " (tables above) to {} % and {} %",
+    )  # fmt: skip
+    names = ("mnist", "fashion_mnist")
+    where = {"method": "classifier_free", "threshold": True}
+    found = {(r["dataset"], r["w"]): r for r in results.rows("guidance", **where)}
+    agreed = [100 * found[name, w]["class_agreement"] for w in (4.0, 8.0) for name in names]
+    assert all(fits(p, a) for p, a in zip(printed, agreed, strict=True))
+    says(ELEVEN, "Almost no pixel is white after it, at any $w$")
+    assert all(r["saturation"] < 0.003 and r["saturation_floor"] > 0.009 for r in found.values())
+    says(ELEVEN, "at $w=1$ on MNIST the distance comes out lower than without a threshold")
+    plain = guided("mnist", "classifier_free")[1.0]
+    assert apart(found["mnist", 1.0], plain) and found["mnist", 1.0]["frechet"] < plain["frechet"]
+
+
+def test_how_many_labels_to_drop() -> None:
+    printed = says(
+        ELEVEN, "guided with equal $w$, the distance in these features falls with $p$: at $w=1$"
+        " from {} to {}, at $w=4$ from {} to {}. Unguided it rises, from {} to {}.",
+    )  # fmt: skip
+    shares = {(r["label_dropout"], r["w"]): r for r in results.rows("guidance_dropout")}
+    told = []
+    for w in (1.0, 4.0, 0.0):
+        distance = [shares[p, w]["frechet"] for p in (0.1, 0.2, 0.5)]
+        assert distance == sorted(distance, reverse=w > 0)
+        told += [distance[0], distance[-1]]
+    assert all(fits(p, d) for p, d in zip(printed, told, strict=True))
+    out, recall = says(
+        ELEVEN, "at $w=1$, {} % of its pixels are out of range and more than five times as many"
+        " are white as in real digits; at $w=4$ its recall is {}.",
+    )  # fmt: skip
+    assert fits(out, 100 * shares[0.0, 1.0]["out_of_range"])
+    assert fits(recall, shares[0.0, 4.0]["recall"])
+
+
+def test_the_four_mistakes_of_chapter_11_are_in_its_outputs() -> None:
+    agreed = table(ELEVEN, '"scale 1 meant": chains')
+    says(ELEVEN, "*Roles swapped*: every column shows anything but its class.")
+    says(ELEVEN, "breaks (11.13) and is as bad as the wrong sign")
+    assert agreed["roles swapped"] == agreed["stale ε"] == [[0]]
+    says(ELEVEN, "and our classifier still reads them")
+    assert agreed["null = 0"] == agreed["scale 1 meant"] == agreed["s for w"] == [[100]]
+
+
+def test_bumps_of_guided_chains_on_the_line() -> None:
+    """Fig. 11.3 and Fig. 11.7: DDIM in one dimension is a rising map of its starting points."""
+    process, f64 = DDPM(schedules.cosine(1000)), torch.float64
+    line = oracle.Mixture(
+        process, torch.tensor([2.0, 1, 1], dtype=f64), torch.tensor([-1.0, 0.1, 1.2], dtype=f64),
+        torch.tensor([0.4, 0.3, 0.3], dtype=f64), torch.tensor([0, 1, 1]),
+    )  # fmt: skip
+    z = torch.linspace(-4, 4, 801, dtype=f64)
+    bell, one = torch.exp(-(z**2) / 2) / (2 * torch.pi) ** 0.5, torch.ones(801, dtype=torch.int64)
+
+    def bumps(weight: Weight) -> list[tuple[float, float]]:
+        """Place and height of each local maximum of the density."""
+        guide, times = ClassifierFree(line, weight), uniform_times(1000, 100)
+        x = draw(guide, process, z, times, eta=0.0, y=one)
+        density = bell / torch.gradient(x, spacing=(z,))[0]
+        inner, left, right = density[1:-1], density[:-2], density[2:]
+        tops = (inner > left) & (inner > right) & (inner > 0.05)
+        return [(float(a), float(b)) for a, b in zip(x[1:-1][tops], inner[tops], strict=True)]
+
+    top, beyond = says(ELEVEN, "whose one bump has its top at {}, beyond the {} of the data")
+    ((place, _),) = bumps(4.0)
+    assert abs(place - float(top)) < 0.05 and place > float(beyond)
+    says(ELEVEN, "late guidance keeps it, narrower")
+    assert "the left one narrower and moved to the right" in alt(ELEVEN, "different intervals")
+    (own_left, own_right), (left, right) = bumps(0.0), bumps(interval(4.0, 1, 333))
+    assert left[0] > own_left[0] + 0.05 and left[1] > 2 * own_left[1]
+    assert right == pytest.approx(own_right, abs=0.05)
+
+
+def test_how_far_two_predictions_of_ten_classes_are_apart() -> None:
+    (most,) = says(ELEVEN, "with ten equal classes the two are at most {} apart at $t=T$")
+    sure = -torch.ones(10)
+    sure[0] = 1  # the class is sure of a pixel, the others of the opposite
+    assert float(most) == pytest.approx(float(sure[0] - sure.mean()))
 
 
 # ---- A, the museum; C, CIFAR-10 --------------------------------------------------------------

@@ -606,6 +606,9 @@ def test_exercise_4() -> None:
         return c * (top * (c + low) / (C + low)) ** w
 
     check("11.4", variance)
+    c, C, rho = 0.2, 3.0, 0.2 / 3.0  # what its solution says of the range from c to C
+    share = math.log(variance(c, C, 1.0, c, C) / c) / math.log(rho)
+    assert share == pytest.approx(1 - 2 * math.log(2 / (1 + rho)) / math.log(1 / rho))
     refused(
         "11.4",
         lambda c, C, w, low, high: variance(c, C, 2 * w, low, high),
