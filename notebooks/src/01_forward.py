@@ -140,8 +140,7 @@ plots.film(frames, film_alt, ncol=6, width=400, seconds=5)
 # After this chapter you can
 #
 # - say what problem a generative model solves and what each family of models pays for its solution;
-# - derive $q(x_t \mid x_0)$ from the single steps, by induction, and name every independence that
-#   the proof uses;
+# - derive $q(x_t \mid x_0)$ from the single steps, by induction, with every independence named;
 # - write the forward process in ten lines and test that they are right;
 # - describe $q(x_t)$ as the data, shrunk and blurred, and compute it where the data allow it;
 # - read a noise schedule: how much signal is left, which frequencies of an image still stand above
@@ -187,8 +186,7 @@ assert abs(near - 2.05) < 0.01 and abs(far - 3.56) < 0.01
 # **Fig. 1.3.** A Gaussian with the right mean and covariance draws no digits. Above: ten training
 # images. Below: ten draws. Each pixel has the right mean and each pair of pixels the right
 # covariance, and still the draws lie far from the data: the median distance to the nearest training
-# image is 3.56 for draws and 2.05 for real digits of the test set. (The Gaussian will be useful all
-# the same: for it distances between distributions can be computed exactly, (1.17).)
+# image is 3.56 for draws and 2.05 for real digits of the test set.
 #
 # Six families of models do better. Each of them turns random numbers into data.
 
@@ -266,11 +264,11 @@ for i, start in enumerate((1.7, 4.3, 6.95)):
 #
 # The last column follows what Xiao et al. {cite}`xiao2022tackling` call the *learning trilemma*: of
 # **quality** (each sample looks real), **coverage** (all kinds of samples occur) and **speed** (a
-# sample is cheap), no family had all three. This is a rule of thumb from experience up to 2022, no
-# theorem; much of the later work on diffusion models is about speed. A diffusion model gets quality
-# and coverage from a plain *regression*: no game between two networks, no invertible network, no
-# Markov chain inside the training loop. What it needs is a process that turns data into noise and
-# is simple enough to be known exactly.
+# sample is cheap), no family had all three. This is a rule of thumb up to 2022, no theorem; much
+# later work on diffusion models is about speed. A diffusion model gets quality and coverage from a
+# plain *regression*: no game between two networks, no invertible network, no Markov chain inside
+# the training loop. What it needs is a process that turns data into noise and is simple enough to
+# be known exactly.
 #
 # ## Data on a line: two clusters become one Gaussian
 #
@@ -424,9 +422,8 @@ assert round(measured[0], 2) == 0.29 and round(float(growing[-1])) == 11
 # %% [markdown]
 # **Fig. 1.6.** The variance of any data goes to 1. Solid: (1.3) for data of variance 4, 1, 0.29
 # (the digits, averaged over their pixels) and 0; at $t = 1000$ all are within $2\cdot10^{-4}$ of 1.
-# Dots: all 1,442 digits, simulated step by step. They differ from (1.3) by less than 0.01, which is
-# about two standard errors of a variance that so many images determine (0.005 at late times).
-# Dashed: with $a = 1$ a variance of 1 would grow to 11.
+# Dots: all 1,442 digits, simulated step by step. They differ from (1.3) by less than 0.01, about
+# two standard errors (0.005 at late times). Dashed: with $a = 1$ a variance of 1 would grow to 11.
 
 # %% [markdown]
 # ## Many steps at once
@@ -520,8 +517,8 @@ assert math.isclose(repeated, (a + b) ** 2, rel_tol=0.01)
 # %% [markdown]
 # ### All steps: the kernel
 #
-# The same works for $t$ steps. One of the [slide decks](../book/slides_map.md) that this book
-# follows sets the proof as homework; here it is in full.
+# The same works for $t$ steps. One of the [slide decks](../book/slides_map.md) sets the proof as
+# homework; here it is in full.
 #
 # \begin{align*}
 # q(x_t \mid x_0) &= \mathcal N\!\left(x_t;\ \sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\right), \\
@@ -610,10 +607,9 @@ assert math.isclose(repeated, (a + b) ** 2, rel_tol=0.01)
 #
 # If steps become ever smaller and more numerous, with $\beta_t = \beta(u)\,\mathrm du$, (1.2)
 # becomes the stochastic differential equation $\mathrm dx = -\tfrac12\beta(u)\,x\,\mathrm du +
-# \sqrt{\beta(u)}\,\mathrm d\omega$ {cite}`song2021score`, where $\omega$ is Brownian motion: in a
-# time $\mathrm du$ it moves by a normal draw of variance $\mathrm du$. [Appendix
-# B](B_rosetta.ipynb#score-sdes-vp-and-ve) solves it and measures how far the chain of a thousand
-# steps is from it.
+# \sqrt{\beta(u)}\,\mathrm d\omega$ {cite}`song2021score`, where $\omega$ is Brownian motion.
+# [Appendix B](B_rosetta.ipynb#score-sdes-vp-and-ve) solves it and measures how far the chain of a
+# thousand steps is from it.
 #
 # Sympy checks the algebra of this section: the sum of two Gaussians, one more step after the
 # kernel, and the induction step.
@@ -1058,7 +1054,7 @@ assert (average / law)[0] > 6 and (average / law)[-1] < 0.52
 # Right: the highest visible frequency, where level and spectrum cross, measured (solid) and by
 # (1.16) (dashed). As long as $4 \le f_t \le 150$, the range of the fit, (1.16) is right within a
 # factor of 1.36. Outside it is not: at one cycle per image the power is six times that of the power
-# law, at 213 cycles half of it. Two photographs are no survey; others will have other exponents.
+# law, at 213 cycles half of it. Other photographs have other exponents.
 #
 # What does a picture look like whose high frequencies are hidden?
 
@@ -1169,9 +1165,9 @@ for t_linear, t_cosine in [(259, 496), (456, 773)]:
 # A sampler cannot start from $q(x_T)$, which it does not know; it starts from $\mathcal N(0, I)$.
 # How much does this cost? The natural measure is the Kullback–Leibler divergence
 # $\mathrm{KL}(q(x_T) \,\|\, \mathcal N(0, I)) = \operatorname{E}_{q}[\log q(x_T) -
-# \log \mathcal N(x_T; 0, I)]$. It is counted in *nats*, the unit that goes with natural logarithms.
-# With perfect reverse steps the samples are at most this far from the data, because the same random
-# steps never move two distributions apart (the data-processing inequality).
+# \log \mathcal N(x_T; 0, I)]$. It is given in *nats* (natural logarithms). With perfect reverse
+# steps the samples are at most this far from the data, because the same random steps never move two
+# distributions apart (the data-processing inequality).
 #
 # **For Gaussian data it is exact.** Let $q(x_0) = \mathcal N(\mu, \Sigma)$ in $D$ dimensions, let
 # $\lambda_1, \dots, \lambda_D$ be the eigenvalues of $\Sigma$, and
@@ -1315,7 +1311,7 @@ Markdown(markdown(head, rows))
 #   points compares three processes of which the first has not finished.
 # - *Rescaled end points.* $\bar\alpha_T$ lies between 2 and $4.3\cdot10^{-5}$ for each $T$ from 100
 #   to 2000: the sum in (1.11) is fixed, and for small steps the bound is nearly the value. $T$ then
-#   changes the *size of a step* and little else, which is what one wants to compare.
+#   changes the *size of a step* and little else.
 # - *At $T = 1000$* the divergence is below $10^{-3}$ nats for 64 pixels with all three. What is
 #   forgotten last is what all images share, their mean: the term with $\mu$ in (1.17) is nearly the
 #   whole bound there, $5.5\cdot10^{-4}$ nats for the linear schedule, and it grows with the number
@@ -1487,8 +1483,8 @@ def steps_to_forget(beta: float, residual: float) -> int:
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def steps_to_forget_solution(beta: float, residual: float) -> int:
     # (1-β)^t ≤ r  ⟺  t log(1-β) ≤ log r  ⟺  t ≥ log r / log(1-β),
-    # as log(1-β) < 0. The small subtraction keeps rounding from adding a step
-    # when r is a power of 1-β.
+    # as log(1-β) < 0. The small subtraction keeps rounding from adding
+    # a step when r is a power of 1-β.
     return math.ceil(math.log(residual) / math.log1p(-beta) - 1e-9)
 
 
@@ -1584,10 +1580,11 @@ def shifted(alpha_bar: torch.Tensor, factor: int) -> torch.Tensor:
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def shifted_solution(alpha_bar: torch.Tensor, factor: int) -> torch.Tensor:
-    # Averaging factor² pixels multiplies the SNR by factor², so the new SNR is
-    # the old / factor²: ᾱ'/(1-ᾱ') = ᾱ / (k (1-ᾱ)) with k = factor², hence
-    # ᾱ' = ᾱ / (ᾱ + k (1-ᾱ)). (Hoogeboom et al. 2023, "simple diffusion",
-    # shift the log-SNR of their schedules like this.)
+    # Averaging factor² pixels multiplies the SNR by factor², so the new
+    # SNR is the old / factor²: with k = factor²,
+    #     ᾱ'/(1-ᾱ') = ᾱ / (k (1-ᾱ)),  hence  ᾱ' = ᾱ / (ᾱ + k (1-ᾱ)).
+    # (Hoogeboom et al. 2023, "simple diffusion", shift the log-SNR of
+    # their schedules like this.)
     return alpha_bar / (alpha_bar + factor**2 * (1 - alpha_bar))
 
 

@@ -1391,7 +1391,7 @@ def largest_alpha_bar_s(alpha_bar_t, c):
 # or zero if
 #     c² ᾱ_s β̃ ≤ (1-ᾱ_s)²,  with (2.7):  c² (ᾱ_s-ᾱ_t) ≤ (1-ᾱ_s)(1-ᾱ_t).
 # And (ᾱ_s-ᾱ_t) / ((1-ᾱ_s)(1-ᾱ_t)) = 1/(1-ᾱ_s) - 1/(1-ᾱ_t) = SNR_s - SNR_t.
-# (The slope of log cosh is concave beyond 0, so there is no peak elsewhere.)
+# (The slope of log cosh is concave beyond 0: there is no peak elsewhere.)
 def largest_alpha_bar_s(alpha_bar_t, c):
     snr = alpha_bar_t / (1 - alpha_bar_t) + 1 / c**2
     return snr / (1 + snr)
@@ -1542,7 +1542,7 @@ exercises.check("2.5", (variance_of_x0, best_variance))
 
 
 def best_chain(steps):
-    """The chain with the best variance; its places between β̃ (0) and β (1)."""
+    """The chain with the best variance; its places from β̃ (0) to β (1)."""
     generator, places = seeded(steps), []
     x = torch.randn(SEEDS * N, generator=generator, **double)
     times = uniform_times(1000, steps)
@@ -1571,7 +1571,8 @@ for i, k in enumerate(counts[:4]):
     assert k != 32 or gain > 3 * noise  # and than beta with many steps,
     assert k != 8 or gain < -3 * noise  # but not with few
     cells = " | ".join(f"{float(e.mean()):.3f}" for e in (low, high, error))
-    _, middle, last = (float(third.mean()) for third in places.tensor_split(3))
+    thirds = places.tensor_split(3)
+    _, middle, last = (float(third.mean()) for third in thirds)
     assert middle > 0.89 and middle > last
     rows.append(f"| {k} | {cells} | {middle:.2f} | {last:.2f} |")
 head = (

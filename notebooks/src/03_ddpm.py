@@ -1193,8 +1193,8 @@ answer = ...  # (loss of the ε-network, loss of the x₀-network)
 # exercises.check("3.1", answer)
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise 3.1: per pixel, E ε² = 1 is the variance of a standard normal,
-# and E x_0² is given.
+# Solution of exercise 3.1: per pixel, E ε² = 1 is the variance of
+# a standard normal, and E x_0² is given.
 exercises.check("3.1", (1.0, 0.7))
 
 # %% [markdown]
@@ -1220,7 +1220,8 @@ def eps_from_v(v, x_t, alpha_bar):
     return (1 - alpha_bar) ** 0.5 * x_t + alpha_bar**0.5 * v
 
 
-def v_from_eps(eps, x_t, alpha_bar):  # divides by √ᾱ_t: dangerous near t = T
+def v_from_eps(eps, x_t, alpha_bar):
+    # divides by √ᾱ_t: dangerous near t = T
     return (eps - (1 - alpha_bar) ** 0.5 * x_t) / alpha_bar**0.5
 
 
@@ -1346,14 +1347,16 @@ network_loss = errors["network, unseen scans"].mean().item()  # of Fig. 3.6
 exercises.check("3.5", (linear, linear_loss, network_loss))
 
 
-def answers_zero(x_t, t, y=None):  # v̂ = 0, the network before its first update
+def answers_zero(x_t, t, y=None):
+    # v̂ = 0, the network before its first update
     return Prediction(process.alpha_bar[t].float() ** 0.5 * x_t)
 
 
 untrained_loss = v_errors(answers_zero, x_new, None).mean().item()
 assert abs(untrained_loss - 0.86) < 0.01 and abs(linear_loss - 0.37) < 0.005
 done = (untrained_loss - linear_loss) / (untrained_loss - network_loss)
-assert abs(done - 0.78) < 0.03  # but samples of a linear model are Gaussian: no digits
+assert abs(done - 0.78) < 0.03
+# But samples of a linear model are Gaussian: no digits.
 
 # %% [markdown]
 # ## Recap

@@ -1493,13 +1493,15 @@ answer = ...  # a function (bar_a, bar_b) -> weights (T_B,)
 
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise 5.2: the share of A's times in the cell of each level of B
+# Solution of exercise 5.2: the share of A's times in the cell
+# of each level of B
 def undo(bar_a, bar_b):
     lam_a, lam_b = (torch.logit(bar[1:].double()) for bar in (bar_a, bar_b))
     middles = (lam_b[1:] + lam_b[:-1]) / 2
     edges = np.concatenate([[np.inf], middles.numpy(), [-np.inf]])
-    u = (np.arange(len(lam_a)) + 0.5) / len(lam_a)  # falls from clean to noise
-    below = np.interp(edges, lam_a.numpy()[::-1], 1 - u[::-1], left=0, right=1)
+    u = (np.arange(len(lam_a)) + 0.5) / len(lam_a)  # from clean to noise
+    rising, share_below = lam_a.numpy()[::-1], 1 - u[::-1]
+    below = np.interp(edges, rising, share_below, left=0, right=1)
     share = below[:-1] - below[1:]
     return torch.tensor(share * len(lam_b))
 
@@ -1527,7 +1529,8 @@ answer = ...  # a function (alpha_bar, n, generator) -> times (n,)
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 5.3
 def noise_levels(alpha_bar, n, generator):
-    lam = 2.4 + 2.4 * torch.randn(n, generator=generator, dtype=torch.float64)
+    normal = torch.randn(n, generator=generator, dtype=torch.float64)
+    lam = 2.4 + 2.4 * normal
     table = torch.logit(alpha_bar[1:].double())
     return (lam[:, None] - table).abs().argmin(1) + 1
 

@@ -1131,7 +1131,8 @@ answer = ...  # (even, width), two functions
 
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise 6.1: σ*²/β̃ − log(1/β̃) = σ*²/β − log(1/β) is linear in σ*²
+# Solution of exercise 6.1:
+# σ*²/β̃ − log(1/β̃) = σ*²/β − log(1/β) is linear in σ*²
 def even(beta_tilde, beta):
     return math.log(beta / beta_tilde) / (1 / beta_tilde - 1 / beta)
 
@@ -1139,8 +1140,9 @@ def even(beta_tilde, beta):
 def width(a_t, a_s):
     beta = 1 - a_t / a_s
     best = even(beta * (1 - a_s) / (1 - a_t), beta)
-    square = (best * (1 - a_t) - beta * (1 - a_s)) / (beta * a_s - best * a_t)
-    return math.sqrt(square)
+    noise = best * (1 - a_t) - beta * (1 - a_s)
+    signal = beta * a_s - best * a_t
+    return math.sqrt(noise / signal)
 
 
 exercises.check("6.1", (even, width))
@@ -1275,17 +1277,21 @@ answer = ...  # a function place(x_t, t)
 # exercises.check("6.5", answer)
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise 6.5: a table of mean squares, 62 bins at each of the six times
-edges, floor = torch.linspace(-3, 3, 61, **double), decoder_floor(process, times)
+# Solution of exercise 6.5: a table of mean squares,
+# 62 bins at each of the six times
+edges = torch.linspace(-3, 3, 61, **double)
+floor = decoder_floor(process, times)
 table = {}
 for t, s in pairwise(times):
     eps = torch.randn(samples.shape, generator=g, **double)
     x_t = process.q_sample(samples, t, eps)
     low, high = (float(v) for v in process.variances(t, s))
     on_x0 = float(process.scale[s]) * high / float(process.std[t]) ** 2
-    single = low + (on_x0 * (samples - exact3(x_t, t).x0)) ** 2  # its mean is (6.1)
+    error = samples - exact3(x_t, t).x0
+    single = low + (on_x0 * error) ** 2  # its mean is (6.1)
     bins = torch.bucketize(x_t[:, 0], edges)
-    total = torch.bincount(bins, single[:, 0], 62) + single.mean()  # for empty bins
+    total = torch.bincount(bins, single[:, 0], 62)
+    total = total + single.mean()  # for empty bins
     mean = total / (torch.bincount(bins, minlength=62) + 1)
     low = low or floor
     table[t] = (mean / low).log() / math.log(high / low)

@@ -1346,7 +1346,8 @@ answer = ...  # (one_step, exact), functions of (r_T, c)
 
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise 7.3: x̄ (1 − r²/(c²+r²)) = x̄ c²/(c²+r²); curve: x̄ ∝ √(c²+r²)
+# Solution of exercise 7.3: x̄ (1 − r²/(c²+r²)) = x̄ c²/(c²+r²);
+# on the curve x̄ ∝ √(c²+r²)
 def one_step(r_T, c):
     return c**2 / (c**2 + r_T**2) ** 0.5
 
@@ -1379,14 +1380,14 @@ answer = ...  # a function (eps_net, x, alpha_bar, times) -> x_0
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 7.4
 def heun(eps_net, x, alpha_bar, times):
+    r = ((1 - alpha_bar) / alpha_bar).sqrt()
     for t, s in zip(times[:-1], times[1:], strict=True):
         scale_t, scale_s = alpha_bar[t].sqrt(), alpha_bar[s].sqrt()
-        r_t, r_s = (((1 - alpha_bar[u]) / alpha_bar[u]).sqrt() for u in (t, s))
         eps = eps_net(x, t)
-        x_s = scale_s * (x / scale_t + (r_s - r_t) * eps)
+        x_s = scale_s * (x / scale_t + (r[s] - r[t]) * eps)
         if s > 0:
             eps = (eps + eps_net(x_s, s)) / 2
-            x_s = scale_s * (x / scale_t + (r_s - r_t) * eps)
+            x_s = scale_s * (x / scale_t + (r[s] - r[t]) * eps)
         x = x_s
     return x
 
@@ -1431,7 +1432,8 @@ answer = ...  # a dictionary {100: ..., 200: ..., ..., 900: ...}
 
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise 7.5: the first half of each chain is the same for all nine times
+# Solution of exercise 7.5: the first half of each chain is the same
+# for all nine times
 g = seeded(5)
 averages = dict.fromkeys(range(100, 1000, 100), 0.0)
 for x_T, truth in draws:
