@@ -4,17 +4,17 @@
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/01_forward.ipynb)
 #
 # A diffusion model learns to remove noise from data. The noise is added beforehand, in many small
-# steps, by a process that needs no learning: the *forward process*. This chapter is about it alone. Its
-# main result is that $t$ steps are one,
+# steps, by a process that needs no learning: the *forward process*. This chapter is about it alone.
+# Its main result is that $t$ steps are one,
 #
 # $$
 # x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon,
 # \qquad \varepsilon \sim \mathcal N(0, I),
 # $$
 #
-# where $\bar\alpha_t$, a product over the steps, falls from 1 to nearly 0. We prove it, and compute for
-# every $t$ what is still left of the data. There is no network in this chapter, so nearly every number
-# is exact.
+# where $\bar\alpha_t$, a product over the steps, falls from 1 to nearly 0. We prove it, and compute
+# for every $t$ what is still left of the data. There is no network in this chapter, so nearly every
+# number is exact.
 
 # %% tags=["setup", "hide-input"]
 # Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
@@ -117,10 +117,10 @@ columns = [process.q_sample(four, t, eps) for t in times]
 labelled_grid(torch.stack(columns, dim=1).flatten(0, 1), times, [""] * 4)
 
 # %% [markdown]
-# **Fig. 1.1.** The forward process turns digits into noise; the label outlives the details. Each row is
-# one digit, each column one time of the linear schedule (1.13). Bayes' rule, applied to noisy test
-# images, still finds the right label in 98 % of cases at $t = 100$, in 71 % at $t = 300$ and in 19 %
-# at $t = 600$; guessing gives 10 % (Fig. 1.12).
+# **Fig. 1.1.** The forward process turns digits into noise; the label outlives the details. Each
+# row is one digit, each column one time of the linear schedule (1.13). Bayes' rule, applied to
+# noisy test images, still finds the right label in 98 % of cases at $t = 100$, in 71 % at $t = 300$
+# and in 19 % at $t = 600$; guessing gives 10 % (Fig. 1.12).
 
 # %% tags=["hide-input"]
 x, frames, generator = x_train[:12], [x_train[:12]], seeded(1)
@@ -152,9 +152,9 @@ plots.film(frames, film_alt, ncol=6, width=400, seconds=5)
 #
 # ## The problem: drawing from a distribution that nobody knows
 #
-# We have samples $x_0^{(1)}, \dots, x_0^{(N)}$, say scans of handwritten digits, and assume that they
-# are draws from one distribution $q(x_0)$. We want *more* draws: new digits that nobody wrote. We
-# know no formula for $q$, and we cannot tabulate it:
+# We have samples $x_0^{(1)}, \dots, x_0^{(N)}$, say scans of handwritten digits, and assume that
+# they are draws from one distribution $q(x_0)$. We want *more* draws: new digits that nobody wrote.
+# We know no formula for $q$, and we cannot tabulate it:
 
 # %%
 grey_levels, pixels = 17, 8 * 8  # these small scans have 17 grey levels
@@ -162,8 +162,8 @@ print(f"possible images: 10^{pixels * math.log10(grey_levels):.0f}")
 print(f"images that we have: {len(x_train)}")
 
 # %% [markdown]
-# A distribution that *can* be fitted in closed form is a Gaussian with the mean and the covariance of
-# the data.
+# A distribution that *can* be fitted in closed form is a Gaussian with the mean and the covariance
+# of the data.
 
 # %% mystnb={"image": {"alt": "Two rows of ten small pictures. The upper row shows crisp handwritten digits, the lower row shows grey smears with the rough outline of digits and none that can be read with certainty."}} tags=["hide-input"]
 flat = x_train.flatten(1).double()
@@ -184,10 +184,9 @@ assert abs(near - 2.05) < 0.01 and abs(far - 3.56) < 0.01
 
 # %% [markdown]
 # **Fig. 1.3.** A Gaussian with the right mean and covariance draws no digits. Above: ten training
-# images. Below: ten draws. Each pixel has the right mean and each pair of pixels the right covariance,
-# and still the draws lie far from the data: the median distance to the nearest training image is 3.56
-# for draws and 2.05 for real digits of the test set. (The Gaussian will be useful all the same: for it
-# distances between distributions can be computed exactly, (1.17).)
+# images. Below: ten draws. Each pixel has the right mean and each pair of pixels the right
+# covariance, and still the draws lie far from the data: the median distance to the nearest training
+# image is 3.56 for draws and 2.05 for real digits of the test set.
 #
 # Six families of models do better. Each of them turns random numbers into data.
 
@@ -249,26 +248,27 @@ for i, start in enumerate((1.7, 4.3, 6.95)):
     arrow(diffusion, start + 1.35, start, "remove noise" * (i == 1), y=-0.15)
 
 # %% [markdown]
-# **Fig. 1.4.** Six families of generative models: random numbers (blue boxes; an autoregressive model
-# draws at every arrow), data (orange boxes), what is learned (solid arrows) and what is fixed (dashed).
-# In a diffusion model the way from data to noise is fixed, and only the way back is learned.
+# **Fig. 1.4.** Six families of generative models: random numbers (blue boxes; an autoregressive
+# model draws at every arrow), data (orange boxes), what is learned (solid arrows) and what is fixed
+# (dashed). In a diffusion model the way from data to noise is fixed, and only the way back is
+# learned.
 #
 # | family | learns | trained by | draws a sample with | usually pays with |
 # |:--|:--|:--|:--|:--|
-# | VAE | encoder and decoder | a lower bound of the likelihood | 1 pass | quality: blurry samples |
+# | variational autoencoder (VAE) | encoder and decoder | a lower bound of the likelihood | 1 pass | quality: blurry samples |
 # | autoregressive | each pixel given the ones before | exact likelihood | 1 pass *per pixel* | speed |
 # | normalising flow | an invertible map | exact likelihood | 1 pass | quality: every layer must be invertible |
-# | GAN | generator against discriminator | a game | 1 pass | coverage: modes go missing; unstable training |
-# | energy-based | an unnormalised $\log q$ | contrast with its own samples | a long Markov chain | speed, and the chain may not mix |
+# | generative adversarial network (GAN) | generator against discriminator | a game | 1 pass | coverage: some kinds of samples (modes) go missing; unstable training |
+# | energy-based | an unnormalised $\log q$ | contrast with its own samples | a long Markov chain | speed; the chain may stay near some modes (not *mix*) |
 # | diffusion | to remove noise | a regression (a bound of the likelihood) | tens to a thousand passes | speed |
 #
 # The last column follows what Xiao et al. {cite}`xiao2022tackling` call the *learning trilemma*: of
 # **quality** (each sample looks real), **coverage** (all kinds of samples occur) and **speed** (a
-# sample is cheap), no family had all three. This is a rule of thumb from experience up to 2022, no
-# theorem; much of the later work on diffusion models is about speed. A diffusion model gets quality
-# and coverage from a plain *regression*: no game between two networks, no invertible network, no
-# Markov chain inside the training loop. What it needs is a process that turns data into noise and is
-# simple enough to be known exactly.
+# sample is cheap), no family had all three. This is a rule of thumb up to 2022, no theorem; much
+# later work on diffusion models is about speed. A diffusion model gets quality and coverage from a
+# plain *regression*: no game between two networks, no invertible network, no Markov chain inside
+# the training loop. What it needs is a process that turns data into noise and is simple enough to
+# be known exactly.
 #
 # ## Data on a line: two clusters become one Gaussian
 #
@@ -313,9 +313,10 @@ assert (density[:, -1] - normal_density).abs().max() < 4e-5
 
 # %% [markdown]
 # **Fig. 1.5.** A single path of $x_t$ is irregular, but its *density* changes smoothly and ends at
-# $\mathcal N(0, 1)$. Colour: the exact density (1.10). White: six paths, simulated step by step. The
-# two clusters move towards zero, widen, and have one common peak from $t = 240$ on. At $t = 1000$ the
-# density differs from the standard normal one by less than $4\cdot10^{-5}$ at every point.
+# $\mathcal N(0, 1)$. Colour: the exact density (1.10). White: six paths, simulated step by step.
+# The two clusters move towards zero, widen, and have one common peak from $t = 240$ on. At
+# $t = 1000$ the density differs from the standard normal one by less than $4\cdot10^{-5}$ at every
+# point.
 
 # %% [markdown]
 # ## One step
@@ -337,8 +338,8 @@ assert (density[:, -1] - normal_density).abs().max() < 4e-5
 # $$
 #
 # $\beta_t$ is the *variance* of the noise that one step adds; the noise is multiplied by its root.
-# (Deck 000 of the [slides](../book/mind_the_slide.md) labels $\beta_t$ in two different ways.) In the
-# code it is `beta[t]`, and the tables have an entry for $t = 0$, the clean data: $\beta_0 = 0$.
+# (Deck 000 of the [slides](../book/mind_the_slide.md) labels $\beta_t$ in two different ways.) In
+# the code it is `beta[t]`, and the tables have an entry for $t = 0$, the clean data: $\beta_0 = 0$.
 #
 # **What is independent of what.** The noises $\varepsilon_1, \dots, \varepsilon_T$ are independent
 # of each other and of $x_0$. By (1.2), $x_{t-1}$ is made of $x_0, \varepsilon_1, \dots,
@@ -358,11 +359,11 @@ assert (density[:, -1] - normal_density).abs().max() < 4e-5
 # \operatorname{Cov}[x_t] = a^2 \operatorname{Cov}[x_{t-1}] + \beta_t I.
 # $$
 #
-# Data with covariance $I$ keep it if $a^2 + \beta_t = 1$. This is the reason for
-# $a = \sqrt{1-\beta_t}$: it *preserves the variance*. With $a = 1$ the variance would grow by $\beta_t$
-# in each step. Real data do not have covariance $I$; for them the distance from $I$ shrinks in each
-# step by the factor $\alpha_t$. With $\bar\alpha_t = \alpha_1 \alpha_2 \cdots \alpha_t$ and
-# $\bar\alpha_0 = 1$,
+# Data with covariance $I$ keep this covariance if $a^2 + \beta_t = 1$. This is the reason for
+# $a = \sqrt{1-\beta_t}$: it *preserves the variance*. With $a = 1$ the variance would grow by
+# $\beta_t$ in each step. Real data do not have covariance $I$; for them the distance from $I$
+# shrinks in each step by the factor $\alpha_t$. With
+# $\bar\alpha_t = \alpha_1 \alpha_2 \cdots \alpha_t$ and $\bar\alpha_0 = 1$,
 #
 # $$
 # \operatorname{Cov}[x_t] - I = \bar\alpha_t \left(\operatorname{Cov}[x_0] - I\right),
@@ -378,8 +379,8 @@ assert (density[:, -1] - normal_density).abs().max() < 4e-5
 # = \alpha_t \left(\operatorname{Cov}[x_{t-1}] - I\right).
 # $$
 #
-# Apply this $t$ times. The mean follows from (1.2) in the same way: the noise has mean zero, so each
-# step multiplies the mean by $\sqrt{\alpha_t}$. $\blacksquare$
+# Apply this $t$ times. The mean follows from (1.2) in the same way: the noise has mean zero, so
+# each step multiplies the mean by $\sqrt{\alpha_t}$. $\blacksquare$
 # :::
 #
 # So **whatever the data, as long as they have a covariance, their mean and covariance converge to
@@ -419,21 +420,21 @@ assert worst < 0.01 and 0.004 < standard_error < 0.005
 assert round(measured[0], 2) == 0.29 and round(float(growing[-1])) == 11
 
 # %% [markdown]
-# **Fig. 1.6.** The variance of any data goes to 1. Solid: (1.3) for data of variance 4, 1, 0.29 (the
-# digits, averaged over their pixels) and 0; at $t = 1000$ all are within $2\cdot10^{-4}$ of 1. Dots:
-# all 1,442 digits, simulated step by step. They differ from (1.3) by less than 0.01, which is about
-# two standard errors of a variance that so many images determine (0.005 at late times). Dashed: with
-# $a = 1$ a variance of 1 would grow to 11.
+# **Fig. 1.6.** The variance of any data goes to 1. Solid: (1.3) for data of variance 4, 1, 0.29
+# (the digits, averaged over their pixels) and 0; at $t = 1000$ all are within $2\cdot10^{-4}$ of 1.
+# Dots: all 1,442 digits, simulated step by step. They differ from (1.3) by less than 0.01, about
+# two standard errors (0.005 at late times). Dashed: with $a = 1$ a variance of 1 would grow to 11.
 
 # %% [markdown]
 # ## Many steps at once
 #
-# Training a model needs $x_t$ at random times $t$, millions of times. Simulating each step would take
-# hundreds of draws; a closed form takes one.
+# Training a model needs $x_t$ at random times $t$, millions of times. Simulating each step would
+# take hundreds of draws; a closed form takes one.
 #
 # ### Two independent Gaussians are one Gaussian
 #
-# If $\varepsilon$ and $\varepsilon'$ are **independent**, both $\mathcal N(0, I)$, and $a, b$ are numbers,
+# If $\varepsilon$ and $\varepsilon'$ are **independent**, both $\mathcal N(0, I)$, and $a, b$ are
+# numbers,
 #
 # $$
 # a\,\varepsilon + b\,\varepsilon' \ \sim\ \mathcal N\!\left(0,\ (a^2+b^2)\, I\right).
@@ -441,17 +442,17 @@ assert round(measured[0], 2) == 0.29 and round(float(growing[-1])) == 11
 # $$
 #
 # :::{dropdown} Proof of (1.4): rotate the plane
-# Coordinates are independent, so one coordinate is enough. Independence means that the joint density
-# is the product,
+# Coordinates are independent, so one coordinate is enough. Independence means that the joint
+# density is the product,
 #
 # $$
 # \frac{1}{\sqrt{2\pi}} e^{-\varepsilon^2/2} \cdot \frac{1}{\sqrt{2\pi}} e^{-\varepsilon'^2/2}
 # = \frac{1}{2\pi} e^{-(\varepsilon^2 + \varepsilon'^2)/2},
 # $$
 #
-# and it depends on $(\varepsilon, \varepsilon')$ only through its length. So it does not change when
-# we rotate the plane. Let $r = \sqrt{a^2+b^2} > 0$ (if $r = 0$ there is nothing to show) and rotate
-# by the angle with cosine $a/r$ and sine $b/r$:
+# and it depends on $(\varepsilon, \varepsilon')$ only through its length. So it does not change
+# when we rotate the plane. Let $r = \sqrt{a^2+b^2} > 0$ (if $r = 0$ there is nothing to show) and
+# rotate by the angle with cosine $a/r$ and sine $b/r$:
 #
 # $$
 # u = \frac{a\,\varepsilon + b\,\varepsilon'}{r}, \qquad
@@ -487,17 +488,18 @@ assert round(measured[0], 2) == 0.29 and round(float(growing[-1])) == 11
 # \tag{1.5}
 # $$
 #
-# $\bar\varepsilon$ is a *third* variable, a mixture of $\varepsilon_{t-1}$ and $\varepsilon_t$. It is
-# independent of $x_{t-2}$, because they are.
+# $\bar\varepsilon$ is a *third* variable, a mixture of $\varepsilon_{t-1}$ and $\varepsilon_t$. It
+# is independent of $x_{t-2}$, because they are.
 #
 # :::{admonition} Common misprint: one noise for two
 # :class: warning
-# The merge is often printed with $\varepsilon_{t-1}$ for *both* noises, also in the slides that this
-# book follows. Taken literally that is wrong: equal noises add their *deviations*,
-# $a\,\varepsilon + b\,\varepsilon = (a+b)\,\varepsilon$, with variance $(a+b)^2$ and not $a^2+b^2$. For
-# two small steps this is about twice the variance, as the next cell shows. A second misprint is a
-# variance written as $\sigma_t I$; it is $\sigma_t^2 I$, and $\sigma_t$ is its root. What that one
-# does to a program stands in the section [What goes wrong](#what-goes-wrong-four-errors-without-a-message).
+# The merge is often printed with $\varepsilon_{t-1}$ for *both* noises, also in the slides that
+# this book follows. Taken literally that is wrong: equal noises add their *deviations*,
+# $a\,\varepsilon + b\,\varepsilon = (a+b)\,\varepsilon$, with variance $(a+b)^2$ and not $a^2+b^2$.
+# For two small steps this is about twice the variance, as the next cell shows. A second misprint is
+# a variance written as $\sigma_t I$; it is $\sigma_t^2 I$, and $\sigma_t$ is its root. What that
+# one does to a program stands in the section [What goes
+# wrong](#what-goes-wrong-four-errors-without-a-message).
 # :::
 
 # %%
@@ -515,7 +517,8 @@ assert math.isclose(repeated, (a + b) ** 2, rel_tol=0.01)
 # %% [markdown]
 # ### All steps: the kernel
 #
-# The same works for $t$ steps. One of the decks sets the proof as homework; here it is in full.
+# The same works for $t$ steps. One of the [slide decks](../book/slides_map.md) sets the proof as
+# homework; here it is in full.
 #
 # \begin{align*}
 # q(x_t \mid x_0) &= \mathcal N\!\left(x_t;\ \sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t) I\right), \\
@@ -528,8 +531,8 @@ assert math.isclose(repeated, (a + b) ** 2, rel_tol=0.01)
 # *Claim for $t$:* the second line holds, with some $\bar\varepsilon_t \sim \mathcal N(0, I)$
 # that is a function of $\varepsilon_1, \dots, \varepsilon_t$ only.
 #
-# *Start, $t = 1$.* $\bar\alpha_1 = \alpha_1$ and $\beta_1 = 1 - \bar\alpha_1$, so (1.2) is the claim,
-# with $\bar\varepsilon_1 = \varepsilon_1$.
+# *Start, $t = 1$.* $\bar\alpha_1 = \alpha_1$ and $\beta_1 = 1 - \bar\alpha_1$, so (1.2) is the
+# claim, with $\bar\varepsilon_1 = \varepsilon_1$.
 #
 # *Step from $t$ to $t+1$.* Insert the claim for $t$ into (1.2):
 #
@@ -552,22 +555,23 @@ assert math.isclose(repeated, (a + b) ** 2, rel_tol=0.01)
 #
 # so the sum is $\sqrt{1-\bar\alpha_{t+1}}\,\bar\varepsilon_{t+1}$ with
 # $\bar\varepsilon_{t+1} \sim \mathcal N(0, I)$, a function of
-# $\varepsilon_1, \dots, \varepsilon_{t+1}$. That is the claim for $t+1$. Finally, $x_0$ is independent
-# of all noises, hence of $\bar\varepsilon_t$; so given $x_0$, the variable $\bar\varepsilon_t$ is
-# still standard normal, and the second line of (1.6) says the same as the first.
-# $\blacksquare$
+# $\varepsilon_1, \dots, \varepsilon_{t+1}$. That is the claim for $t+1$. Finally, $x_0$ is
+# independent of all noises, hence of $\bar\varepsilon_t$; so given $x_0$, the variable
+# $\bar\varepsilon_t$ is still standard normal, and the second line of (1.6) says the same as the
+# first. $\blacksquare$
 # :::
 #
 # :::{admonition} Is the bar over ε needed?
 # :class: note
 # From here on we write $\varepsilon$ for the noise in (1.6), as everybody does. Keep in mind which
-# one it is: the noise of the *jump* from $0$ to $t$, not the noise $\varepsilon_t$ of the last step.
-# The network of [chapter 3](03_ddpm.ipynb) is trained to find the former.
+# one it is: the noise of the single draw that leads from time $0$ to $t$, not the noise
+# $\varepsilon_t$ of the last step. The network of [chapter 3](03_ddpm.ipynb) is trained to predict
+# the former.
 # :::
 #
-# The proof even says which noise $\bar\varepsilon_t$ is. In (1.2) the noise of step $i$ passes through
-# the factors $\sqrt{\alpha_{i+1}}, \dots, \sqrt{\alpha_t}$ of all later steps, and their product is
-# $\sqrt{\bar\alpha_t/\bar\alpha_i}$. So
+# The proof even says which noise $\bar\varepsilon_t$ is. In (1.2) the noise of step $i$ passes
+# through the factors $\sqrt{\alpha_{i+1}}, \dots, \sqrt{\alpha_t}$ of all later steps, and their
+# product is $\sqrt{\bar\alpha_t/\bar\alpha_i}$. So
 #
 # $$
 # \bar\varepsilon_t = \frac{1}{\sqrt{1-\bar\alpha_t}}
@@ -589,8 +593,8 @@ assert math.isclose(repeated, (a + b) ** 2, rel_tol=0.01)
 # ### From any time to any later one
 #
 # The proof of (1.6) can start at any time. Start the same chain at $s$, with
-# $\alpha_{s+1} \cdots \alpha_t = \bar\alpha_t/\bar\alpha_s$ in the place of $\bar\alpha_t$, and get,
-# for $s < t$,
+# $\alpha_{s+1} \cdots \alpha_t = \bar\alpha_t/\bar\alpha_s$ in the place of $\bar\alpha_t$, and
+# get, for $s < t$,
 #
 # $$
 # q(x_t \mid x_s) = \mathcal N\!\left(x_t;\ \sqrt{\frac{\bar\alpha_t}{\bar\alpha_s}}\,x_s,\
@@ -598,17 +602,17 @@ assert math.isclose(repeated, (a + b) ** 2, rel_tol=0.01)
 # \tag{1.8}
 # $$
 #
-# With $s = 0$ this is (1.6), with $s = t-1$ it is (1.1). [Chapter 2](02_reverse.ipynb) goes back from
-# $t$ to $s$, and this is where it starts.
+# With $s = 0$ this is (1.6), with $s = t-1$ it is (1.1). [Chapter 2](02_reverse.ipynb) goes back
+# from $t$ to $s$, and this is where it starts.
 #
-# If steps become ever smaller and more numerous, with $\beta_t = \beta(u)\,\mathrm du$, (1.2) becomes
-# the stochastic differential equation
-# $\mathrm dx = -\tfrac12\beta(u)\,x\,\mathrm du + \sqrt{\beta(u)}\,\mathrm d\omega$
-# {cite}`song2021score`. [Appendix B](B_rosetta.ipynb#score-sdes-vp-and-ve) solves it and measures how
-# far the chain of a thousand steps is from it.
+# If steps become ever smaller and more numerous, with $\beta_t = \beta(u)\,\mathrm du$, (1.2)
+# becomes the stochastic differential equation $\mathrm dx = -\tfrac12\beta(u)\,x\,\mathrm du +
+# \sqrt{\beta(u)}\,\mathrm d\omega$ {cite}`song2021score`, where $\omega$ is Brownian motion.
+# [Appendix B](B_rosetta.ipynb#score-sdes-vp-and-ve) solves it and measures how far the chain of a
+# thousand steps is from it.
 #
-# Sympy checks the algebra of this section: the sum of two Gaussians, one more step after the kernel,
-# and the induction step.
+# Sympy checks the algebra of this section: the sum of two Gaussians, one more step after the
+# kernel, and the induction step.
 
 # %% tags=["hide-cell"]
 x, y, m = sp.symbols("x y m", real=True)
@@ -655,9 +659,10 @@ def jump(x0, t, eps):  # (1.6)
 
 
 # %% [markdown]
-# Do the walk and the jump agree? If the jump is given the noise (1.7), the one that the walk has used
-# up, it must land on the same *point*. If each draws noise of its own, the points differ, but their
-# *distributions* must not. First the points, and in the same cell the library against the ten lines:
+# Do `walk` and `jump` agree? If the jump is given the noise (1.7), which merges the noises of the
+# walk, it must land on the same *point*. If each draws noise of its own, the points differ, but
+# their *distributions* must not. First the points, and in the same cell the library against the ten
+# lines:
 
 # %%
 x0 = x_train[:4].double()
@@ -686,9 +691,9 @@ assert agree(process.alpha_bar, alpha_bar) and agree(process.beta, beta)
 print("walk, jump, q_step and q_sample agree to 1e-12")
 
 # %% [markdown]
-# Now the distributions. We start 20,000 walks at the same point $x_0 = 1.5$, let them take 200 steps,
-# each with fresh noise, and make 20,000 jumps. Both samples go to a Kolmogorov–Smirnov test against
-# the exact Gaussian (1.6), and against each other.
+# Now the distributions. We start 20,000 walks at the same point $x_0 = 1.5$, let them take 200
+# steps, each with fresh noise, and make 20,000 jumps. Both samples go to a Kolmogorov–Smirnov test
+# against the exact Gaussian (1.6), and against each other.
 
 # %%
 n, t = 20_000, 200
@@ -711,9 +716,9 @@ Markdown(markdown(("test", "p-value"), rows))
 
 # %% [markdown]
 # No test finds a difference. But walk and jump agree in the distribution of $x_t$ *at each $t$ by
-# itself* only. A jump to $t = 100$ and another one, with fresh noise, to $t = 200$ give two pictures
-# that do not belong to one walk: given $x_0$ they are independent, while two times of one walk are
-# correlated (exercise 1.2 computes how much).
+# itself* only. A jump to $t = 100$ and another one, with fresh noise, to $t = 200$ give two
+# pictures that do not belong to one walk: given $x_0$ they are independent, while two times of one
+# walk are correlated (exercise 1.2 computes how much).
 
 # %% [markdown]
 # ## The marginal: the data, shrunk and blurred
@@ -739,12 +744,12 @@ Markdown(markdown(("test", "p-value"), rows))
 # \mathrm d y .
 # $$
 #
-# It says the same as (1.6): the density of a sum of independent variables is the convolution of their
-# densities. $\blacksquare$
+# It says the same as (1.6): the density of a sum of independent variables is the convolution of
+# their densities. $\blacksquare$
 # :::
 #
-# The integral needs $q(x_0)$, so for real data we cannot compute it. For a mixture of Gaussians we can,
-# because (1.4) does it component by component: $x_0 = m_k + s_k\,\varepsilon'$ turns into
+# The integral needs $q(x_0)$, so for real data we cannot compute it. For a mixture of Gaussians we
+# can, because (1.4) does it component by component: $x_0 = m_k + s_k\,\varepsilon'$ turns into
 # $x_t = \sqrt{\bar\alpha_t}\,m_k + \sqrt{\bar\alpha_t}\,s_k\,\varepsilon' +
 # \sqrt{1-\bar\alpha_t}\,\varepsilon$, and
 #
@@ -755,7 +760,7 @@ Markdown(markdown(("test", "p-value"), rows))
 # \tag{1.10}
 # \end{align*}
 #
-# In the library this is `oracle.Mixture`. We compare it with a simulation that knows nothing of the
+# In the library this is `oracle.Mixture`. We compare it with a simulation that does not use the
 # formula.
 
 # %% mystnb={"image": {"alt": "Four histograms of simulated samples at t = 0, 100, 250 and 1000, each with a dark line of the exact density that follows the bars closely. Two separate peaks shrink towards zero, widen, overlap, and become one bell curve."}} tags=["hide-input"]
@@ -796,9 +801,10 @@ assert abs(max(gaps) - 0.0078) < 5e-5
 assert max(gaps) < 1.63 / math.sqrt(n) < 0.0116  # the 1 % point of the test
 
 # %% [markdown]
-# **Fig. 1.7.** (1.10) is the density of simulated data. Bars: 20,000 draws from the mixture of Fig. 1.5,
-# simulated step by step. Lines: (1.10). The largest gap between the two distribution functions at the
-# four times is 0.0078; at each, a correct formula exceeds 0.0115 by chance once in a hundred times.
+# **Fig. 1.7.** (1.10) is the density of simulated data. Bars: 20,000 draws from the mixture of Fig.
+# 1.5, simulated step by step. Lines: (1.10). The largest gap between the two distribution functions
+# at the four times is 0.0078; at each time the gap of a correct formula exceeds 0.0115 by chance in
+# one of a hundred samples.
 
 # %% mystnb={"image": {"alt": "Four scatter plots of 300 points of a spiral at t = 0, 50, 150 and 1000. At 50 the arm of the spiral is thick and grainy, at 150 its turns have run into each other and leave a lopsided cloud, at 1000 the cloud is round."}} tags=["hide-input"]
 spiral = data.spiral(300, generator=seeded(11))
@@ -814,11 +820,12 @@ deviations = [round(float(between / r), 1) for r in noise_ratio]
 assert deviations == [6.9, 2.3] and 2.5 < across / between < 3
 
 # %% [markdown]
-# **Fig. 1.8.** Fine structure is lost before coarse structure, here on points in the plane. Neighbouring
-# turns of the spiral are 1.2 apart. At $t = 50$ that is 6.9 standard deviations of the (equally
-# rescaled) noise, and the turns are apart; at $t = 150$ it is 2.3, and they merge. The whole spiral is
-# almost three times as wide, and its coarse shape survives longer. For images the same order becomes
-# a statement about frequencies, [below](#in-frequencies-details-are-lost-first).
+# **Fig. 1.8.** Fine structure is lost before coarse structure, here on points in the plane.
+# Neighbouring turns of the spiral are 1.2 apart. At $t = 50$ that is 6.9 standard deviations of the
+# (equally rescaled) noise, and the turns can be told apart; at $t = 150$ it is 2.3, and they merge.
+# The whole spiral is almost three times as wide, and its coarse shape survives longer. For images
+# the same order becomes a statement about frequencies,
+# [below](#in-frequencies-details-are-lost-first).
 
 # %% [markdown]
 # ## Extremes, and how long forgetting takes
@@ -829,10 +836,10 @@ assert deviations == [6.9, 2.3] and 2.5 < across / between < 3
 # - $\beta_1 = 1$: then $\bar\alpha_1 = 0$ and $x_1 = \varepsilon_1$. One step removes all data.
 #
 # Then why take a thousand steps? Because the process must be *reversed*. After the single step with
-# $\beta_1 = 1$, $x_1$ says nothing about $x_0$, so that the reverse step $q(x_0 \mid x_1) = q(x_0)$ is
-# the problem from which we started. If $\beta_t$ is small, $x_{t-1}$ is close to $x_t$, and the
-# reverse step is a small, nearly Gaussian correction ([chapter 2](02_reverse.ipynb)). Small steps make
-# each reverse step easy; their number makes sampling slow.
+# $\beta_1 = 1$, $x_1$ says nothing about $x_0$, so that the reverse step $q(x_0 \mid x_1) = q(x_0)$
+# is the problem from which we started. If $\beta_t$ is small, $x_{t-1}$ is close to $x_t$, and the
+# reverse step is a small, nearly Gaussian correction ([chapter 2](02_reverse.ipynb)). Small steps
+# make each reverse step easy; their number makes sampling slow.
 #
 # How many steps of size $\beta$ does it take? Since $\log(1-\beta) \le -\beta$ (the logarithm lies
 # below its tangent),
@@ -843,9 +850,9 @@ assert deviations == [6.9, 2.3] and 2.5 < across / between < 3
 # \tag{1.11}
 # $$
 #
-# with near equality when the $\beta_i$ are small. To bring the remaining signal $\bar\alpha_t$ down to
-# $\delta$ it is *enough* that $\beta_1 + \dots + \beta_t \ge \log(1/\delta)$. For constant $\beta$ the
-# exact number is the first integer $t \ge \log\delta / \log(1-\beta)$:
+# with near equality when the $\beta_i$ are small. To bring the remaining signal $\bar\alpha_t$ down
+# to $\delta$ it is *enough* that $\beta_1 + \dots + \beta_t \ge \log(1/\delta)$. For constant
+# $\beta$ the exact number is the first integer $t \ge \log\delta / \log(1-\beta)$:
 
 # %% tags=["hide-input"]
 deltas, rows = (1e-1, 1e-2, 1e-4), []
@@ -861,9 +868,9 @@ Markdown(markdown(head, rows))
 # %% [markdown]
 # ### Signal to noise, and two schedules
 #
-# In (1.6) the signal has the factor $\sqrt{\bar\alpha_t}$ and the noise $\sqrt{1-\bar\alpha_t}$. The
-# ratio of their powers is the **signal-to-noise ratio**, SNR. It runs over many powers of ten, so one
-# looks at its natural logarithm:
+# In (1.6) the signal has the factor $\sqrt{\bar\alpha_t}$ and the noise $\sqrt{1-\bar\alpha_t}$.
+# The ratio of their powers is the **signal-to-noise ratio**, SNR. It runs over many powers of ten,
+# so one looks at its natural logarithm:
 #
 # $$
 # \operatorname{SNR}_t = \frac{\bar\alpha_t}{1-\bar\alpha_t}, \qquad
@@ -872,8 +879,8 @@ Markdown(markdown(head, rows))
 # $$
 #
 # (This is the ratio for data of unit power per coordinate.) At $\log\operatorname{SNR} = 0$ the two
-# have equal weight. A *schedule* is a choice of the $\beta_t$. Ho et al. {cite}`ho2020denoising` let
-# them grow on a straight line,
+# have equal weight. A *schedule* is a choice of the $\beta_t$. Ho et al. {cite}`ho2020denoising`
+# let them grow on a straight line,
 #
 # $$
 # \beta_t = \beta_1 + \frac{t-1}{T-1}\,(\beta_T - \beta_1),
@@ -890,8 +897,8 @@ Markdown(markdown(head, rows))
 # $$
 #
 # from which $\beta_t = 1 - \bar\alpha_t/\bar\alpha_{t-1}$. As $f(T) = 0$ this would end with
-# $\beta_T = 1$; they clip $\beta_t$ at $0.999$. [Chapter 5](05_schedules.ipynb) compares schedules by
-# what they do to samples; here we only learn to read them.
+# $\beta_T = 1$; they clip $\beta_t$ at $0.999$. [Chapter 5](05_schedules.ipynb) compares schedules
+# by what they do to samples; here we only learn to read them.
 
 # %% mystnb={"image": {"alt": "Left: the signal that is left over time. Linear falls fast and is near zero from t = 600 on, cosine falls in a gentle S over the whole range. Right: log-SNR over time from plus 9 down to minus 10 for linear; cosine stays above it nearly everywhere and is near minus 6 at t = 970 before it drops steeply."}} tags=["hide-input"]
 fig, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.7))
@@ -911,21 +918,22 @@ _ = left.legend()
 assert reading == {"linear": (259, 377, 33), "cosine": (496, 595, 6)}
 
 # %% [markdown]
-# **Fig. 1.9.** The cosine schedule spreads the loss of signal over more steps than the linear one. Left:
-# from $\bar\alpha_t = 0.9$ to $0.1$ the linear schedule takes 377 steps, cosine 595; at 33 % of the
-# times of the linear schedule, and 6 % of cosine's, less than 1 % of the signal's power is left.
-# Right: noise outweighs signal after $t = 259$ and $t = 496$. How little is left at the very end
-# shows in Fig. 1.13.
+# **Fig. 1.9.** The cosine schedule spreads the loss of signal over more steps than the linear one.
+# Left: from $\bar\alpha_t = 0.9$ to $0.1$ the linear schedule takes 377 steps, cosine 595; at 33 %
+# of the times of the linear schedule, and 6 % of cosine's, less than 1 % of the signal's power is
+# left. Right: noise outweighs signal after $t = 259$ and $t = 496$. How little is left at the very
+# end shows in Fig. 1.13.
 
 # %% [markdown]
 # ## In frequencies: details are lost first
 #
-# White noise has the same power at every frequency of an image. Images do not: nearly all of their
-# power sits in low frequencies. So noise hides the details before it touches the coarse layout.
+# White noise has the same power (mean square) at every frequency of an image. Images do not: nearly
+# all of their power sits in low frequencies. So noise hides the details before it touches the
+# coarse layout.
 #
 # Let $F$ be the discrete Fourier transform with the normalisation that makes it unitary,
-# $F F^* = I$ (`norm="ortho"`), and write $\hat x(f)$ for the component of $Fx$ at frequency $f$. The
-# transform is linear, so (1.6) holds for each component:
+# $F F^* = I$ (`norm="ortho"`), and write $\hat x(f)$ for the component of $Fx$ at frequency $f$.
+# The transform is linear, so (1.6) holds for each component:
 #
 # $$
 # \hat x_t(f) = \sqrt{\bar\alpha_t}\,\hat x_0(f) + \sqrt{1-\bar\alpha_t}\,\hat\varepsilon(f).
@@ -934,8 +942,8 @@ assert reading == {"linear": (259, 377, 33), "cosine": (496, 595, 6)}
 # $\hat\varepsilon(f)$ is one entry of $F\varepsilon$, whose covariance is $F I F^* = I$. So
 # $\operatorname{E}|\hat\varepsilon(f)|^2 = 1$ at *every* frequency: this is what "white" means. The
 # cross term $\operatorname{E}[\hat x_0(f)\,\overline{\hat\varepsilon(f)}]$ is zero, because
-# $\varepsilon$ is independent of $x_0$ and has mean zero. With $S(f) = \operatorname{E}|\hat x_0(f)|^2$,
-# the power spectrum of the data,
+# $\varepsilon$ is independent of $x_0$ and has mean zero. With
+# $S(f) = \operatorname{E}|\hat x_0(f)|^2$, the power spectrum of the data,
 #
 # $$
 # \operatorname{E}|\hat x_t(f)|^2 = \bar\alpha_t\, S(f) + (1-\bar\alpha_t), \qquad
@@ -943,10 +951,11 @@ assert reading == {"linear": (259, 377, 33), "cosine": (496, 595, 6)}
 # \tag{1.15}
 # $$
 #
-# We call a frequency *visible* while $\operatorname{SNR}_t(f) > 1$, that is while $S(f)$ lies above the
-# noise level $1/\operatorname{SNR}_t$, which rises with $t$. The spectra of photographs follow
-# approximately a power law, $S(f) \approx C f^{-\gamma}$ with $\gamma$ around 2 {cite}`field1987relations`.
-# *If* it holds, the level reaches frequency $f_t$ when $\operatorname{SNR}_t \cdot C f_t^{-\gamma} = 1$:
+# We call a frequency *visible* while $\operatorname{SNR}_t(f) > 1$, that is while $S(f)$ lies above
+# the noise level $1/\operatorname{SNR}_t$, which rises with $t$. The spectra of photographs follow
+# approximately a power law, $S(f) \approx C f^{-\gamma}$ with $\gamma$ around 2
+# {cite}`field1987relations`. *If* it holds, the level reaches frequency $f_t$ when
+# $\operatorname{SNR}_t \cdot C f_t^{-\gamma} = 1$:
 #
 # $$
 # f_t = \left(C \cdot \operatorname{SNR}_t\right)^{1/\gamma}.
@@ -957,8 +966,8 @@ assert reading == {"linear": (259, 377, 33), "cosine": (496, 595, 6)}
 # $\gamma\log 2$, about 1.4. Does this hold for pictures? Digits of 8×8 pixels have only four
 # frequencies to speak of, so we first take two photographs that come with scikit-learn. We measure
 # $S(f)$ on a square of 427×427 pixels (grey values in $[-1, 1]$, mean removed, under a Hann window,
-# which keeps out the jump at the border), average over all directions and both photographs, and fit a
-# straight line to the logarithms between 4 and 150 cycles per image.
+# which keeps out the jump at the border), average over all directions and both photographs, and fit
+# a straight line to the logarithms between 4 and 150 cycles per image.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left: power over frequency, both logarithmic. The spectra of two photographs and of their average fall along a straight dashed line of slope minus 1.9; five horizontal lines are the noise levels at t = 10, 50, 200, 400 and 700, each higher than the one before and crossing the spectrum at a lower frequency. Right: the highest visible frequency over time falls from 200 to 1 for both schedules, cosine above linear; dashed predictions lie close to the measured lines."}}
 from sklearn.datasets import load_sample_images
@@ -1038,14 +1047,14 @@ assert round(math.exp(max(errors)), 2) == 1.36
 assert (average / law)[0] > 6 and (average / law)[-1] < 0.52
 
 # %% [markdown]
-# **Fig. 1.10.** The noise hides the high frequencies of photographs first, as the power law says. In
-# each of the two, more than 88 % of the power lies in the 0.7 % of the components with at most 20
-# cycles per image. Left: spectra, the fit ($\gamma = 1.93$ for the average, 1.76 and 2.21 for the two
-# photographs) and the noise levels at five times of the linear schedule. Right: the highest visible
-# frequency, where level and spectrum cross, measured (solid) and by (1.16) (dashed). As long as
-# $4 \le f_t \le 150$, the range of the fit, (1.16) is right within a factor of 1.36. Outside it is
-# not: at one cycle per image the power is six times the law's, at 213 cycles half of it. Two
-# photographs are no survey; others will have other exponents.
+# **Fig. 1.10.** The noise hides the high frequencies of photographs first, as the power law says.
+# In each of the two photographs more than 88 % of the power lies in the 0.7 % of the components
+# with at most 20 cycles per image. Left: spectra, the fit ($\gamma = 1.93$ for the average, 1.76
+# and 2.21 for the two photographs) and the noise levels at five times of the linear schedule.
+# Right: the highest visible frequency, where level and spectrum cross, measured (solid) and by
+# (1.16) (dashed). As long as $4 \le f_t \le 150$, the range of the fit, (1.16) is right within a
+# factor of 1.36. Outside it is not: at one cycle per image the power is six times that of the power
+# law, at 213 cycles half of it. Other photographs have other exponents.
 #
 # What does a picture look like whose high frequencies are hidden?
 
@@ -1069,18 +1078,19 @@ for column, t in zip(axes.T, (0, 200, 400), strict=True):
 assert (shown[200], shown[400]) == (34, 11)
 
 # %% [markdown]
-# **Fig. 1.11.** What (1.15) leaves visible at $t = 200$ and $t = 400$. Above: 80×80 pixels of the noisy
-# photograph. Below: the clean one without the frequencies beyond $f_t$, 34 and 11 cycles per image.
+# **Fig. 1.11.** What (1.15) leaves visible at $t = 200$ and $t = 400$. Above: 80×80 pixels of the
+# noisy photograph. Below: the clean one without the frequencies beyond $f_t$, 34 and 11 cycles per
+# image.
 #
-# You may still see more in the upper row than in the lower one: (1.15) compares a *single* component
-# with its noise, and along the edge of a roof the eye combines many.
+# You may still see more in the upper row than in the lower one: (1.15) compares a *single*
+# component with its noise, and along the edge of a roof the eye combines many.
 #
 # At small $t$ only details are uncertain, at large $t$ the content is: the **content–detail
-# trade-off**. A model that goes back from noise must decide first what the picture shows and last how
-# sharp its edges are. The digits let us measure both. For *detail* we take the time at which each
-# frequency of the digits is hidden, by (1.15). For *content* we ask how often the label can still be
-# told from $x_t$. If the training images were the whole distribution, Bayes' rule with (1.6) would be
-# the best answer: $p(y \mid x_t) \propto$ the average of
+# trade-off**. A model that goes back from noise must decide first what the picture shows and last
+# how sharp its edges are. The digits let us measure both. For *detail* we take the time at which
+# each frequency of the digits is hidden, by (1.15). For *content* we ask how often the label can
+# still be told from $x_t$. If the training images were the whole distribution, Bayes' rule with
+# (1.6) would be the best answer: $p(y \mid x_t) \propto$ the average of
 # $\mathcal N(x_t; \sqrt{\bar\alpha_t}\,x^{(i)}, (1-\bar\alpha_t) I)$ over the training images
 # $x^{(i)}$ of class $y$. We apply it to noisy *test* images.
 
@@ -1136,12 +1146,12 @@ for t_linear, t_cosine in [(259, 496), (456, 773)]:
     assert abs(share_right(process, t_linear) - share_right(cosine, t_cosine)) < 0.01
 
 # %% [markdown]
-# **Fig. 1.12.** The label outlives the details. Blue: the share of labels told correctly (bars: 95 %
-# intervals for 355 test images; grey: guessing). Red: the times at which the frequencies 4, 3, 2 and 1
-# (cycles per image) are hidden, $t = 92, 143, 206, 230$ for the linear schedule and
-# $185, 284, 402, 445$ for cosine. When only frequency 1 is visible, 91 % of the labels are still told;
-# when it is hidden too, 87 %. A label, like the edge of the roof, is read from many components
-# together.
+# **Fig. 1.12.** The label outlives the details. Blue: the share of labels told correctly (bars: 95
+# % intervals for 355 test images; grey: guessing). Red: the times at which the frequencies 4, 3, 2
+# and 1 (cycles per image) are hidden, $t = 92, 143, 206, 230$ for the linear schedule and
+# $185, 284, 402, 445$ for cosine. When only frequency 1 is visible, 91 % of the labels are still
+# told; when it is hidden too, 87 %. A label, like the edge of the roof, is read from many
+# components together.
 #
 # The two panels show one curve on two time axes, because $x_t/\sqrt{\bar\alpha_t} = x_0 +
 # \varepsilon/\sqrt{\operatorname{SNR}_t}$ depends on $t$ through the SNR alone. The schedule only
@@ -1152,15 +1162,16 @@ for t_linear, t_cosine in [(259, 496), (456, 773)]:
 # %% [markdown]
 # ## How many steps, and what is left at the end?
 #
-# A sampler cannot start from $q(x_T)$, which it does not know; it starts from $\mathcal N(0, I)$. How
-# much does this cost? The natural measure is the divergence
-# $\mathrm{KL}(q(x_T) \,\|\, \mathcal N(0, I)) = \operatorname{E}_{q}[\log q(x_T) - \log \mathcal N(x_T; 0, I)]$.
-# With perfect reverse steps the samples are at most this far from the data (the data-processing
-# inequality).
+# A sampler cannot start from $q(x_T)$, which it does not know; it starts from $\mathcal N(0, I)$.
+# How much does this cost? The natural measure is the Kullback–Leibler divergence
+# $\mathrm{KL}(q(x_T) \,\|\, \mathcal N(0, I)) = \operatorname{E}_{q}[\log q(x_T) -
+# \log \mathcal N(x_T; 0, I)]$. It is given in *nats* (natural logarithms). With perfect reverse
+# steps the samples are at most this far from the data, because the same random steps never move two
+# distributions apart (the data-processing inequality).
 #
 # **For Gaussian data it is exact.** Let $q(x_0) = \mathcal N(\mu, \Sigma)$ in $D$ dimensions, let
-# $\lambda_1, \dots, \lambda_D$ be the eigenvalues of $\Sigma$, and $v_i = 1 + \bar\alpha_t(\lambda_i - 1)$
-# those of the covariance of $x_t$, by (1.3). Then
+# $\lambda_1, \dots, \lambda_D$ be the eigenvalues of $\Sigma$, and
+# $v_i = 1 + \bar\alpha_t(\lambda_i - 1)$ those of the covariance of $x_t$, by (1.3). Then
 #
 # $$
 # \mathrm{KL}\!\left(q(x_t) \,\|\, \mathcal N(0, I)\right) = \frac12 \sum_{i=1}^{D}
@@ -1183,8 +1194,8 @@ for t_linear, t_cosine in [(259, 496), (456, 773)]:
 # $\blacksquare$
 # :::
 #
-# **For any data (1.17) is a lower bound,** if $\mu$ and $\Sigma$ are the mean and covariance of these
-# data.
+# **For any data (1.17) is a lower bound,** if $\mu$ and $\Sigma$ are the mean and covariance of
+# these data.
 #
 # :::{dropdown} Proof that (1.17) is a lower bound
 # Let $g$ be the Gaussian with the mean and covariance of $x_t$. Then
@@ -1214,23 +1225,22 @@ for t_linear, t_cosine in [(259, 496), (456, 773)]:
 # \end{align*}
 #
 # :::{dropdown} Proof of (1.18)
-# Write
-# $\log\frac{q(x_t)}{\mathcal N(x_t)} = \log\frac{q(x_t \mid x_0)}{\mathcal N(x_t)} -
+# Write $\log\frac{q(x_t)}{\mathcal N(x_t)} = \log\frac{q(x_t \mid x_0)}{\mathcal N(x_t)} -
 # \log\frac{q(x_t \mid x_0)}{q(x_t)}$ and take the mean over $x_0$ and $x_t$. The last term becomes
-# the mutual information; it is a KL divergence, so it is not negative. The formula for $L$ is the KL
-# of one coordinate in the proof of (1.17), with $v = 1 - \bar\alpha_t$ and $m$ a coordinate of
+# the mutual information; it is a KL divergence, so it is not negative. The formula for $L$ is the
+# KL of one coordinate in the proof of (1.17), with $v = 1 - \bar\alpha_t$ and $m$ a coordinate of
 # $\sqrt{\bar\alpha_t}\,x_0$, summed over the coordinates. $\blacksquare$
 # :::
 #
-# At $t = T$, $L$ will return in [chapter 4](04_elbo.ipynb) as $L_T$, a part of the training objective
-# that no network can change. It bounds *both* the distance from noise and the information that $x_t$
-# still holds about $x_0$. If $L$ is small, the data are forgotten.
+# At $t = T$, $L$ will return in [chapter 4](04_elbo.ipynb) as $L_T$, a part of the training
+# objective that no network can change. It bounds *both* the distance from noise and the information
+# that $x_t$ still holds about $x_0$. If $L$ is small, the data are forgotten.
 #
 # :::{admonition} Common misprint: $q(x_T \mid x_0)$ is deterministic
 # :class: warning
-# Deck 002 says so. By (1.6), $q(x_T \mid x_0)$ is a Gaussian with variance $1-\bar\alpha_T$, nearly 1:
-# of all kernels $q(x_t\mid x_0)$ of the chain it is the *most* random one. It is *fixed*, however: it
-# has no parameters to learn, so that training does not change $L_T$.
+# Deck 002 says so. By (1.6), $q(x_T \mid x_0)$ is a Gaussian with variance $1-\bar\alpha_T$, nearly
+# 1: of all kernels $q(x_t\mid x_0)$ of the chain it is the *most* random one. It is *fixed*,
+# however: it has no parameters to learn, so that training does not change $L_T$.
 # :::
 #
 # Now vary the number of steps $T$. Three ways to choose the schedule for another $T$: keep the end
@@ -1289,24 +1299,24 @@ head = ("schedule", "T", "ᾱ_T", "√ᾱ_T", "KL ≥, (1.17)", "KL ≤, (1.18)"
 Markdown(markdown(head, rows))
 
 # %% [markdown]
-# **Fig. 1.13.** With fewer steps and fixed end points the chain ends too early; with rescaled end points
-# or cosine it does not. The bands run from (1.17) to (1.18), for the digits; they are exact numbers,
-# not estimates, and less than a factor of two wide.
+# **Fig. 1.13.** With fewer steps and fixed end points the chain ends too early; with rescaled end
+# points or cosine it does not. The bands run from (1.17) to (1.18), for the digits; they are exact
+# numbers, not estimates, and less than a factor of two wide.
 #
-# - *Fixed end points.* At $T = 250$ the last $x_T$ still holds $\sqrt{\bar\alpha_T} = 28\,\%$ of the
-#   image's amplitude: the mean grey of a digit, $-0.39$, is still visible as $-0.11$ in the "noise". A
-#   sampler that starts from $\mathcal N(0, I)$ starts from the wrong distribution, and training, which
-#   only ever sees the $x_T$ of the process, does not correct it. At $T = 500$ it is 8 %. Whoever
-#   compares $T = 500, 1000, 2000$ with these end points compares three processes of which the first
-#   has not finished.
-# - *Rescaled end points.* $\bar\alpha_T$ lies between 2 and $4.3\cdot10^{-5}$ for each $T$ from 100 to
-#   2000: the sum in (1.11) is fixed, and for small steps the bound is nearly the value. $T$ then
-#   changes the *size of a step* and little else, which is what one wants to compare.
+# - *Fixed end points.* At $T = 250$ the last $x_T$ still holds $\sqrt{\bar\alpha_T} = 28\,\%$ of
+#   the image's amplitude: the mean grey of a digit, $-0.39$, is still visible as $-0.11$ in the
+#   "noise". A sampler that starts from $\mathcal N(0, I)$ starts from the wrong distribution, and
+#   training, which only ever sees the $x_T$ of the process, does not correct it. At $T = 500$ the
+#   end still holds 8 % of the amplitude. Whoever compares $T = 500, 1000, 2000$ with these end
+#   points compares three processes of which the first has not finished.
+# - *Rescaled end points.* $\bar\alpha_T$ lies between 2 and $4.3\cdot10^{-5}$ for each $T$ from 100
+#   to 2000: the sum in (1.11) is fixed, and for small steps the bound is nearly the value. $T$ then
+#   changes the *size of a step* and little else.
 # - *At $T = 1000$* the divergence is below $10^{-3}$ nats for 64 pixels with all three. What is
 #   forgotten last is what all images share, their mean: the term with $\mu$ in (1.17) is nearly the
 #   whole bound there, $5.5\cdot10^{-4}$ nats for the linear schedule, and it grows with the number
-#   of pixels. Lin et al. {cite}`lin2024common` trace the medium brightness of many generated pictures
-#   to such a remainder.
+#   of pixels. Lin et al. {cite}`lin2024common` trace the medium brightness of many generated
+#   pictures to such a remainder.
 
 # %% [markdown]
 # ## What goes wrong: four errors without a message
@@ -1314,15 +1324,15 @@ Markdown(markdown(head, rows))
 # Four ways to get the ten lines wrong. None raises an error, and all of them draw something that
 # looks like noise being added.
 #
-# 1. **The bar is dropped:** $\sqrt{1-\alpha_t}$ where $\sqrt{1-\bar\alpha_t}$ belongs, `alpha[t]` for
-#    `alpha_bar[t]`. (Algorithm 2 of deck 004, as extracted from its file, has this slip.)
+# 1. **The bar is dropped:** $\sqrt{1-\alpha_t}$ where $\sqrt{1-\bar\alpha_t}$ belongs, `alpha[t]`
+#    for `alpha_bar[t]`. (Algorithm 2 of deck 004, as extracted from its file, has this slip.)
 # 2. **The root is missing:** the variance $1-\bar\alpha_t$ is used as a standard deviation, as in
 #    a [noise transform of optax](https://github.com/google-deepmind/optax/issues/281).
 # 3. **Off by one:** the table starts at $\bar\alpha_1$, but is read at index $t$, as in
 #    a [scheduler of diffusers](https://github.com/huggingface/diffusers/issues/465) that disagreed
 #    with another one.
-# 4. **Data in $[0, 1]$** and not in $[-1, 1]$; users of a training library
-#    [ask which](https://github.com/lucidrains/denoising-diffusion-pytorch/issues/80). The process is
+# 4. **Data in $[0, 1]$** and not in $[-1, 1]$; users of a training library [ask
+#    which](https://github.com/lucidrains/denoising-diffusion-pytorch/issues/80). The process is
 #    right; its input is not.
 #
 # What they do to samples is shown in the [museum of bugs](A_museum_of_bugs.ipynb).
@@ -1366,14 +1376,14 @@ tiles = [version(digit, t, eps) for version in versions.values() for t in times]
 labelled_grid(torch.cat(tiles).float(), times, versions)
 
 # %% [markdown]
-# **Fig. 1.14.** Some of the errors cannot be seen. Without the bar the digit fades to grey instead of
-# disappearing in noise. Without the root there is a little less noise in the middle of the chain. The
-# shift by one cannot be told from the correct row, and the wrong range shows in the background of the
-# first pictures only.
+# **Fig. 1.14.** Some of the errors cannot be seen. Without the bar the digit fades to grey instead
+# of disappearing in noise. Without the root there is a little less noise in the middle of the
+# chain. The shift by one cannot be told from the correct row, and the wrong range shows in the
+# background of the first pictures only.
 #
 # So test instead of looking. Each check is one line of theory from this chapter, applied to the two
-# coefficients of a version, which we read off by feeding it $x_0 = 1, \varepsilon = 0$ and the other
-# way round:
+# coefficients of a version, which we read off by feeding it $x_0 = 1, \varepsilon = 0$ and the
+# other way round:
 
 # %%
 one, zero = torch.ones(1, **double), torch.zeros(1, **double)
@@ -1417,16 +1427,16 @@ Markdown(markdown(("version", *checks), [(name, *c) for name, c in marked.items(
 
 # %% [markdown]
 # The numbers say by how much a check is violated; bold means caught. **No single check catches all
-# four.** That unit variance is preserved does not exclude the shift by one, because every $\bar\alpha$
-# preserves it. The dropped bar passes at $t = 1$, where $\alpha_1 = \bar\alpha_1$. The same versions are
-# in `tests/derivations/test_ch01.py::test_wrong_kernels_are_caught`. Against the fourth error
-# `data.to_float` takes `uint8` images only and maps them to $[-1, 1]$, so that data cannot be scaled
-# twice (`tests/derivations/test_ch01.py::test_images_are_scaled_exactly_once`).
+# four.** That unit variance is preserved does not exclude the shift by one, because every
+# $\bar\alpha$ preserves it. The dropped bar passes at $t = 1$, where $\alpha_1 = \bar\alpha_1$. The
+# same versions are in `tests/derivations/test_ch01.py::test_wrong_kernels_are_caught`. Against the
+# fourth error `data.to_float` takes `uint8` images only and maps them to $[-1, 1]$, so that data
+# cannot be scaled twice (`tests/derivations/test_ch01.py::test_images_are_scaled_exactly_once`).
 #
-# A fifth error comes with the number format. At the beginning of the chain $\bar\alpha_t$ is so close
-# to 1 that $1-\bar\alpha_t$ loses its digits; a scheduler of diffusers
-# [added no noise](https://github.com/huggingface/diffusers/pull/9004) at its first step. This happens
-# to a cosine schedule of a thousand steps whose table is computed in shorter formats:
+# A fifth error comes with the number format. At the beginning of the chain $\bar\alpha_t$ is so
+# close to 1 that $1-\bar\alpha_t$ loses its digits; a scheduler of diffusers [added no
+# noise](https://github.com/huggingface/diffusers/pull/9004) at its first step. This happens to a
+# cosine schedule of a thousand steps whose table is computed in shorter formats:
 
 # %% tags=["hide-input"]
 rows = []
@@ -1441,8 +1451,8 @@ head = ("format", "error of the first noise's deviation", "steps that add no noi
 Markdown(markdown(head, rows))
 
 # %% [markdown]
-# In `bfloat16` the first 353 steps add no noise at all; after the last of them its standard deviation
-# should be 0.53. The library keeps its tables in `float64` and casts when it multiplies.
+# In `bfloat16` the first 353 steps add no noise at all; after the last of them its standard
+# deviation should be 0.53. The library keeps its tables in `float64` and casts when it multiplies.
 
 # %% [markdown]
 # ## Exercises
@@ -1473,8 +1483,8 @@ def steps_to_forget(beta: float, residual: float) -> int:
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def steps_to_forget_solution(beta: float, residual: float) -> int:
     # (1-β)^t ≤ r  ⟺  t log(1-β) ≤ log r  ⟺  t ≥ log r / log(1-β),
-    # as log(1-β) < 0. The small subtraction keeps rounding from adding a step
-    # when r is a power of 1-β.
+    # as log(1-β) < 0. The small subtraction keeps rounding from adding
+    # a step when r is a power of 1-β.
     return math.ceil(math.log(residual) / math.log1p(-beta) - 1e-9)
 
 
@@ -1484,12 +1494,12 @@ exercises.check("1.1", steps_to_forget_solution)
 # ### ★★ Exercise 1.2: two times of one walk
 #
 # $x_s$ and $x_t$ with $s \le t$ belong to the same walk. Given $x_0$ (that is, with $x_0$ held
-# fixed), what is the covariance of a coordinate of $x_s$ with the same coordinate of $x_t$? Write it
-# as a function of $\bar\alpha_s$ and $\bar\alpha_t$.
+# fixed), what is the covariance of a coordinate of $x_s$ with the same coordinate of $x_t$? Write
+# it as a function of $\bar\alpha_s$ and $\bar\alpha_t$.
 #
 # :::{dropdown} Hint
-# By (1.8), $x_t$ is a multiple of $x_s$ plus noise that is independent of $x_s$. At $s = t$ you must
-# get $1 - \bar\alpha_t$.
+# By (1.8), $x_t$ is a multiple of $x_s$ plus noise that is independent of $x_s$. At $s = t$ you
+# must get $1 - \bar\alpha_t$.
 # :::
 
 
@@ -1514,8 +1524,8 @@ exercises.check("1.2", covariance_solution)
 # ### ★★ Exercise 1.3: a schedule of your own
 #
 # Write a function that returns the table $\beta_0, \dots, \beta_T$ (`float64`, length $T+1$,
-# $\beta_0 = 0$) whose $\log\operatorname{SNR}_t$ falls on a straight line from `first` at $t = 1$ to `last` at
-# $t = T$.
+# $\beta_0 = 0$) whose $\log\operatorname{SNR}_t$ falls on a straight line from `first` at $t = 1$
+# to `last` at $t = T$.
 #
 # :::{dropdown} Hint
 # Solve (1.12) for $\bar\alpha_t$. Then $\beta_t = 1 - \bar\alpha_t/\bar\alpha_{t-1}$, with
@@ -1570,10 +1580,11 @@ def shifted(alpha_bar: torch.Tensor, factor: int) -> torch.Tensor:
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 def shifted_solution(alpha_bar: torch.Tensor, factor: int) -> torch.Tensor:
-    # Averaging factor² pixels multiplies the SNR by factor², so the new SNR is
-    # the old / factor²: ᾱ'/(1-ᾱ') = ᾱ / (k (1-ᾱ)) with k = factor², hence
-    # ᾱ' = ᾱ / (ᾱ + k (1-ᾱ)). (Hoogeboom et al. 2023, "simple diffusion",
-    # shift the log-SNR of their schedules like this.)
+    # Averaging factor² pixels multiplies the SNR by factor², so the new
+    # SNR is the old / factor²: with k = factor²,
+    #     ᾱ'/(1-ᾱ') = ᾱ / (k (1-ᾱ)),  hence  ᾱ' = ᾱ / (ᾱ + k (1-ᾱ)).
+    # (Hoogeboom et al. 2023, "simple diffusion", shift the log-SNR of
+    # their schedules like this.)
     return alpha_bar / (alpha_bar + factor**2 * (1 - alpha_bar))
 
 
@@ -1582,14 +1593,15 @@ exercises.check("1.4", shifted_solution)
 # %% [markdown]
 # ### ★★★ Exercise 1.5: between the bounds
 #
-# For a one-dimensional `oracle.Mixture`, $\mathrm{KL}(q(x_t) \,\|\, \mathcal N(0, 1))$ has no closed
-# form, but it is an integral over a line. Write a function that computes it to 1 %. Then convince
-# yourself that it lies between (1.17) and (1.18) for the mixture of this chapter, at any $t$.
+# For a one-dimensional `oracle.Mixture`, $\mathrm{KL}(q(x_t) \,\|\, \mathcal N(0, 1))$ has no
+# closed form, but it is an integral over a line. Write a function that computes it to 1 %. Then
+# convince yourself that it lies between (1.17) and (1.18) for the mixture of this chapter, at any
+# $t$.
 #
 # :::{dropdown} Hint
-# `mixture.log_prob(x, t)` is $\log q(x_t)$ at the points `x` of a grid. The integrand is smooth, so a
-# plain sum times the spacing is very accurate once the grid covers where $q$ lives, say $[-9, 9]$,
-# and its spacing is smaller than the narrowest component.
+# `mixture.log_prob(x, t)` is $\log q(x_t)$ at the points `x` of a grid. The integrand is smooth, so
+# a plain sum times the spacing is very accurate once the grid covers where $q$ lives, say
+# $[-9, 9]$, and its spacing is smaller than the narrowest component.
 # :::
 
 
@@ -1627,26 +1639,27 @@ shared = float((mean**2).sum())
 assert abs(m) < 0.03 and round(shared) == 27 and round(power_of_data) == 46
 
 # %% [markdown]
-# Here the upper bound is far off at late times, and (1.18) says why: the gap is the information that
-# $x_t$ still holds about $x_0$, which falls in proportion to $\bar\alpha_t$, while the divergence of
-# data whose mean is nearly zero (0.02 here) falls faster. For the digits of Fig. 1.13 the bounds are
-# close to each other because $\lVert\mu\rVert^2 = 27$ is more than half of
+# Here the upper bound is far off at late times, and (1.18) says why: the gap is the information
+# that $x_t$ still holds about $x_0$, which falls in proportion to $\bar\alpha_t$, while the
+# divergence of data whose mean is nearly zero (0.02 here) falls faster. For the digits of Fig. 1.13
+# the bounds are close to each other because $\lVert\mu\rVert^2 = 27$ is more than half of
 # $\operatorname{E}\lVert x_0\rVert^2 = 46$: at late times the two bounds are $\bar\alpha_T/2$ times
 # these numbers.
 
 # %% [markdown]
 # ## Recap
 #
-# 1. Each step shrinks and adds noise, $x_t = \sqrt{\alpha_t}\,x_{t-1} + \sqrt{\beta_t}\,\varepsilon_t$;
-#    the factor $\sqrt{1-\beta_t}$ keeps the variance at one, or brings it there.
+# 1. Each step shrinks and adds noise,
+#    $x_t = \sqrt{\alpha_t}\,x_{t-1} + \sqrt{\beta_t}\,\varepsilon_t$; the factor $\sqrt{1-\beta_t}$
+#    keeps the variance at one, or brings it there.
 # 2. Independent Gaussians add their *variances*, so all steps up to $t$ are one:
 #    $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon$.
-# 3. The density of $x_t$ is the density of the data, shrunk by $\sqrt{\bar\alpha_t}$ and blurred with
-#    standard deviation $\sqrt{1-\bar\alpha_t}$.
+# 3. The density of $x_t$ is the density of the data, shrunk by $\sqrt{\bar\alpha_t}$ and blurred
+#    with standard deviation $\sqrt{1-\bar\alpha_t}$.
 # 4. Noise is white and images are not: high frequencies are hidden first, and the label of a digit
 #    outlives all of them.
-# 5. At $t = T$ the data are forgotten up to a divergence that can be computed; check it before you
-#    change $T$ and keep the end points.
+# 5. How far $x_T$ is from pure noise can be computed, exactly for Gaussian data and within bounds
+#    for others. Do so before you change $T$ and keep the end points of the schedule.
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
@@ -1656,13 +1669,14 @@ equations.table("01")
 # %% [markdown]
 # ## Further reading
 #
-# - {cite}`sohldickstein2015deep`: where the idea comes from, with a forward process that is this one.
+# - {cite}`sohldickstein2015deep`: where the idea comes from, with a forward process that is this
+#   one.
 # - {cite}`ho2020denoising`: section 2 is our (1.1) and (1.6), section 4 the linear schedule.
 # - {cite}`nichol2021improved`: section 3.2 is the cosine schedule.
 # - {cite}`kingma2021variational`: the process seen through its SNR.
 # - {cite}`song2021score`: the limit of small steps, a stochastic differential equation.
 # - {cite}`field1987relations`: the power law of natural images.
 # - {cite}`xiao2022tackling`: the trilemma, and one way out.
-# - {cite}`hoogeboom2023simple` and {cite}`chen2023importance`: why the schedule must change with the
-#   size of the image.
+# - {cite}`hoogeboom2023simple` and {cite}`chen2023importance`: why the schedule must change with
+#   the size of the image.
 # - {cite}`lin2024common`: what remains of the data at $t = T$, and what it does to pictures.

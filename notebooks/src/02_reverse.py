@@ -108,15 +108,16 @@ alt = (
 plots.film([frame(state) for state in states[8::8]], alt=alt, width=576)
 
 # %% [markdown]
-# **Fig. 2.1.** Noise becomes a spiral in 160 steps of the reverse chain, with the exact denoiser. Left, 200
-# points $x_t$ on their way from $t=1000$ to $t=0$. Right, the prediction for each of them at that
-# moment, $\mathrm{E}[x_0\mid x_t]$: the average of all clean points that the noisy one may have come
-# from. At $t=950$ the predictions are nearly one point, the mean of the data (standard deviation 0.05
-# per coordinate); then they spread along the arms. An average need not lie on the spiral: at $t=500$
-# half of the predictions are more than 0.3 away from it. The *samples* at the end are within 0.03.
+# **Fig. 2.1.** Noise becomes a spiral in 160 steps of the reverse chain, with the exact denoiser.
+# Left, 200 points $x_t$ on their way from $t=1000$ to $t=0$. Right, the prediction for each of them
+# at that moment, $\mathrm{E}[x_0\mid x_t]$: the average of all clean points that the noisy one may
+# have come from. At $t=950$ the predictions are nearly one point, the mean of the data (standard
+# deviation 0.05 per coordinate); then they spread along the arms. An average need not lie on the
+# spiral: at $t=500$ half of the predictions are more than 0.3 away from it. The *samples* at the
+# end are within 0.03.
 #
-# The same loop runs on images. The 1,442 training scans of the 8×8 digits, each equally likely, are a
-# distribution too, and its exact denoiser is a weighted average of the scans.
+# The same loop runs on images. The 1,442 training scans of the 8×8 digits, each equally likely, are
+# a distribution too, and its exact denoiser is a weighted average of the scans.
 
 # %% tags=["hide-input"]
 digits = data.load("digits")
@@ -142,9 +143,10 @@ alt = (
 plots.film([torch.cat([s.x, s.x0]) for s in states[10::10]], alt=alt, ncol=8, width=568)
 
 # %% [markdown]
-# **Fig. 2.2.** Noise becomes digits: $x_t$ above, the prediction below. At $t=950$ all eight predictions are
-# close to the average scan. One has settled by $t=500$, and at $t=225$ each equals the final digit to
-# 0.01 per pixel, while the noise in $x_t$ is still 0.38 times as strong as the signal.
+# **Fig. 2.2.** Noise becomes digits: $x_t$ above, the prediction below. At $t=950$ all eight
+# predictions are close to the average scan. One has settled by $t=500$, and at $t=225$ each equals
+# the final digit to 0.01 per pixel, while the noise in $x_t$ is still 0.38 times as strong as the
+# signal.
 #
 # It looks like a perfect generative model. How new are the digits?
 
@@ -159,11 +161,11 @@ assert copies == 200
 
 # %% [markdown]
 # All of them are copies. This is no error: if the data distribution *is* those 1,442 scans, then
-# returning them in the right proportions is exactly right. The exact denoiser is the unique minimiser
-# of the training loss ([chapter 3](03_ddpm.ipynb)), so whatever draws new digits must come from a
-# network that does *not* reach this minimum, because its size or its training keep it from storing all scans.
-# A lower training loss is therefore not better without limit, and [chapter 8](08_metrics.ipynb) says
-# what to measure instead.
+# returning them in the right proportions is exactly right. The exact denoiser is the unique
+# minimiser of the training loss ([chapter 3](03_ddpm.ipynb)), so whatever draws new digits must
+# come from a network that does *not* reach this minimum, because its size or its training keep it
+# from storing all scans. A lower training loss is therefore not better without limit, and [chapter
+# 8](08_metrics.ipynb) says what to measure instead.
 #
 # ## Objectives
 #
@@ -172,20 +174,29 @@ assert copies == 200
 # - write down the exact reverse step with Bayes' rule, and say what makes it unusable;
 # - say how small a step must be for a Gaussian to be a fair approximation, and measure the error;
 # - derive $q(x_s\mid x_t,x_0)$ for any two times $s<t$ by completing the square;
-# - prove that the mean of the reverse step needs nothing but $\mathrm{E}[x_0\mid x_t]$, and know between which bounds its variance lies;
+# - prove that the mean of the reverse step needs nothing but $\mathrm{E}[x_0\mid x_t]$, and know
+#   between which bounds its variance lies;
 # - write a sampler in ten lines, and recognise two bugs of such samplers from their samples.
 
 # %% [markdown]
 # ## The step that we want: Bayes' rule
 #
-# **From $s$ to $t$ forwards.** [Chapter 1](01_forward.ipynb) went from $x_0$ to $x_t$ in one draw. Starting from any $x_s$ works in the same way: each step multiplies by $\sqrt{\alpha_u}$, so the factor of $x_s$ is the root of $\alpha_{s+1}\cdots\alpha_t = \bar\alpha_t/\bar\alpha_s$. For the variance, suppose that $\mathrm{Var}(x_{u}\mid x_s)=1-\bar\alpha_u/\bar\alpha_s$, which is $0$ at $u=s$. One more step gives $\alpha_{u+1}(1-\bar\alpha_u/\bar\alpha_s)+1-\alpha_{u+1} = 1-\bar\alpha_{u+1}/\bar\alpha_s$. So
+# **From $s$ to $t$ forwards.** [Chapter 1](01_forward.ipynb) went from $x_0$ to $x_t$ in one draw.
+# Starting from any $x_s$ works in the same way: each step multiplies by $\sqrt{\alpha_u}$, so the
+# factor of $x_s$ is the root of $\alpha_{s+1}\cdots\alpha_t = \bar\alpha_t/\bar\alpha_s$. For the
+# variance, suppose that $\mathrm{Var}(x_{u}\mid x_s)=1-\bar\alpha_u/\bar\alpha_s$, which is $0$ at
+# $u=s$. One more step gives $\alpha_{u+1}(1-\bar\alpha_u/\bar\alpha_s)+1-\alpha_{u+1} =
+# 1-\bar\alpha_{u+1}/\bar\alpha_s$. So
 #
 # $$
 # q(x_t\mid x_s)=\mathcal N\!\left(x_t;\ \sqrt{\bar\alpha_t/\bar\alpha_s}\;x_s,\ \beta_{t\mid s} I\right),
 # \qquad \beta_{t\mid s}=1-\frac{\bar\alpha_t}{\bar\alpha_s}, \qquad s<t. \tag{2.1}
 # $$
 #
-# With $s=t-1$ this is the single step, $\beta_{t\mid t-1}=\beta_t$; with $s=0$ it is the kernel, $\beta_{t\mid 0}=1-\bar\alpha_t$. We write $\alpha_{t\mid s}=1-\beta_{t\mid s}=\bar\alpha_t/\bar\alpha_s$ and keep $s$ general: nothing below gets harder, and strided samplers come for free.
+# With $s=t-1$ this is the single step, $\beta_{t\mid t-1}=\beta_t$; with $s=0$ it is the kernel,
+# $\beta_{t\mid 0}=1-\bar\alpha_t$. We write
+# $\alpha_{t\mid s}=1-\beta_{t\mid s}=\bar\alpha_t/\bar\alpha_s$ and keep $s$ general: nothing below
+# gets harder, and the results hold for strided samplers too.
 #
 # **One step backwards.** Bayes' rule exchanges the two variables:
 #
@@ -202,16 +213,17 @@ assert copies == 200
 # \quad\Longrightarrow\quad q(x_s\mid x_t,x_u)=q(x_s\mid x_t).
 # $$
 #
-# The first statement treats past and future alike, hence the second: *read backwards, a Markov chain is
-# a Markov chain again*, and its transitions are (2.2). The joint distribution factorises both ways,
+# The first statement treats past and future alike, hence the second: *read backwards, a Markov
+# chain is a Markov chain again*, and its transitions are (2.2). The joint distribution factorises
+# both ways,
 #
 # $$
 # q(x_0,\dots,x_T)=q(x_0)\prod_{t=1}^{T}q(x_t\mid x_{t-1})=q(x_T)\prod_{t=1}^{T}q(x_{t-1}\mid x_t).
 # $$
 #
-# Therefore: start from $x_T\sim q(x_T)$, which is all but $\mathcal N(0,I)$, draw $x_{T-1}$ from (2.2) given
-# $x_T$ alone, then $x_{T-2}$ given $x_{T-1}$, and so on. The path has the joint distribution of the
-# forward chain, and its end $x_0$ that of the data. (2.2) is all that we want.
+# Therefore: start from $x_T\sim q(x_T)$, which is all but $\mathcal N(0,I)$, draw $x_{T-1}$ from
+# (2.2) given $x_T$ alone, then $x_{T-2}$ given $x_{T-1}$, and so on. The path has the joint
+# distribution of the forward chain, and its end $x_0$ that of the data. (2.2) is all that we want.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two graphical models side by side. Left, a hierarchical VAE: nodes x, z1, z2, z3 of shrinking size in a column, solid arrows down labelled p theta, dashed arrows up labelled q phi. Right, diffusion: nodes x0, x1, x2, xT of equal size, solid arrows down all labelled p theta, dashed arrows up labelled q without parameters."}}
 def column(ax, x, names, sizes, up, down, title):
@@ -262,20 +274,21 @@ precision = torch.linalg.inv(torch.stack(path) @ torch.stack(path).T)
 assert (precision.tril(-2).abs() < 1e-9).all() and (precision.diag(-1) < -1).all()
 
 # %% [markdown]
-# **Fig. 2.3.** A diffusion model is a hierarchical variational autoencoder whose encoder is fixed. In both, the
-# data (grey) stand below a chain of latent variables; dashed arrows are the inference model $q$, solid
-# ones the generative model $p_\theta$. In the VAE {cite}`kingma2014auto` the latents may have any size, and
-# each layer has an encoder and a decoder to be trained. In diffusion all latents have the size of the
-# data, $q$ is (2.1) without any parameter, and one network, told the time, serves as every $p_\theta$.
-# No arrow skips a node: that is the Markov property, and since it has no direction the arrows of the
-# right half can be turned around. [Chapter 4](04_elbo.ipynb) derives the loss of such a
-# model and continues the comparison.
+# **Fig. 2.3.** A diffusion model is a hierarchical variational autoencoder whose encoder is fixed.
+# In both, the data (grey) stand below a chain of latent variables; dashed arrows are the inference
+# model $q$, solid ones the generative model $p_\theta$. In the VAE {cite}`kingma2014auto` the
+# latents may have any size, and each layer has an encoder and a decoder to be trained. In diffusion
+# all latents have the size of the data, $q$ is (2.1) without any parameter, and one network, told
+# the time, serves as every $p_\theta$. No arrow skips a node: that is the Markov property, and
+# since it has no direction the arrows of the right half can be turned around. [Chapter
+# 4](04_elbo.ipynb) derives the loss of such a model and continues the comparison.
 #
 # Now look at the parts of (2.2):
 #
 # - $q(x_t\mid x_s)$ is the known Gaussian (2.1).
 # - $q(x_t)$ does not depend on $x_s$: a constant that makes the density integrate to one.
-# - $q(x_s)=\int q(x_s\mid x_0)\,q(x_0)\,dx_0$ is the trouble. It averages over all clean images, weighted with the data distribution: the very thing that we do not know.
+# - $q(x_s)=\int q(x_s\mid x_0)\,q(x_0)\,dx_0$ is what makes (2.2) unusable. It averages over all
+#   clean images, weighted with the data distribution, which we do not know.
 #
 # If a data set $x^{(1)},\dots,x^{(N)}$ is all that we have, the integral becomes a sum over it,
 #
@@ -283,9 +296,11 @@ assert (precision.tril(-2).abs() < 1e-9).all() and (precision.diag(-1) < -1).all
 # q(x_s)=\frac1N\sum_{i=1}^N \mathcal N\!\left(x_s;\ \sqrt{\bar\alpha_s}\,x^{(i)},\ (1-\bar\alpha_s) I\right), \tag{2.3}
 # $$
 #
-# which can be computed, as Fig. 2.2 did, but it touches every training image at each step of each sample, and the distribution that it describes is the training set.
+# which can be computed, as Fig. 2.2 did, but it touches every training image at each step of each
+# sample, and the distribution that it describes is the training set.
 #
-# In one dimension nothing stops us from computing (2.2) exactly, on a grid. Our test distribution for the whole chapter is a mixture of two narrow Gaussians, with mean 0 and variance exactly 1:
+# In one dimension nothing stops us from computing (2.2) exactly, on a grid. Our test distribution
+# for the whole chapter is a mixture of two narrow Gaussians, with mean 0 and variance exactly 1:
 
 # %%
 weights = torch.tensor([0.4, 0.6], **double)
@@ -342,47 +357,60 @@ assert peaks == {1: 1, 10: 1, 100: 1, 500: 2}
 assert apart[10] < 0.001 and 0.01 < apart[100] < 0.03 and 0.48 < apart[500] < 0.5
 
 # %% [markdown]
-# **Fig. 2.4.** Small steps back are Gaussian, large ones are not. The exact $q(x_s\mid x_t=0.2)$ from $t=600$ down to four
-# times $s$, and the Gaussian of the same mean and variance. For strides of 1 and 10 the curves coincide
-# (they differ in less than 0.1 % of their mass). For the stride of 100 the exact curve leans a little.
-# For the stride of 500, almost to the data, it has two peaks, one for each mode of the data, and the
-# Gaussian has half of its mass in the wrong place.
+# **Fig. 2.4.** Small steps back are Gaussian, large ones are not. The exact $q(x_s\mid x_t=0.2)$
+# from $t=600$ down to four times $s$, and the Gaussian of the same mean and variance. For strides
+# of 1 and 10 the curves coincide (they differ in less than 0.1 % of their mass). For the stride of
+# 100 the exact curve leans a little. For the stride of 500, almost to the data, it has two peaks,
+# one for each mode of the data, and the Gaussian has half of its mass in the wrong place.
 
 # %% [markdown]
 # ## When a Gaussian is a fair approximation
 #
-# Take one reverse step over a small $\beta_{t\mid s}$. As a function of $x_s$, the forward factor in (2.2) is a narrow bump around $c=x_t/\sqrt{\alpha_{t\mid s}}$:
+# Take one reverse step over a small $\beta_{t\mid s}$. As a function of $x_s$, the forward factor
+# in (2.2) is a narrow bump around $c=x_t/\sqrt{\alpha_{t\mid s}}$:
 #
 # $$
 # \log q(x_t\mid x_s) = -\frac{\lVert x_t-\sqrt{\alpha_{t\mid s}}\,x_s\rVert^2}{2\beta_{t\mid s}}+\text{const}
 # = -\frac{\alpha_{t\mid s}}{2\beta_{t\mid s}}\lVert x_s-c\rVert^2+\text{const}.
 # $$
 #
-# It allows only $\lVert x_s-c\rVert=O(\sqrt{\beta_{t\mid s}})$. On such a short piece the other factor is nearly log-linear. With $g=\nabla\log q_s(c)$, the gradient of the marginal of $x_s$ at $c$,
+# It allows only $\lVert x_s-c\rVert=O(\sqrt{\beta_{t\mid s}})$. On such a short piece the other
+# factor is nearly log-linear. With $g=\nabla\log q_s(c)$, the gradient of the marginal of $x_s$ at
+# $c$,
 #
 # $$
 # \log q_s(x_s)=\log q_s(c)+g^\top(x_s-c)+O(\lVert x_s-c\rVert^2),
 # \qquad \lVert x_s-c\rVert^2=O(\beta_{t\mid s}).
 # $$
 #
-# Add the two and complete the square, $-\frac{a}{2}\lVert z\rVert^2+g^\top z=-\frac a2\lVert z-g/a\rVert^2+\text{const}$ with $z=x_s-c$ and $a=\alpha_{t\mid s}/\beta_{t\mid s}$:
+# Add the two and complete the square,
+# $-\frac{a}{2}\lVert z\rVert^2+g^\top z=-\frac a2\lVert z-g/a\rVert^2+\text{const}$ with $z=x_s-c$
+# and $a=\alpha_{t\mid s}/\beta_{t\mid s}$:
 #
 # $$
 # \log q(x_s\mid x_t)=-\frac{\alpha_{t\mid s}}{2\beta_{t\mid s}}\left\lVert x_s-c-\frac{\beta_{t\mid s}}{\alpha_{t\mid s}}\,g\right\rVert^2+\text{const}+O(\beta_{t\mid s}).
 # $$
 #
-# That is a Gaussian with mean $c+\frac{\beta}{\alpha}g$ and variance $\frac\beta\alpha=\beta+O(\beta^2)$. Expressed by the gradient at $x_t$, where a sampler stands,
+# That is a Gaussian with mean $c+\frac{\beta}{\alpha}g$ and variance
+# $\frac\beta\alpha=\beta+O(\beta^2)$. Expressed by the gradient at $x_t$, where a sampler stands,
 #
 # $$
 # q(x_s\mid x_t)\approx\mathcal N\!\left(x_s;\ \frac{x_t+\beta_{t\mid s}\nabla\log q(x_t)}{\sqrt{1-\beta_{t\mid s}}},\ \beta_{t\mid s} I\right), \tag{2.4}
 # $$
 #
-# with errors of $O(\beta_{t\mid s}^2)$ in the mean and in the variance. Undo the scaling of $x_t$, and add a push towards higher density.
+# with errors of $O(\beta_{t\mid s}^2)$ in the mean and in the variance. Undo the scaling of $x_t$,
+# and add a push towards higher density.
 #
 # :::{dropdown} Proof: the two errors, and the gradient at $x_t$ in place of $g$
-# The neglected quadratic term of the expansion changes the precision $\alpha/\beta$ by $O(1)$, so the variance by $O(\beta^2)$, and the shift $\frac\beta\alpha g$ by a relative $O(\beta)$, so the mean by $O(\beta^2)$.
+# The neglected quadratic term of the expansion changes the precision $\alpha/\beta$ by $O(1)$, so
+# the variance by $O(\beta^2)$, and the shift $\frac\beta\alpha g$ by a relative $O(\beta)$, so the
+# mean by $O(\beta^2)$.
 #
-# $g$ is a gradient at $c$ of the marginal at $s$. The marginal at $t$ is the one at $s$, stretched by $\sqrt{\alpha_{t\mid s}}$ and blurred with variance $\beta_{t\mid s}$. The blur changes the logarithm of a smooth density by $O(\beta)$, and the stretch divides gradients by $\sqrt{\alpha}$: $\nabla\log q_t(x_t)=g/\sqrt{\alpha_{t\mid s}}+O(\beta)$. Hence $\frac\beta\alpha g=\frac{\beta}{\sqrt\alpha}\nabla\log q_t(x_t)+O(\beta^2)$.
+# $g$ is a gradient at $c$ of the marginal at $s$. The marginal at $t$ is the one at $s$, stretched
+# by $\sqrt{\alpha_{t\mid s}}$ and blurred with variance $\beta_{t\mid s}$. The blur changes the
+# logarithm of a smooth density by $O(\beta)$, and the stretch divides gradients by $\sqrt{\alpha}$:
+# $\nabla\log q_t(x_t)=g/\sqrt{\alpha_{t\mid s}}+O(\beta)$. Hence
+# $\frac\beta\alpha g=\frac{\beta}{\sqrt\alpha}\nabla\log q_t(x_t)+O(\beta^2)$.
 # :::
 #
 # Orders can be tested: double the step, and an $O(\beta^2)$ error must grow fourfold.
@@ -419,24 +447,38 @@ head = (
 Markdown("\n".join([head, "|--:|--:|--:|--:|--:|--:|", *rows]))
 
 # %% [markdown]
-# The errors of the small-step formulas at $x_t=0.2$, $t=600$, against quadrature. Three columns grow
-# fourfold with each doubling, as they should. The last one does not: the mean of (2.4), derived with
-# $O(\beta^2)$ to spare, has no error at all. The reason is Tweedie's formula, (2.17) below: this mean is
-# *exact for every step size*. Only the variance and the shape need a small step.
+# The errors of the small-step formulas at $x_t=0.2$, $t=600$, against quadrature. Three columns
+# grow fourfold with each doubling, as they should. The last one does not: the mean of (2.4),
+# derived with $O(\beta^2)$ to spare, has no error at all. The reason is Tweedie's formula, (2.17)
+# below: this mean is *exact for every step size*. Only the variance and the shape need a small
+# step.
 #
-# **How wrong is the shape?** The divergence of $q(x_s\mid x_t)$ from the Gaussian $g$ with the same moments is, for small steps and in one dimension,
+# **How wrong is the shape?** The divergence of $q(x_s\mid x_t)$ from the Gaussian $g$ with the same
+# moments is, for small steps and in one dimension,
 #
 # $$
 # \mathrm{KL}\big(q(x_s\mid x_t)\,\big\Vert\,g\big)\approx\frac{\gamma^2}{12}=\frac{\beta_{t\mid s}^3}{12}\left(\partial^3_x\log q(x_t)\right)^2 . \tag{2.5}
 # $$
 #
-# Here $\gamma\approx\beta_{t\mid s}^{3/2}\,\partial_x^3\log q(x_t)$ is the skewness of $q(x_s\mid x_t)$. The divergence falls with the *third* power of the step: ten times smaller steps make a thousand times better Gaussians.
+# Here $\gamma\approx\beta_{t\mid s}^{3/2}\,\partial_x^3\log q(x_t)$ is the skewness of
+# $q(x_s\mid x_t)$. The divergence falls with the *third* power of the step: ten times smaller steps
+# make a thousand times better Gaussians.
 #
 # :::{dropdown} Proof: the skewness γ and the factor 1/12
-# Continue the expansion of $\log q_s$ by one order. In units $u=(x_s-\text{mean})/\sqrt{\beta}$ the linear term moved the mean and the quadratic one changed the variance: a Gaussian with the right moments absorbs both. The first term that it cannot absorb is the cubic, $\frac{\gamma}{6}u^3$ with $\gamma\approx\beta^{3/2}\,\partial^3\log q$. Up to a shift, $u^3$ is the Hermite polynomial $\mathrm{He}_3(u)=u^3-3u$, so the density is $\varphi(u)\,(1+\frac\gamma6\mathrm{He}_3(u)+\dots)$ with the standard normal $\varphi$. For a small relative deviation $r$ with mean zero, $\mathrm{KL}=\int\varphi\,(1+r)\log(1+r)\approx\int\varphi\,(r+\tfrac12r^2)=\frac12\int\varphi\,r^2$, and $\int\varphi\,\mathrm{He}_3^2=15-18+9=6$ (with the moments $15, 3, 1$ of $u^6,u^4,u^2$). Together $\frac12\cdot\frac{\gamma^2}{36}\cdot6=\frac{\gamma^2}{12}$.
+# Continue the expansion of $\log q_s$ by one order. In units $u=(x_s-\text{mean})/\sqrt{\beta}$ the
+# linear term moved the mean and the quadratic one changed the variance: a Gaussian with the right
+# moments absorbs both. The first term that it cannot absorb is the cubic, $\frac{\gamma}{6}u^3$
+# with $\gamma\approx\beta^{3/2}\,\partial^3\log q$. Up to a shift, $u^3$ is the Hermite polynomial
+# $\mathrm{He}_3(u)=u^3-3u$, so the density is $\varphi(u)\,(1+\frac\gamma6\mathrm{He}_3(u)+\dots)$
+# with the standard normal $\varphi$. For a small relative deviation $r$ with mean zero,
+# $\mathrm{KL}=\int\varphi\,(1+r)\log(1+r)\approx\int\varphi\,(r+\tfrac12r^2)=\frac12\int\varphi\,r^2$,
+# and $\int\varphi\,\mathrm{He}_3^2=15-18+9=6$ (with the moments $15, 3, 1$ of $u^6,u^4,u^2$).
+# Together $\frac12\cdot\frac{\gamma^2}{36}\cdot6=\frac{\gamma^2}{12}$.
 # :::
 #
-# We measure it from one step of the chain up to a stride of 500, with the Kullback–Leibler divergence and the total variation (half the area between the curves), averaged over $x_t\sim q(x_t)$, all by quadrature:
+# We measure it from one step of the chain up to a stride of 500, with the Kullback–Leibler
+# divergence and the total variation (half the area between the curves), averaged over
+# $x_t\sim q(x_t)$, all by quadrature:
 
 # %%
 x_grid = torch.linspace(-4, 4, 161, **double)
@@ -486,19 +528,21 @@ assert kl[0] < 1e-9 and 0.55 < kl[-1] < 0.65
 assert tv[0] < 2e-5 and 0.017 < tv[4] < 0.019 and 0.43 < tv[-1] < 0.45
 
 # %% [markdown]
-# **Fig. 2.5.** The error of the Gaussian shape grows with the third power of the step, and faster where the step is
-# large. Averages at $t=600$ over $x_t$; the labels on the right are strides. One step of the chain costs
-# $10^{-9}$ nats, as (2.5) says; at a stride of 10 the KL is a fifth above the formula, at 100 four times
-# as large. Total variation is the mass in the wrong place: 1.8 % for a stride of 100, 44 % for a stride of
-# 500, whatever network computes the mean. Few-step samplers therefore draw from something richer than
-# a Gaussian {cite}`xiao2022tackling`, or draw nothing at all ([chapter 7](07_ddim.ipynb)).
+# **Fig. 2.5.** The error of the Gaussian shape grows with the third power of the step, and faster
+# where the step is large. Averages at $t=600$ over $x_t$; the labels on the right are strides. One
+# step of the chain costs $10^{-9}$ nats, as (2.5) says; at a stride of 10 the KL is a fifth above
+# the formula, at 100 four times as large. Total variation is the mass in the wrong place: 1.8 % for
+# a stride of 100, 44 % for a stride of 500, whatever network computes the mean. Few-step samplers
+# therefore draw from something richer than a Gaussian {cite}`xiao2022tackling`, or draw nothing at
+# all ([chapter 7](07_ddim.ipynb)).
 #
 # ### Ever smaller steps: the stochastic differential equation
 #
-# Let the number of steps grow and each of them shrink, $\beta_{t\mid s}=\beta(t)\,\mathrm dt$. The forward step
-# (2.1) then is $x_t\approx x_s-\frac12\beta(t)\,x_s\,\mathrm dt+\sqrt{\beta(t)\,\mathrm dt}\,\varepsilon$, in the limit the
-# stochastic differential equation on the left; the reverse step (2.4), to first order in $\beta$, becomes the one on
-# the right, in which time runs backwards:
+# Let the number of steps grow and each of them shrink, $\beta_{t\mid s}=\beta(t)\,\mathrm dt$. The
+# forward step (2.1) then is
+# $x_t\approx x_s-\frac12\beta(t)\,x_s\,\mathrm dt+\sqrt{\beta(t)\,\mathrm dt}\,\varepsilon$, in the
+# limit the stochastic differential equation on the left; the reverse step (2.4), to first order in
+# $\beta$, becomes the one on the right, in which time runs backwards:
 #
 # $$
 # \mathrm dx=-\tfrac12\beta(t)\,x\,\mathrm dt+\sqrt{\beta(t)}\,\mathrm d\omega,\qquad
@@ -507,21 +551,25 @@ assert tv[0] < 2e-5 and 0.017 < tv[4] < 0.019 and 0.43 < tv[-1] < 0.45
 #
 # Anderson found the reversal {cite}`anderson1982reverse`, Song et al. built generative models on it
 # {cite}`song2021score`. One Euler step of the right equation over $-\mathrm dt$ has the mean
-# $x_t+\beta\,(\frac12x_t+\nabla\log q(x_t))$, the column "first order in β" of the table above: its error of
-# order $\beta^2$ per step, over about $1/\beta$ steps, leaves one of order $\beta$. This part of the book stays with the chain;
-# [appendix B](B_rosetta.ipynb#score-sdes-vp-and-ve) solves the forward equation (B.8), and gives the *ordinary* differential
-# equation with the same marginals (B.13).
+# $x_t+\beta\,(\frac12x_t+\nabla\log q(x_t))$, the column "first order in β" of the table above: its
+# error of order $\beta^2$ per step, over about $1/\beta$ steps, leaves one of order $\beta$. This
+# part of the book stays with the chain; [appendix B](B_rosetta.ipynb#score-sdes-vp-and-ve) solves
+# the forward equation (B.8), and gives the *ordinary* differential equation with the same marginals
+# (B.13).
 
 # %% [markdown]
 # ## If the clean image were known
 #
-# Bayes' rule (2.2) fails on $q(x_s)$. Condition everything on $x_0$, and the unknown average becomes a known Gaussian:
+# Bayes' rule (2.2) fails on $q(x_s)$. Condition everything on $x_0$, and the unknown average
+# becomes a known Gaussian:
 #
 # $$
 # q(x_s\mid x_t,x_0)=\frac{q(x_t\mid x_s,x_0)\;q(x_s\mid x_0)}{q(x_t\mid x_0)}=\frac{q(x_t\mid x_s)\;q(x_s\mid x_0)}{q(x_t\mid x_0)}.
 # $$
 #
-# The second equality is the Markov property once more: given $x_s$, the noise added later is independent of $x_0$. Take $s=t-1$ and $t\ge2$ first. As a function of $x_{t-1}$, with everything else in "const",
+# The second equality is the Markov property once more: given $x_s$, the noise added later is
+# independent of $x_0$. Take $s=t-1$ and $t\ge2$ first. As a function of $x_{t-1}$, with everything
+# else in "const",
 #
 # $$
 # \begin{aligned}
@@ -531,16 +579,20 @@ assert tv[0] < 2e-5 and 0.017 < tv[4] < 0.019 and 0.43 < tv[-1] < 0.45
 # \end{aligned}
 # $$
 #
-# A Gaussian with precision $\Lambda$ (one over the variance) and mean $\mu$ has the exponent $-\frac12[\Lambda\lVert x\rVert^2-2\Lambda\mu^\top x]+\text{const}$. Compare: the square gives the precision, the linear term gives precision times mean,
+# A Gaussian with precision $\Lambda$ (one over the variance) and mean $\mu$ has the exponent
+# $-\frac12[\Lambda\lVert x\rVert^2-2\Lambda\mu^\top x]+\text{const}$. Compare: the square gives the
+# precision, the linear term gives precision times mean,
 #
 # $$
 # \frac1{\tilde\beta_t}=\frac{\alpha_t}{\beta_t}+\frac1{1-\bar\alpha_{t-1}},\qquad
 # \tilde\mu_t=\tilde\beta_t\left(\frac{\sqrt{\alpha_t}}{\beta_t}\,x_t+\frac{\sqrt{\bar\alpha_{t-1}}}{1-\bar\alpha_{t-1}}\,x_0\right). \tag{2.6}
 # $$
 #
-# **Precision form.** Two Gaussians carry information about $x_{t-1}$: what came after ($x_t$) and what was before ($x_0$). Their precisions add up, and the mean weighs the two by their precisions.
+# **Precision form.** Two Gaussians carry information about $x_{t-1}$: what came after ($x_t$) and
+# what was before ($x_0$). Their precisions add up, and the mean weighs the two by their precisions.
 #
-# **The variance.** On a common denominator, with $\alpha_t\bar\alpha_{t-1}=\bar\alpha_t$ and $\beta_t=1-\alpha_t$,
+# **The variance.** On a common denominator, with $\alpha_t\bar\alpha_{t-1}=\bar\alpha_t$ and
+# $\beta_t=1-\alpha_t$,
 #
 # $$
 # \frac{1}{\tilde\beta_t}=\frac{\alpha_t(1-\bar\alpha_{t-1})+\beta_t}{\beta_t(1-\bar\alpha_{t-1})}=\frac{\alpha_t-\bar\alpha_t+1-\alpha_t}{\beta_t(1-\bar\alpha_{t-1})}
@@ -548,26 +600,33 @@ assert tv[0] < 2e-5 and 0.017 < tv[4] < 0.019 and 0.43 < tv[-1] < 0.45
 # \tilde\beta_t=\frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}\,\beta_t . \tag{2.7}
 # $$
 #
-# **$x_0$-form of the mean.** Multiply (2.7) into the bracket of (2.6); $\beta_t$ cancels in the first term, $1-\bar\alpha_{t-1}$ in the second:
+# **$x_0$-form of the mean.** Multiply (2.7) into the bracket of (2.6); $\beta_t$ cancels in the
+# first term, $1-\bar\alpha_{t-1}$ in the second:
 #
 # $$
 # \tilde\mu_t(x_t,x_0)=\frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t+\frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\,x_0 . \tag{2.8}
 # $$
 #
-# **$\varepsilon$-form.** Replace $x_0$ by $(x_t-\sqrt{1-\bar\alpha_t}\,\varepsilon)/\sqrt{\bar\alpha_t}$, where $\sqrt{\bar\alpha_{t-1}}/\sqrt{\bar\alpha_t}=1/\sqrt{\alpha_t}$. The factor of $x_t$ becomes
+# **$\varepsilon$-form.** Replace $x_0$ by
+# $(x_t-\sqrt{1-\bar\alpha_t}\,\varepsilon)/\sqrt{\bar\alpha_t}$, where
+# $\sqrt{\bar\alpha_{t-1}}/\sqrt{\bar\alpha_t}=1/\sqrt{\alpha_t}$. The factor of $x_t$ becomes
 #
 # $$
 # \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}+\frac{\beta_t}{\sqrt{\alpha_t}\,(1-\bar\alpha_t)}
 # =\frac{\alpha_t-\bar\alpha_t+1-\alpha_t}{\sqrt{\alpha_t}\,(1-\bar\alpha_t)}=\frac1{\sqrt{\alpha_t}},
 # $$
 #
-# that of $\varepsilon$ is $-\frac{\beta_t}{\sqrt{\alpha_t}\,(1-\bar\alpha_t)}\sqrt{1-\bar\alpha_t}$, and so
+# that of $\varepsilon$ is
+# $-\frac{\beta_t}{\sqrt{\alpha_t}\,(1-\bar\alpha_t)}\sqrt{1-\bar\alpha_t}$, and so
 #
 # $$
 # \tilde\mu_t=\frac{1}{\sqrt{\alpha_t}}\left(x_t-\frac{\beta_t}{\sqrt{1-\bar\alpha_t}}\,\varepsilon\right). \tag{2.9}
 # $$
 #
-# **Any two times.** The derivation used three facts: the forward Gaussian from $t-1$ to $t$, the kernel at $t-1$, and $\alpha_t\bar\alpha_{t-1}=\bar\alpha_t$. By (2.1) all three hold for any $s<t$ if $\alpha_t$ and $\beta_t$ become $\alpha_{t\mid s}$ and $\beta_{t\mid s}$, and $t-1$ becomes $s$. Therefore
+# **Any two times.** The derivation used three facts: the forward Gaussian from $t-1$ to $t$, the
+# kernel at $t-1$, and $\alpha_t\bar\alpha_{t-1}=\bar\alpha_t$. By (2.1) all three hold for any
+# $s<t$ if $\alpha_t$ and $\beta_t$ become $\alpha_{t\mid s}$ and $\beta_{t\mid s}$, and $t-1$
+# becomes $s$. Therefore
 #
 # $$
 # q(x_s\mid x_t,x_0)=\mathcal N\!\left(x_s;\ \frac{\sqrt{\alpha_{t\mid s}}\,(1-\bar\alpha_s)}{1-\bar\alpha_t}\,x_t+\frac{\sqrt{\bar\alpha_s}\,\beta_{t\mid s}}{1-\bar\alpha_t}\,x_0,\ \ \tilde\beta_{t\to s} I\right) \tag{2.10}
@@ -579,7 +638,10 @@ assert tv[0] < 2e-5 and 0.017 < tv[4] < 0.019 and 0.43 < tv[-1] < 0.45
 # \tilde\beta_{t\to s}=\frac{1-\bar\alpha_s}{1-\bar\alpha_t}\,\beta_{t\mid s}.
 # $$
 #
-# At $s=0$, where (2.6) would divide by zero, (2.10) is fine: $\beta_{t\mid0}=1-\bar\alpha_t$, so the mean is $x_0$ and the variance is 0. If $x_0$ is known, there is nothing left to draw. The library has only this one formula, `process.posterior(x_t, x0, t, s)`. First the algebra by machine (folded), then the three forms and the library in numbers.
+# At $s=0$, where (2.6) would divide by zero, (2.10) is fine: $\beta_{t\mid0}=1-\bar\alpha_t$, so
+# the mean is $x_0$ and the variance is 0. If $x_0$ is known, there is nothing left to draw. The
+# library has only this one formula, `process.posterior(x_t, x0, t, s)`. First the algebra by
+# machine (folded), then the three forms and the library in numbers.
 
 # %% tags=["hide-cell"]
 import sympy
@@ -635,18 +697,26 @@ print("three forms, one mean; at s = 0 the mean is x0, the variance 0")
 # :class: warning
 # Three misprints around this formula, in slides and elsewhere, look harmless:
 #
-# - **"$\bar\beta_t$" for $\tilde\beta_t$.** A bar means a product over all steps, as in $\bar\alpha_t$. The posterior variance is not a product; it has a tilde.
-# - **A variance written $\sigma_t I$** where $\sigma_t^2 I$ is meant. Code that follows draws with $\sqrt{\sigma_t}$ instead of $\sigma_t$. In this book $\sigma_t$ is always a standard deviation.
-# - **$\alpha$ for $\bar\alpha$**, for instance $\sqrt{1-\alpha_t}$ in place of $\sqrt{1-\bar\alpha_t}$ in (2.9). The letters themselves invite it: the DDIM paper {cite}`song2021denoising` calls our $\bar\alpha_t$ plain $\alpha_t$. What the mix-up does to samples stands [below](#what-goes-wrong-noise-after-the-last-step-and-a-lost-bar).
+# - **"$\bar\beta_t$" for $\tilde\beta_t$.** A bar means a product over all steps, as in
+#   $\bar\alpha_t$. The posterior variance is not a product; it has a tilde.
+# - **A variance written $\sigma_t I$** where $\sigma_t^2 I$ is meant. Code that follows draws with
+#   $\sqrt{\sigma_t}$ instead of $\sigma_t$. In this book $\sigma_t$ is always a standard deviation.
+# - **$\alpha$ for $\bar\alpha$**, for instance $\sqrt{1-\alpha_t}$ in place of
+#   $\sqrt{1-\bar\alpha_t}$ in (2.9). The letters themselves invite it: the DDIM paper
+#   {cite}`song2021denoising` calls our $\bar\alpha_t$ plain $\alpha_t$. What the mix-up does to
+#   samples stands [below](#what-goes-wrong-noise-after-the-last-step-and-a-lost-bar).
 # :::
 #
-# **How large is $\tilde\beta$?** The fraction $\frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}$ is below one because $\bar\alpha$ falls, so $\tilde\beta_t<\beta_t$ always. At $t=1$ it is zero, $\tilde\beta_1=0$. Then
+# **How large is $\tilde\beta$?** The fraction $\frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}$ is below
+# one because $\bar\alpha$ falls, so $\tilde\beta_t<\beta_t$ always. At $t=1$ it is zero,
+# $\tilde\beta_1=0$. Then
 #
 # $$
 # \frac{\tilde\beta_t}{\beta_t}=\frac{1-\bar\alpha_{t-1}}{1-\bar\alpha_t}=1-\frac{\bar\alpha_{t-1}\beta_t}{1-\bar\alpha_t}
 # $$
 #
-# tends to one as soon as a single step adds little compared with all noise so far, $\beta_t\ll1-\bar\alpha_t$.
+# tends to one as soon as a single step adds little compared with all noise so far,
+# $\beta_t\ll1-\bar\alpha_t$.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "The ratio of beta tilde to beta over t divided by T, logarithmic, for three chain lengths. Each curve starts at zero at t equals 1 and climbs to one; the longer the chain, the earlier."}}
 figure, ax = plt.subplots(figsize=(6.6, 3.0))
@@ -664,24 +734,32 @@ _ = ax.legend()
 assert below == {10: 8, 100: 18, 1000: 14}
 
 # %% [markdown]
-# **Fig. 2.6.** The two variances differ where a step is large beside all noise before it. The ratio $\tilde\beta_t/\beta_t$
-# of the cosine schedule for three lengths of the chain. With 1,000 steps it is below 0.9 only in the first 14
-# (the last ones of a sampler); with 100 steps in 18, and with ten steps in eight. So it is in *short*
-# chains that the choice of the variance matters.
+# **Fig. 2.6.** The two variances differ where a step is large beside all noise before it. The ratio
+# $\tilde\beta_t/\beta_t$ of the cosine schedule for three lengths of the chain. With 1,000 steps it
+# is below 0.9 only in the first 14 (the last ones of a sampler); with 100 steps in 18, and with ten
+# steps in eight. So it is in *short* chains that the choice of the variance matters.
 
 # %% [markdown]
 # ## The one idea: predict the clean image, then draw the next one
 #
-# Given $x_t$ alone we do not know $x_0$; we have a distribution $q(x_0\mid x_t)$ over what it may have been. The true reverse step is the average of (2.10) over it, $q(x_s\mid x_t)=\int q(x_s\mid x_t,x_0)\,q(x_0\mid x_t)\,dx_0$. How much of it survives if we keep only the mean of $x_0$?
+# Given $x_t$ alone we do not know $x_0$; we have a distribution $q(x_0\mid x_t)$ over what it may
+# have been. The true reverse step is the average of (2.10) over it,
+# $q(x_s\mid x_t)=\int q(x_s\mid x_t,x_0)\,q(x_0\mid x_t)\,dx_0$. How much of it survives if we keep
+# only the mean of $x_0$?
 #
-# **The mean survives in full.** Write (2.10) as $\mathrm E[x_s\mid x_t,x_0]=A\,x_0+B\,x_t$ with the numbers $A=\sqrt{\bar\alpha_s}\,\beta_{t\mid s}/(1-\bar\alpha_t)$ and $B=\sqrt{\alpha_{t\mid s}}\,(1-\bar\alpha_s)/(1-\bar\alpha_t)$. It is *linear* in $x_0$. By the law of total expectation,
+# **The mean survives in full.** Write (2.10) as $\mathrm E[x_s\mid x_t,x_0]=A\,x_0+B\,x_t$ with the
+# numbers $A=\sqrt{\bar\alpha_s}\,\beta_{t\mid s}/(1-\bar\alpha_t)$ and
+# $B=\sqrt{\alpha_{t\mid s}}\,(1-\bar\alpha_s)/(1-\bar\alpha_t)$. It is *linear* in $x_0$. By the
+# law of total expectation,
 #
 # $$
 # \mathrm E[x_s\mid x_t]=\mathrm E\big[A\,x_0+B\,x_t\,\big|\,x_t\big]
 # =A\,\mathrm E[x_0\mid x_t]+B\,x_t . \tag{2.11}
 # $$
 #
-# For any step size and any data: put the prediction $\hat x_0=\mathrm E[x_0\mid x_t]$ where $x_0$ stood, and the mean of the reverse step is exact. This is why it is enough to learn one function, the mean of the clean image.
+# For any step size and any data: put the prediction $\hat x_0=\mathrm E[x_0\mid x_t]$ where $x_0$
+# stood, and the mean of the reverse step is exact. This is why it is enough to learn one function,
+# the mean of the clean image.
 #
 # **The variance gains a term.** By the law of total variance,
 #
@@ -689,13 +767,17 @@ assert below == {10: 8, 100: 18, 1000: 14}
 # \mathrm{Cov}(x_s\mid x_t)=\mathrm E\big[\mathrm{Cov}(x_s\mid x_t,x_0)\,\big|\,x_t\big]+\mathrm{Cov}\big(\mathrm E[x_s\mid x_t,x_0]\,\big|\,x_t\big).
 # $$
 #
-# The first term is $\tilde\beta_{t\to s}I$. The second is $\mathrm{Cov}(A\,x_0+B\,x_t\mid x_t)$, where $B\,x_t$ is a constant and $A$ comes out squared:
+# The first term is $\tilde\beta_{t\to s}I$. The second is $\mathrm{Cov}(A\,x_0+B\,x_t\mid x_t)$,
+# where $B\,x_t$ is a constant and $A$ comes out squared:
 #
 # $$
 # \mathrm{Cov}(x_s\mid x_t)=\tilde\beta_{t\to s}\,I+\left(\frac{\sqrt{\bar\alpha_s}\,\beta_{t\mid s}}{1-\bar\alpha_t}\right)^{\!2}\mathrm{Cov}(x_0\mid x_t). \tag{2.12}
 # $$
 #
-# The noise that would be there even if $x_0$ were known, plus the uncertainty about $x_0$. For small steps the second term is of order $\beta^2$ and the first of order $\beta$, which is why drawing with $\tilde\beta$ works at all. Both formulas against quadrature, for the stride from 600 to 500, where the conditional is visibly not Gaussian:
+# The noise that would be there even if $x_0$ were known, plus the uncertainty about $x_0$. For
+# small steps the second term is of order $\beta^2$ and the first of order $\beta$, which is why
+# drawing with $\tilde\beta$ works at all. Both formulas against quadrature, for the stride from 600
+# to 500, where the conditional is visibly not Gaussian:
 
 # %%
 t, s = 600, 500
@@ -727,7 +809,9 @@ head = (
 Markdown("\n".join([head, "|--:|--:|--:|--:|--:|--:|", *rows]))
 
 # %% [markdown]
-# **Between which bounds?** A covariance is never negative, so (2.12) says: *at every* $x_t$, the variance is at least $\tilde\beta_{t\to s}$. Equality needs $\mathrm{Cov}(x_0\mid x_t)=0$, data that are a single point.
+# **Between which bounds?** A covariance is never negative, so (2.12) says: *at every* $x_t$, the
+# variance is at least $\tilde\beta_{t\to s}$. Equality needs $\mathrm{Cov}(x_0\mid x_t)=0$, data
+# that are a single point.
 #
 # Upwards, take data with variance at most one per coordinate, as all data in $[-1,1]$ have. Then
 #
@@ -736,7 +820,10 @@ Markdown("\n".join([head, "|--:|--:|--:|--:|--:|--:|", *rows]))
 # $$
 #
 # :::{dropdown} Proof: the upper bound, and the data that reach it
-# Subtract the mean of the data, which changes no variance. Then $\mathrm{Var}(x_s)=\bar\alpha_s\mathrm{Var}(x_0)+1-\bar\alpha_s\le1$ too. Use $\sqrt{\alpha_{t\mid s}}\,x_t$ as a naive guess of $x_s$. With $x_t=\sqrt{\alpha_{t\mid s}}\,x_s+\sqrt{\beta_{t\mid s}}\,\varepsilon$ the guess misses by
+# Subtract the mean of the data, which changes no variance. Then
+# $\mathrm{Var}(x_s)=\bar\alpha_s\mathrm{Var}(x_0)+1-\bar\alpha_s\le1$ too. Use
+# $\sqrt{\alpha_{t\mid s}}\,x_t$ as a naive guess of $x_s$. With
+# $x_t=\sqrt{\alpha_{t\mid s}}\,x_s+\sqrt{\beta_{t\mid s}}\,\varepsilon$ the guess misses by
 #
 # $$
 # x_s-\sqrt{\alpha_{t\mid s}}\,x_t=\beta_{t\mid s}\,x_s-\sqrt{\alpha_{t\mid s}\,\beta_{t\mid s}}\;\varepsilon ,
@@ -746,9 +833,12 @@ Markdown("\n".join([head, "|--:|--:|--:|--:|--:|--:|", *rows]))
 # \mathrm E\big(x_s-\sqrt{\alpha_{t\mid s}}\,x_t\big)^2=\beta_{t\mid s}^2\,\mathrm{Var}(x_s)+\alpha_{t\mid s}\,\beta_{t\mid s}\le\beta_{t\mid s},
 # $$
 #
-# since $\beta^2+\alpha\beta=\beta$. The conditional mean is the guess with the least mean squared error, and that least error is the average conditional variance.
+# since $\beta^2+\alpha\beta=\beta$. The conditional mean is the guess with the least mean squared
+# error, and that least error is the average conditional variance.
 #
-# The upper end is reached by $x_0\sim\mathcal N(0,I)$. There $\mathrm{Var}(x_0\mid x_t)=1-\bar\alpha_t$ at every $x_t$ (the marginals stay $\mathcal N(0,I)$, the correlation of $x_0$ and $x_t$ is $\sqrt{\bar\alpha_t}$), and (2.12) gives
+# The upper end is reached by $x_0\sim\mathcal N(0,I)$. There
+# $\mathrm{Var}(x_0\mid x_t)=1-\bar\alpha_t$ at every $x_t$ (the marginals stay $\mathcal N(0,I)$,
+# the correlation of $x_0$ and $x_t$ is $\sqrt{\bar\alpha_t}$), and (2.12) gives
 #
 # $$
 # \frac{(1-\bar\alpha_s)\,\beta_{t\mid s}}{1-\bar\alpha_t}+\frac{\bar\alpha_s\,\beta_{t\mid s}^2}{1-\bar\alpha_t}
@@ -756,13 +846,19 @@ Markdown("\n".join([head, "|--:|--:|--:|--:|--:|--:|", *rows]))
 # $$
 # :::
 #
-# So $\tilde\beta$ and $\beta$ are *each optimal for an extreme data distribution*: a single point, and a standard Gaussian {cite}`ho2020denoising`. Data of variance at most one lie between, and improved DDPM {cite}`nichol2021improved` lets the network choose a place $v_\theta$ between them, on a logarithmic scale:
+# So $\tilde\beta$ and $\beta$ are *each optimal for an extreme data distribution*: a single point,
+# and a standard Gaussian {cite}`ho2020denoising`. Data of variance at most one lie between, and
+# improved DDPM {cite}`nichol2021improved` lets the network choose a place $v_\theta$ between them,
+# on a logarithmic scale:
 #
 # $$
 # \sigma_{t\to s}^2=\beta_{t\mid s}^{\,v_\theta}\;\tilde\beta_{t\to s}^{\,1-v_\theta},\qquad 0\le v_\theta\le1. \tag{2.14}
 # $$
 #
-# The library calls this place `var_mix`; `process.posterior_std(t, s, var_mix)` is $\sigma_{t\to s}$. Note the average in (2.13). It is easily lost (the deck "Diffusion Model" of 2025 states the range "for each $t$" without it): at single points the variance may exceed $\beta$.
+# The library calls this place `var_mix`; `process.posterior_std(t, s, var_mix)` is
+# $\sigma_{t\to s}$. Note the average in (2.13). It is easily lost (the deck "Diffusion Model" of
+# 2025 states the range "for each $t$" without it): at single points the variance may exceed
+# $\beta$.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "The variance of x_s given x_t over x_t for two strides. It is a hump: close to beta tilde where one mode is certain, far above beta between the modes. Its average lies between beta tilde and beta."}}
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.4))
@@ -788,27 +884,38 @@ _ = figure.legend(*names, fontsize=10, loc="outside lower center", ncol=4)
 assert found == {500: [0.238, 0.308, 0.310, 0.347], 300: [0.183, 0.556, 0.567, 0.765]}
 
 # %% [markdown]
-# **Fig. 2.7.** On average over $x_t$ the variance of the reverse step lies between $\tilde\beta$ and $\beta$; at single points
-# it may exceed $\beta$. Steps from $t=600$. Far out one mode is certain, and the variance falls to
-# that of a single narrow Gaussian, a little above $\tilde\beta$. Between the modes it is unknown which of them $x_t$ came from: down to
-# $s=300$ the variance reaches 0.765 there, where $\beta=0.567$. The average, 0.556, is
-# nearly $\beta$.
+# **Fig. 2.7.** On average over $x_t$ the variance of the reverse step lies between $\tilde\beta$
+# and $\beta$; at single points it may exceed $\beta$. Steps from $t=600$. Far out one mode is
+# certain, and the variance falls to that of a single narrow Gaussian, a little above $\tilde\beta$.
+# Between the modes it is unknown which of them $x_t$ came from: down to $s=300$ the variance
+# reaches 0.765 there, where $\beta=0.567$. The average, 0.556, is nearly $\beta$.
 
 # %% [markdown]
 # ## The exact denoiser, and Tweedie's formula
 #
-# Where does $\mathrm E[x_0\mid x_t]$ come from? From a network, in all chapters to come. Here, from Bayes' rule.
+# Where does $\mathrm E[x_0\mid x_t]$ come from? From a network, in all chapters to come. Here, from
+# Bayes' rule.
 #
-# **A finite data set.** Given $x_t$, the clean image was number $i$ with probability proportional to $\frac1N\mathcal N(x_t;\sqrt{\bar\alpha_t}\,x^{(i)},(1-\bar\alpha_t)I)$. Normalise, that is a softmax, and average:
+# **A finite data set.** Given $x_t$, the clean image was number $i$ with probability proportional
+# to $\frac1N\mathcal N(x_t;\sqrt{\bar\alpha_t}\,x^{(i)},(1-\bar\alpha_t)I)$. Normalise, that is a
+# softmax, and average:
 #
 # $$
 # \mathrm E[x_0\mid x_t]=\sum_{i=1}^N p_i\,x^{(i)},\quad
 # p=\mathrm{softmax}_i\!\left(-\frac{\lVert x_t-\sqrt{\bar\alpha_t}\,x^{(i)}\rVert^2}{2(1-\bar\alpha_t)}\right). \tag{2.15}
 # $$
 #
-# It looks up the data set with $x_t$ as the query: attention over the training images. At small $t$ the softmax is one-hot, and the nearest image is the answer; hence the copies at the top of this chapter.
+# It looks up the data set with $x_t$ as the query: attention over the training images. At small $t$
+# the softmax is one-hot, and the nearest image is the answer; hence the copies at the top of this
+# chapter.
 #
-# **A mixture of Gaussians.** Components $k$ have weight $w_k$, mean $m_k$, variance $v_k$. Then $x_t$ within a component is $\mathcal N(\sqrt{\bar\alpha_t}\,m_k,\ V_k I)$ with $V_k=\bar\alpha_t v_k+1-\bar\alpha_t$, and $(x_0,x_t)$ is jointly Gaussian with covariance $\sqrt{\bar\alpha_t}\,v_k$ per coordinate. The conditional mean of a Gaussian pair is linear regression, "mean plus covariance over variance times deviation". Average over the components with their probabilities given $x_t$, $p_k(x_t)\propto w_k\,\mathcal N(x_t;\sqrt{\bar\alpha_t}\,m_k,V_kI)$:
+# **A mixture of Gaussians.** Components $k$ have weight $w_k$, mean $m_k$, variance $v_k$. Then
+# $x_t$ within a component is $\mathcal N(\sqrt{\bar\alpha_t}\,m_k,\ V_k I)$ with
+# $V_k=\bar\alpha_t v_k+1-\bar\alpha_t$, and $(x_0,x_t)$ is jointly Gaussian with covariance
+# $\sqrt{\bar\alpha_t}\,v_k$ per coordinate. The conditional mean of a Gaussian pair is linear
+# regression, "mean plus covariance over variance times deviation". Average over the components with
+# their probabilities given $x_t$,
+# $p_k(x_t)\propto w_k\,\mathcal N(x_t;\sqrt{\bar\alpha_t}\,m_k,V_kI)$:
 #
 # $$
 # \mathrm E[x_0\mid x_t]=\sum_k p_k(x_t)\left(m_k+\frac{\sqrt{\bar\alpha_t}\,v_k}{V_k}\big(x_t-\sqrt{\bar\alpha_t}\,m_k\big)\right). \tag{2.16}
@@ -816,13 +923,17 @@ assert found == {500: [0.238, 0.308, 0.310, 0.347], 300: [0.183, 0.556, 0.567, 0
 #
 # With $v_k=0$ this is (2.15) again. These are `oracle.FiniteData` and `oracle.Mixture`.
 #
-# **Tweedie's formula.** There is a way to write it that does not mention the kind of data at all. By (2.1) the marginal is $q(x_t)=\int q(x_s)\,\mathcal N(x_t;\sqrt{\alpha_{t\mid s}}\,x_s,\beta_{t\mid s}I)\,dx_s$. Differentiate under the integral; the Gaussian brings down its exponent's gradient:
+# **Tweedie's formula.** There is a way to write it that does not mention the kind of data at all.
+# By (2.1) the marginal is
+# $q(x_t)=\int q(x_s)\,\mathcal N(x_t;\sqrt{\alpha_{t\mid s}}\,x_s,\beta_{t\mid s}I)\,dx_s$.
+# Differentiate under the integral; the Gaussian brings down its exponent's gradient:
 #
 # $$
 # \nabla q(x_t)=\int q(x_s)\,\mathcal N\big(x_t;\sqrt{\alpha_{t\mid s}}\,x_s,\beta_{t\mid s}I\big)\;\frac{\sqrt{\alpha_{t\mid s}}\,x_s-x_t}{\beta_{t\mid s}}\;dx_s .
 # $$
 #
-# Divide by $q(x_t)$. On the left stands $\nabla\log q(x_t)$; on the right, by Bayes' rule (2.2), an average over $q(x_s\mid x_t)$:
+# Divide by $q(x_t)$. On the left stands $\nabla\log q(x_t)$; on the right, by Bayes' rule (2.2), an
+# average over $q(x_s\mid x_t)$:
 #
 # $$
 # \nabla\log q(x_t)=\frac{\sqrt{\alpha_{t\mid s}}\;\mathrm E[x_s\mid x_t]-x_t}{\beta_{t\mid s}} .
@@ -834,13 +945,19 @@ assert found == {500: [0.238, 0.308, 0.310, 0.347], 300: [0.183, 0.556, 0.567, 0
 # \mathrm E[x_s\mid x_t]=\frac{x_t+\beta_{t\mid s}\nabla\log q(x_t)}{\sqrt{\alpha_{t\mid s}}}\qquad\text{for every } s<t. \tag{2.17}
 # $$
 #
-# No approximation was made. With $s=t-1$ it is the mean of (2.4): that is why its error vanished. With $s=0$, where $\alpha_{t\mid0}=\bar\alpha_t$, it is Tweedie's formula {cite}`efron2011tweedie`,
+# No approximation was made. With $s=t-1$ it is the mean of (2.4): that is why its error vanished.
+# With $s=0$, where $\alpha_{t\mid0}=\bar\alpha_t$, it is Tweedie's formula
+# {cite}`efron2011tweedie`,
 #
 # $$
 # \mathrm E[x_0\mid x_t]=\frac{x_t+(1-\bar\alpha_t)\nabla\log q(x_t)}{\sqrt{\bar\alpha_t}}. \tag{2.18}
 # $$
 #
-# Whoever knows one of the two, the denoiser or the score $\nabla\log q(x_t)$, can compute the other. Set beside $\hat x_0=(x_t-\sqrt{1-\bar\alpha_t}\,\hat\varepsilon)/\sqrt{\bar\alpha_t}$, the formula also says that $\hat\varepsilon=-\sqrt{1-\bar\alpha_t}\,\nabla\log q(x_t)$: predicting the noise is predicting the score, rescaled. Three routes to the same number, with the score once from the library and once from automatic differentiation of $\log q$:
+# Each of the two, the denoiser and the score $\nabla\log q(x_t)$, can be computed from the other.
+# Set beside $\hat x_0=(x_t-\sqrt{1-\bar\alpha_t}\,\hat\varepsilon)/\sqrt{\bar\alpha_t}$, the
+# formula also says that $\hat\varepsilon=-\sqrt{1-\bar\alpha_t}\,\nabla\log q(x_t)$: predicting the
+# noise is predicting the score, rescaled. Three routes to the same number, with the score once from
+# the library and once from automatic differentiation of $\log q$:
 
 # %%
 for t in (10, 200, 600, 1000):
@@ -857,7 +974,8 @@ print("(2.18) = (2.16) at four times, for two ways to the score")
 # %% [markdown]
 # ## The sampler in ten lines, and the library's
 #
-# Now put it together. Predict $\hat x_0=\mathrm E[x_0\mid x_t]$, pretend that it were the truth, and draw from (2.10). This is *ancestral sampling*:
+# Now put it together. Predict $\hat x_0=\mathrm E[x_0\mid x_t]$, treat it as if it were the true
+# $x_0$, and draw from (2.10). This is *ancestral sampling*:
 #
 # $$
 # x_s=\frac{\sqrt{\alpha_{t\mid s}}\,(1-\bar\alpha_s)}{1-\bar\alpha_t}\,x_t+\frac{\sqrt{\bar\alpha_s}\,\beta_{t\mid s}}{1-\bar\alpha_t}\,\hat x_0(x_t,t)+\sigma_{t\to s}\,z \tag{2.19}
@@ -865,7 +983,9 @@ print("(2.18) = (2.16) at four times, for two ways to the score")
 #
 # with a fresh $z\sim\mathcal N(0,I)$ for every step.
 #
-# The step to $s=0$ is without noise, $z=0$. The plain choice is $\sigma_{t\to s}^2=\tilde\beta_{t\to s}$, any place of (2.14) will do. The mean is exact by (2.11); the variance is right to first order in $\beta$; the shape is right to the order of (2.5).
+# The step to $s=0$ is without noise, $z=0$. The plain choice is
+# $\sigma_{t\to s}^2=\tilde\beta_{t\to s}$, any place of (2.14) will do. The mean is exact by
+# (2.11); the variance is right to first order in $\beta$; the shape is right to the order of (2.5).
 
 
 # %%
@@ -897,7 +1017,12 @@ print(f"times {times[:3]} ... {times[-3:]}")
 print("with the same noise both loops draw the same samples")
 
 # %% [markdown]
-# `draw` returns the last state of `sample`, the generator that made the films above. Both draw the noise in the same order as the ten lines, so the loops agree to rounding error, although the library's `process.step` arranges the mean differently: as $\sqrt{\bar\alpha_s}\,\hat x_0+\sqrt{1-\bar\alpha_s-\tilde\beta_{t\to s}}\;\hat\varepsilon$. (The same thing: insert $\hat\varepsilon=(x_t-\sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$ and $1-\bar\alpha_s-\tilde\beta_{t\to s}=\alpha_{t\mid s}(1-\bar\alpha_s)^2/(1-\bar\alpha_t)$.)
+# `draw` returns the last state of `sample`, the generator that made the films above. Both draw the
+# noise in the same order as the ten lines, so the loops agree to rounding error, although the
+# library's `process.step` arranges the mean differently: as
+# $\sqrt{\bar\alpha_s}\,\hat x_0+\sqrt{1-\bar\alpha_s-\tilde\beta_{t\to s}}\;\hat\varepsilon$. (The
+# same thing: insert $\hat\varepsilon=(x_t-\sqrt{\bar\alpha_t}\,\hat x_0)/\sqrt{1-\bar\alpha_t}$ and
+# $1-\bar\alpha_s-\tilde\beta_{t\to s}=\alpha_{t\mid s}(1-\bar\alpha_s)^2/(1-\bar\alpha_t)$.)
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Histogram of five thousand samples of the reverse chain with 200 steps, lying on the exact density of the mixture with its two peaks, the right one higher."}}
 figure, ax = plt.subplots(figsize=(6.6, 2.8))
@@ -911,22 +1036,27 @@ assert abs(float(left.double().mean()) - 0.4) < 0.02
 assert all(abs(float(mine[side].std()) - 0.2) < 0.01 for side in (left, ~left))
 
 # %% [markdown]
-# **Fig. 2.8.** The chain draws the data: 5,000 samples of 200 steps, and the exact density. Both modes have their weight
-# to within 0.02 and their width to within 0.01.
+# **Fig. 2.8.** The chain draws the data: 5,000 samples of 200 steps, and the exact density. Both
+# modes have their weight to within 0.02 and their width to within 0.01.
 
 # %% [markdown]
 # ## How many steps does the reverse chain need?
 #
-# A histogram hides small errors. The Kolmogorov–Smirnov distance is the largest gap between two distribution functions, and we know the true one exactly:
+# A histogram hides small errors. The Kolmogorov–Smirnov distance is the largest gap between two
+# distribution functions, and we know the true one exactly:
 #
 # $$
 # F(x)=\sum_k w_k\,\Phi\!\left(\frac{x-m_k}{\sqrt{v_k}}\right),\qquad
 # \mathrm{KS}=\max_x\big|F_{\text{samples}}(x)-F(x)\big| .
 # $$
 #
-# We walk the same thousand times in $K$ strides, with both extreme variances of (2.14), five seeds with 20,000 samples each. Even 20,000 *exact* samples have a distance that is not zero; differences below that floor are chance.
+# We walk the same thousand times in $K$ strides, with both extreme variances of (2.14), five seeds
+# with 20,000 samples each. Even 20,000 *exact* samples have a distance that is not zero;
+# differences below that floor are chance.
 #
-# The second measure needs no samples. For Gaussian data, $x_0\sim\mathcal N(0,c)$, the prediction is a number times $x_t$, so each step (2.19) multiplies by a known number $m$ and adds a known variance: $V_s=m^2V_t+\sigma_{t\to s}^2$, from $V_T=1$ down to $V_0$, which should be $c$.
+# The second measure needs no samples. For Gaussian data, $x_0\sim\mathcal N(0,c)$, the prediction
+# is a number times $x_t$, so each step (2.19) multiplies by a known number $m$ and adds a known
+# variance: $V_s=m^2V_t+\sigma_{t\to s}^2$, from $V_T=1$ down to $V_0$, which should be $c$.
 
 
 # %%
@@ -1030,29 +1160,42 @@ assert abs(float(ratio[None, 0.01][5]) - 1) < abs(float(ratio[1.0, 0.01][5]) - 1
 assert float(ratio[1.0, 0.1].max()) < 1.13
 
 # %% [markdown]
-# **Fig. 2.9.** More steps, less error, and with an exact denoiser $\beta$ is the better variance throughout. Left, KS
-# distance on the two modes, mean and standard deviation over five seeds: from 4 to 128 strides it falls from 0.15
-# to 0.01 with $\tilde\beta$, from 0.08 to 0.01 with $\beta$, near the 0.006 of exact samples; at every $K$ the
-# difference of the two exceeds three standard errors. Right, without sampling noise: the variance of the samples for Gaussian
-# data of variance $c$. With $\tilde\beta$ it is always too small; for $c=1$ the error is nearly halved when $K$ is doubled, as an
-# error of order $\beta^2$ per step should be.
+# **Fig. 2.9.** More steps, less error, and with an exact denoiser $\beta$ is the better variance
+# throughout. Left, KS distance on the two modes, mean and standard deviation over five seeds: from
+# 4 to 128 strides it falls from 0.15 to 0.01 with $\tilde\beta$, from 0.08 to 0.01 with $\beta$,
+# near the 0.006 of exact samples; at every $K$ the difference of the two exceeds three standard
+# errors. Right, without sampling noise: the variance of the samples for Gaussian data of variance
+# $c$. With $\tilde\beta$ it is always too small; for $c=1$ the error is nearly halved when $K$ is
+# doubled, as an error of order $\beta^2$ per step should be.
 #
 # The denoiser is perfect, so all of this is an error of the *sampler*: a Gaussian, with a not quite
-# right variance. For Gaussian data of variance one $\beta$ is the right variance, by (2.13). For narrow data it is far too
-# large for the single step, and one expects the reverse order; yet at $c=0.01$ and $K=16$ the samples
-# have 0.97 of the true variance with $\beta$, and 0.35 with $\tilde\beta$. The reason is the last step. It returns
-# $\mathrm E[x_0\mid x_t]$ and drops $\mathrm{Var}(x_0\mid x_t)$, so that even with the exact variance (2.12) in all other steps
-# the samples have only 0.46 of the true variance (grey). The surplus of $\beta$ fills this gap, the deficit of $\tilde\beta$ widens
-# it; at $K=128$, where the last step is small, the exact variance is best. And all of it holds for exact predictions, which
-# take surplus noise out again in the next step; [chapter 6](06_iddpm.ipynb) prices the single steps, and
-# [chapter 9](09_scoreboard.ipynb) measures trained networks.
+# right variance. For Gaussian data of variance one $\beta$ is the right variance, by (2.13). For
+# narrow data it is far too large for the single step, and one expects the reverse order; yet at
+# $c=0.01$ and $K=16$ the samples have 0.97 of the true variance with $\beta$, and 0.35 with
+# $\tilde\beta$. The reason is the last step. It returns $\mathrm E[x_0\mid x_t]$ and drops
+# $\mathrm{Var}(x_0\mid x_t)$, so that even with the exact variance (2.12) in all other steps the
+# samples have only 0.46 of the true variance (grey). The surplus of $\beta$ fills this gap, the
+# deficit of $\tilde\beta$ widens it; at $K=128$, where the last step is small, the exact variance
+# is best. And all of it holds for exact predictions, which take surplus noise out again in the next
+# step; [chapter 6](06_iddpm.ipynb) prices the single steps, and [chapter 9](09_scoreboard.ipynb)
+# measures trained networks.
 
 # %% [markdown]
 # ## What goes wrong: noise after the last step, and a lost bar
 #
-# **Noise after the last step.** The loop adds $\sigma z$ in *every* step, also in the one that ends at $s=0$. (The deck "Denoising Diffusion Models" prints Algorithm 2 in this way; the first exhibit of [appendix A](A_museum_of_bugs.ipynb) shows published code that does it.) With $\sigma=\sqrt{\beta}$ that last noise stays in the picture, and even a perfect model returns data under noise of standard deviation $\sqrt{\beta_{t\mid 0}}$, for $T$ single steps $\sqrt{\beta_1}$. (With $\sigma^2=\tilde\beta$ the bug does not show, because $\tilde\beta_1=0$, until someone changes the variance.)
+# **Noise after the last step.** The loop adds $\sigma z$ in *every* step, also in the one that ends
+# at $s=0$. (The deck "Denoising Diffusion Models" prints Algorithm 2 in this way; the first exhibit
+# of [appendix A](A_museum_of_bugs.ipynb) shows published code that does it.) With
+# $\sigma=\sqrt{\beta}$ that last noise stays in the picture, and even a perfect model returns data
+# under noise of standard deviation $\sqrt{\beta_{t\mid 0}}$, for $T$ single steps $\sqrt{\beta_1}$.
+# (With $\sigma^2=\tilde\beta$ the bug does not show, because $\tilde\beta_1=0$, until someone
+# changes the variance.)
 #
-# **A lost bar.** The sampling algorithm with $\sqrt{1-\alpha_t}$ where (2.9) has $\sqrt{1-\bar\alpha_t}$; so it stands, in the text as extracted, in the deck "Diffusion models" of 2023. Since $\beta_t/\sqrt{1-\alpha_t}=\sqrt{\beta_t}$ is larger than $\beta_t/\sqrt{1-\bar\alpha_t}$ by the factor $\sqrt{(1-\bar\alpha_t)/\beta_t}$, up to $1/\sqrt{\beta_t}$, each step takes far too much "noise" away.
+# **A lost bar.** The sampling algorithm with $\sqrt{1-\alpha_t}$ where (2.9) has
+# $\sqrt{1-\bar\alpha_t}$; so it stands, in the text as extracted, in the deck "Diffusion models"
+# of 2023. Since $\beta_t/\sqrt{1-\alpha_t}=\sqrt{\beta_t}$ is larger than
+# $\beta_t/\sqrt{1-\bar\alpha_t}$ by the factor $\sqrt{(1-\bar\alpha_t)/\beta_t}$, up to
+# $1/\sqrt{\beta_t}$, each step takes far too much "noise" away.
 #
 # Our perfect model is the finite data set again.
 
@@ -1124,13 +1267,15 @@ for ax, (name, x) in zip(axes, blocks.items(), strict=True):
     ax.set_title(name, fontsize=11)
 
 # %% [markdown]
-# **Fig. 2.10.** One bug shows in each picture, the other only in many. Noise after the last step is grain as strong as
-# the $\sqrt{\beta_{t\mid0}}$ of that step: 0.17 with ten steps, and 0.009 with 500, about one grey level of 255, which
-# nobody sees. With the lost bar every single digit is a perfect scan, but among 100 samples there are 52 different
-# scans instead of 98, and 33 zeros instead of 11.
+# **Fig. 2.10.** One bug shows in each picture, the other only in many. Noise after the last step is
+# grain as strong as the $\sqrt{\beta_{t\mid0}}$ of that step: 0.17 with ten steps, and 0.009 with
+# 500, about one grey level of 255, which nobody sees. With the lost bar every single digit is a
+# perfect scan, but among 100 samples there are 52 different scans instead of 98, and 33 zeros
+# instead of 11.
 #
-# The lost bar takes variance out of the state at each step; all chains gather near the mean of the data, and scans that
-# lie near it are drawn too often (their mean distance from it is 7 % smaller). In one dimension the same sampler hardly finds the left mode:
+# The lost bar takes variance out of the state at each step; all chains gather near the mean of the
+# data, and scans that lie near it are drawn too often (their mean distance from it is 7 % smaller).
+# In one dimension the same sampler hardly finds the left mode:
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two histograms over the exact two-peaked density. The correct sampler follows it; the sampler with the lost bar has a much too narrow right peak that is cut off by the axis and nearly no left one."}}
 figure, axes = plt.subplots(1, 2, figsize=(7.5, 2.8), sharey=True)
@@ -1149,10 +1294,20 @@ _ = axes[0].legend(loc="upper left", fontsize=10)
 assert found == {"correct": [0.39, 0.99], "lost bar": [0.03, 0.13]}
 
 # %% [markdown]
-# **Fig. 2.11.** The lost bar loses a mode. Samples of 500 steps over the exact density, whose left mode has weight 0.40 and whose variance is 1. The correct sampler
-# gives 0.39 and 0.99; with the lost bar 3 % of the samples are on the left, and the variance is 0.13.
+# **Fig. 2.11.** The lost bar loses a mode. Samples of 500 steps over the exact density, whose left
+# mode has weight 0.40 and whose variance is 1. The correct sampler gives 0.39 and 0.99; with the
+# lost bar 3 % of the samples are on the left, and the variance is 0.13.
 #
-# **The tests that catch them.** For the first bug the cheapest test there is: let the denoiser always predict the same $x_0$. Then every correct sampler must return exactly that $x_0$, since (2.10) has no variance left at $s=0$. It is `test_a_point_mass_comes_back_exactly` in `tests/derivations/test_ch02.py`. To the second bug this test is *blind*: in the step to $s=0$, $\alpha_{t\mid0}$ equals $\bar\alpha_t$, the bar makes no difference, and the last step repairs whatever came before. It takes a test of the single steps, `test_library_sampler_is_the_literal_loop`, which holds the library's sampler to (2.19) number for number, or one of the distribution: `test_the_distribution_catches_the_lost_bar_to_which_the_point_mass_is_blind` shows on a copy with the bug that the exact distribution function sees it.
+# **The tests that catch them.** For the first bug the cheapest test there is: let the denoiser
+# always predict the same $x_0$. Then every correct sampler must return exactly that $x_0$, since
+# (2.10) has no variance left at $s=0$. It is `test_a_point_mass_comes_back_exactly` in
+# `tests/derivations/test_ch02.py`. This test does not see the second bug: in the step to $s=0$,
+# $\alpha_{t\mid0}$ equals $\bar\alpha_t$, the bar makes no difference, and with a denoiser that
+# always predicts the same point the last step corrects all errors before it. It takes a test of the
+# single steps, `test_library_sampler_is_the_literal_loop`, which holds the library's sampler to
+# (2.19) number for number, or one of the distribution:
+# `test_the_distribution_catches_the_lost_bar_to_which_the_point_mass_is_blind` shows on a copy with
+# the bug that the exact distribution function sees it.
 
 # %%
 point = torch.tensor([0.3, -0.7])
@@ -1180,10 +1335,12 @@ for name, bug in bugs.items():
 #
 # ### ★ Exercise 2.1: By hand
 #
-# A toy schedule has three steps, $\beta_1=0.1$, $\beta_2=0.2$, $\beta_3=0.3$. Compute $\tilde\beta_1,\tilde\beta_2,\tilde\beta_3$ with pencil and paper and give the three numbers.
+# A toy schedule has three steps, $\beta_1=0.1$, $\beta_2=0.2$, $\beta_3=0.3$. Compute
+# $\tilde\beta_1,\tilde\beta_2,\tilde\beta_3$ with pencil and paper and give the three numbers.
 #
 # :::{dropdown} Hint
-# First $\bar\alpha_0=1,\ \bar\alpha_1,\ \bar\alpha_2,\ \bar\alpha_3$, then (2.7). What is left to draw at $t=1$?
+# First $\bar\alpha_0=1,\ \bar\alpha_1,\ \bar\alpha_2,\ \bar\alpha_3$, then (2.7). What is left to
+# draw at $t=1$?
 # :::
 
 # %%
@@ -1204,16 +1361,18 @@ exercises.check("2.1", solution)
 # %% [markdown]
 # ### ★ Exercise 2.2: How far back before the step splits in two?
 #
-# In Fig. 2.4 the stride of 100 has one peak and the stride of 500 has two. Where is the border? Take the
-# simplest data with two modes, $x_0=+c$ or $-c$ with probability one half each, and stand in the
-# middle, $x_t=0$. Show that $q(x_s\mid x_t=0)$ has a single peak as long as
-# $c^2(\operatorname{SNR}_s-\operatorname{SNR}_t)\le1$, with $\operatorname{SNR}=\bar\alpha/(1-\bar\alpha)$: a step may reveal
-# about one unit of signal-to-noise. Then write the function that returns the largest $\bar\alpha_s$ for which there is one peak.
+# In Fig. 2.4 the stride of 100 has one peak and the stride of 500 has two. Where is the border?
+# Take the simplest data with two modes, $x_0=+c$ or $-c$ with probability one half each, and stand
+# in the middle, $x_t=0$. Show that $q(x_s\mid x_t=0)$ has a single peak as long as
+# $c^2(\operatorname{SNR}_s-\operatorname{SNR}_t)\le1$, with
+# $\operatorname{SNR}=\bar\alpha/(1-\bar\alpha)$: a step may reveal about one unit of
+# signal-to-noise. Then write the function that returns the largest $\bar\alpha_s$ for which there
+# is one peak.
 #
 # :::{dropdown} Hint
-# Write down $\log q(x_s\mid x_t=0)$ by (2.2), with $q(x_s)$ by (2.3). The sum of the two Gaussians of (2.3) is a Gaussian times a
-# hyperbolic cosine. The density is even: it has one peak exactly if its logarithm is curved downwards at
-# $x_s=0$. Half of the result is $1/\tilde\beta_{t\to s}$.
+# Write down $\log q(x_s\mid x_t=0)$ by (2.2), with $q(x_s)$ by (2.3). The sum of the two Gaussians
+# of (2.3) is a Gaussian times a hyperbolic cosine. The density is even: it has one peak exactly if
+# its logarithm is curved downwards at $x_s=0$. Half of the result is $1/\tilde\beta_{t\to s}$.
 # :::
 
 
@@ -1232,7 +1391,7 @@ def largest_alpha_bar_s(alpha_bar_t, c):
 # or zero if
 #     c² ᾱ_s β̃ ≤ (1-ᾱ_s)²,  with (2.7):  c² (ᾱ_s-ᾱ_t) ≤ (1-ᾱ_s)(1-ᾱ_t).
 # And (ᾱ_s-ᾱ_t) / ((1-ᾱ_s)(1-ᾱ_t)) = 1/(1-ᾱ_s) - 1/(1-ᾱ_t) = SNR_s - SNR_t.
-# (The slope of log cosh is concave beyond 0, so there is no peak elsewhere.)
+# (The slope of log cosh is concave beyond 0: there is no peak elsewhere.)
 def largest_alpha_bar_s(alpha_bar_t, c):
     snr = alpha_bar_t / (1 - alpha_bar_t) + 1 / c**2
     return snr / (1 + snr)
@@ -1247,10 +1406,14 @@ print(f"from t = 600, with c = 1: one peak down to s = {s}")
 # %% [markdown]
 # ### ★★ Exercise 2.3: The best variance for Gaussian data
 #
-# Let $x_0\sim\mathcal N(0,v)$ in one dimension. Find $\mathrm{Var}(x_s\mid x_t)$ as a function of $v,\bar\alpha_t,\bar\alpha_s$. It should be $\tilde\beta_{t\to s}$ at $v=0$ and $\beta_{t\mid s}$ at $v=1$. What happens beyond $v=1$?
+# Let $x_0\sim\mathcal N(0,v)$ in one dimension. Find $\mathrm{Var}(x_s\mid x_t)$ as a function of
+# $v,\bar\alpha_t,\bar\alpha_s$. It should be $\tilde\beta_{t\to s}$ at $v=0$ and $\beta_{t\mid s}$
+# at $v=1$. What happens beyond $v=1$?
 #
 # :::{dropdown} Hint
-# The law of total variance (2.12) needs $\mathrm{Var}(x_0\mid x_t)$. Two Gaussians carry information about $x_0$: the prior with variance $v$, and $x_t/\sqrt{\bar\alpha_t}$ with variance $(1-\bar\alpha_t)/\bar\alpha_t$. Their precisions add up. Write it without dividing by $v$.
+# The law of total variance (2.12) needs $\mathrm{Var}(x_0\mid x_t)$. Two Gaussians carry
+# information about $x_0$: the prior with variance $v$, and $x_t/\sqrt{\bar\alpha_t}$ with variance
+# $(1-\bar\alpha_t)/\bar\alpha_t$. Their precisions add up. Write it without dividing by $v$.
 # :::
 
 
@@ -1278,10 +1441,14 @@ exercises.check("2.3", reverse_variance)
 # %% [markdown]
 # ### ★★ Exercise 2.4: Your own sampler
 #
-# Write a sampler with variance $\beta$ instead of $\tilde\beta$: a function of a denoiser, a process, the start $x_T$, falling times and a generator that returns $x_0$. Use only the table `process.alpha_bar`. The check hands it a denoiser that always predicts the same point, counts its calls, tries several shapes, and compares the distribution of its samples with that of exact data.
+# Write a sampler with variance $\beta$ instead of $\tilde\beta$: a function of a denoiser, a
+# process, the start $x_T$, falling times and a generator that returns $x_0$. Use only the table
+# `process.alpha_bar`. The check hands it a denoiser that always predicts the same point, counts its
+# calls, tries several shapes, and compares the distribution of its samples with that of exact data.
 #
 # :::{dropdown} Hint
-# Start from `reverse_chain` above. Which one line changes, and what did not matter with $\tilde\beta$ but matters now?
+# Start from `reverse_chain` above. Which one line changes, and what did not matter with
+# $\tilde\beta$ but matters now?
 # :::
 
 
@@ -1312,16 +1479,32 @@ exercises.check("2.4", my_sampler)
 # %% [markdown]
 # ### ★★★ Exercise 2.5: The best variance, from the score alone
 #
-# $\tilde\beta$ or $\beta$? Neither: (2.12) has the right variance, and it can be had from a score alone. Analytic-DPM {cite}`bao2022analytic` does this with trained networks; here is the way there.
+# $\tilde\beta$ or $\beta$? Neither: (2.12) has the right variance, and it can be had from a score
+# alone. Analytic-DPM {cite}`bao2022analytic` does this with trained networks; here is the way
+# there.
 #
-# 1. *Derive.* Tweedie's formula gets the mean of $x_0$ from the first derivative of $\log q(x_t)$. Differentiate once more: express $\mathrm{Var}(x_0\mid x_t)$, in one dimension, by $\bar\alpha_t$ and $h=\partial_x^2\log q(x_t)$. This is `variance_of_x0(alpha_bar_t, h)`.
-# 2. *Write.* A sampler wants one number per step: the average of (2.12) over $q(x_t)$. That needs no second derivative, since integrating by parts gives $\mathrm E[h]=-\mathrm E[(\partial_x\log q)^2]$. Write `best_variance(score, alpha_bar_t, alpha_bar_s)`, where the tensor `score` holds $\partial_x\log q(x_t)$ at many draws of $x_t$.
-# 3. *Measure.* Put it into `reverse_chain`: the score is (2.18) solved for it, `mixture.draw(n, t)` draws from $q(x_t)$. (Near $T$ the average is a tiny difference of large numbers; clip it to the two ends of (2.14).) Compare its KS distance with Fig. 2.9, at $K=4,8,16,32$. How much of the error was the variance, and what is the rest? At which times is the best variance close to $\beta$, and why there?
+# 1. *Derive.* Tweedie's formula gets the mean of $x_0$ from the first derivative of $\log q(x_t)$.
+#    Differentiate once more: express $\mathrm{Var}(x_0\mid x_t)$, in one dimension, by
+#    $\bar\alpha_t$ and $h=\partial_x^2\log q(x_t)$. This is `variance_of_x0(alpha_bar_t, h)`.
+# 2. *Write.* A sampler wants one number per step: the average of (2.12) over $q(x_t)$. That needs
+#    no second derivative, since integrating by parts gives
+#    $\mathrm E[h]=-\mathrm E[(\partial_x\log q)^2]$. Write
+#    `best_variance(score, alpha_bar_t, alpha_bar_s)`, where the tensor `score` holds
+#    $\partial_x\log q(x_t)$ at many draws of $x_t$.
+# 3. *Measure.* Put it into `reverse_chain`: the score is (2.18) solved for it, `mixture.draw(n, t)`
+#    draws from $q(x_t)$. (Near $T$ the average is a tiny difference of large numbers; clip it to
+#    the two ends of (2.14).) Compare its KS distance with Fig. 2.9, at $K=4,8,16,32$. How much of
+#    the error was the variance, and what is the rest? At which times is the best variance close to
+#    $\beta$, and why there?
 #
 # The check takes the two functions of parts 1 and 2.
 #
 # :::{dropdown} Hint
-# Show first that $\frac{d}{dx_t}\mathrm E[x_0\mid x_t]=\frac{\sqrt{\bar\alpha_t}}{1-\bar\alpha_t}\mathrm{Var}(x_0\mid x_t)$: write the expectation as $\int x_0\,q(x_0)\,\mathcal N(x_t;\sqrt{\bar\alpha_t}x_0,1-\bar\alpha_t)\,dx_0$ over the same integral without the $x_0$ in front, and use the quotient rule. Then differentiate (2.18).
+# Show first that
+# $\frac{d}{dx_t}\mathrm E[x_0\mid x_t]=\frac{\sqrt{\bar\alpha_t}}{1-\bar\alpha_t}\mathrm{Var}(x_0\mid x_t)$:
+# write the expectation as
+# $\int x_0\,q(x_0)\,\mathcal N(x_t;\sqrt{\bar\alpha_t}x_0,1-\bar\alpha_t)\,dx_0$ over the same
+# integral without the $x_0$ in front, and use the quotient rule. Then differentiate (2.18).
 # :::
 
 
@@ -1359,7 +1542,7 @@ exercises.check("2.5", (variance_of_x0, best_variance))
 
 
 def best_chain(steps):
-    """The chain with the best variance; its places between β̃ (0) and β (1)."""
+    """The chain with the best variance; its places from β̃ (0) to β (1)."""
     generator, places = seeded(steps), []
     x = torch.randn(SEEDS * N, generator=generator, **double)
     times = uniform_times(1000, steps)
@@ -1388,7 +1571,8 @@ for i, k in enumerate(counts[:4]):
     assert k != 32 or gain > 3 * noise  # and than beta with many steps,
     assert k != 8 or gain < -3 * noise  # but not with few
     cells = " | ".join(f"{float(e.mean()):.3f}" for e in (low, high, error))
-    _, middle, last = (float(third.mean()) for third in places.tensor_split(3))
+    thirds = places.tensor_split(3)
+    _, middle, last = (float(third.mean()) for third in thirds)
     assert middle > 0.89 and middle > last
     rows.append(f"| {k} | {cells} | {middle:.2f} | {last:.2f} |")
 head = (
@@ -1398,20 +1582,27 @@ head = (
 Markdown("\n".join([head, "|--:|--:|--:|--:|--:|--:|", *rows]))
 
 # %% [markdown]
-# With 32 strides the best variance beats both ends. With 16 its lead over $\beta$ is two standard errors of five
-# seeds: not resolved. With eight it beats $\tilde\beta$ but not
-# $\beta$: there the true step is no Gaussian, and the right variance does not make it one. In the middle third of the
-# times it lies nine tenths of the way from $\tilde\beta$ to $\beta$, since $x_t$ says little about these data of variance
-# one there. (In the first third, next to $T$, the two ends nearly coincide, and the estimated place between them is chance.)
+# With 32 strides the best variance beats both ends. With 16 it beats both too, and its lead over
+# $\beta$ is smaller. With eight it beats $\tilde\beta$ but not $\beta$: there the true step is no
+# Gaussian, and the right variance does not make it one. In the middle third of the times it lies
+# nine tenths of the way from $\tilde\beta$ to $\beta$, since $x_t$ says little about these data of
+# variance one there. (In the first third, next to $T$, the two ends nearly coincide, and the
+# estimated place between them is chance.)
 
 # %% [markdown]
 # ## Recap
 #
-# 1. The exact reverse step is Bayes' rule (2.2), and the chain of these steps is again a Markov chain. It needs the marginal $q(x_s)$, an average over all data.
-# 2. For small steps it is nearly Gaussian (2.4), with an error in shape that falls with the third power of the step (2.5); for large steps on multi-modal data it is not.
-# 3. Given $x_0$ it is exactly Gaussian, for any two times (2.10); completing the square gives $\tilde\mu$ in three forms and $\tilde\beta<\beta$.
-# 4. Predict $\mathrm E[x_0\mid x_t]$, put it in place of $x_0$: the mean is exact (2.11), the variance lies between $\tilde\beta$ and $\beta$ on average (2.13). By Tweedie (2.18), that prediction determines the score, and the score the prediction.
-# 5. The step to $s=0$ adds no noise. A denoiser that always predicts one point must get that point back exactly.
+# 1. The exact reverse step is Bayes' rule (2.2), and the chain of these steps is again a Markov
+#    chain. It needs the marginal $q(x_s)$, an average over all data.
+# 2. For small steps it is nearly Gaussian (2.4), with an error in shape that falls with the third
+#    power of the step (2.5); for large steps on multi-modal data it is not.
+# 3. Given $x_0$ it is exactly Gaussian, for any two times (2.10); completing the square gives
+#    $\tilde\mu$ in three forms and $\tilde\beta<\beta$.
+# 4. Predict $\mathrm E[x_0\mid x_t]$, put it in place of $x_0$: the mean is exact (2.11), the
+#    variance lies between $\tilde\beta$ and $\beta$ on average (2.13). By Tweedie (2.18), that
+#    prediction determines the score, and the score the prediction.
+# 5. The step to $s=0$ adds no noise. A denoiser that always predicts one point must get that point
+#    back exactly.
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
@@ -1422,11 +1613,14 @@ equations.table("02")
 # ## Further reading
 #
 # - {cite}`sohldickstein2015deep`, the origin: reversal by small Gaussian steps.
-# - {cite}`ho2020denoising`, section 2 for $\tilde\mu_t$ and $\tilde\beta_t$ (their equations 6 and 7), section 3.2 for the two extreme variances.
+# - {cite}`ho2020denoising`, section 2 for $\tilde\mu_t$ and $\tilde\beta_t$ (their equations 6 and
+#   7), section 3.2 for the two extreme variances.
 # - {cite}`luo2022understanding`: diffusion as a hierarchical VAE, at a slow pace.
-# - {cite}`nichol2021improved`, section 3.1: the ratio $\tilde\beta_t/\beta_t$ and learned variances.
+# - {cite}`nichol2021improved`, section 3.1: the ratio $\tilde\beta_t/\beta_t$ and learned
+#   variances.
 # - {cite}`bao2022analytic`: the variance that is optimal on average, in closed form from the score.
-# - {cite}`efron2011tweedie`: the history and other uses of Tweedie's formula. {cite}`vincent2011connection`: denoising as score matching.
+# - {cite}`efron2011tweedie`: the history and other uses of Tweedie's formula.
+#   {cite}`vincent2011connection`: denoising as score matching.
 # - {cite}`anderson1982reverse,song2021score`: the same reversal in continuous time.
 # - {cite}`karras2022elucidating`, their section B.3: the exact denoiser of a finite data set.
 # - {cite}`xiao2022tackling`: few large steps with reverse distributions that are not Gaussian.

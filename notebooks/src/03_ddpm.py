@@ -95,9 +95,11 @@ assert len(misread) <= 3 and abs(at_50_calls["class_agreement"] - 0.975) < 5e-4
 #
 # After this chapter you can
 #
-# - derive the noise-prediction loss from what the reverse step needs, and say what its minimiser is;
+# - derive the noise-prediction loss from what the reverse step needs, and say what its minimiser
+#   is;
 # - write Algorithms 1 and 2 of the DDPM paper from memory, and check them against a library;
-# - translate between networks that predict $\varepsilon$, $x_0$ and $v$, and say what the choice changes;
+# - translate between networks that predict $\varepsilon$, $x_0$ and $v$, and say what the choice
+#   changes;
 # - draw a U-Net with the shapes of its levels, explain how the time enters it, and compute
 #   self-attention by hand;
 # - train a class-conditional model on real digits, sample it with few or many steps, and *measure*
@@ -106,7 +108,7 @@ assert len(misread) <= 3 and abs(at_50_calls["class_agreement"] - 0.975) < 5e-4
 # ## Six clusters, learned from noise prediction alone
 #
 # [Chapter 2](02_reverse.ipynb) left one unknown: the posterior mean $\mathbb E[x_0\mid x_t]$, the
-# best prediction of the clean data given the noisy data. Whoever knows it can go back from noise to
+# best prediction of the clean data given the noisy data. With it one can go back from noise to
 # data. For six little Gaussians on a ring it is known in closed form. In general it is *learned*: a
 # network is shown noisy data and regresses on the noise that was added.
 
@@ -164,17 +166,19 @@ assert 0.9 < on_a_cluster(from_network) < on_a_cluster(points)
 assert abs(width(points) - 0.20) < 0.004 and abs(width(from_oracle) - 0.19) < 0.005
 
 # %% [markdown]
-# **Fig. 3.2.** A perceptron that was asked 700 times "which noise was added to these points?"
-# has found the six clusters without being told that there are any. More than 90 % of its samples
-# lie within three standard deviations of a cluster's centre, against 99 % of the data; the others
-# are errors of a network trained for seconds. The exact denoiser's clusters are a little too narrow, standard deviation 0.19 for 0.20, because $\tilde\beta_t$
-# is a little too small a variance here ([chapter 2](02_reverse.ipynb)).
+# **Fig. 3.2.** A perceptron that was asked 700 times "which noise was added to these points?" has
+# found the six clusters without being told that there are any. More than 90 % of its samples lie
+# within three standard deviations of a cluster's centre, against 99 % of the data; the others are
+# errors of a network trained for seconds. The exact denoiser's clusters are a little too narrow,
+# standard deviation 0.19 for 0.20, because $\tilde\beta_t$ is a little too small a variance here
+# ([chapter 2](02_reverse.ipynb)).
 #
 # ## Which loss, and what minimises it
 #
-# [Chapter 1](01_forward.ipynb) gave $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon$
-# with $\varepsilon\sim\mathcal N(0, I)$. Given $x_t$ and $t$, knowing $x_0$ and knowing $\varepsilon$ is the
-# same thing: one linear equation ties them. Ho et al. {cite}`ho2020denoising` let the network
+# [Chapter 1](01_forward.ipynb) gave
+# $x_t = \sqrt{\bar\alpha_t}\,x_0 + \sqrt{1-\bar\alpha_t}\,\varepsilon$ with
+# $\varepsilon\sim\mathcal N(0, I)$. Given $x_t$ and $t$, knowing $x_0$ and knowing $\varepsilon$ is
+# the same thing: one linear equation ties them. Ho et al. {cite}`ho2020denoising` let the network
 # $\varepsilon_\theta(x_t, t)$ predict the noise. One training step (line 5 of their Algorithm 1)
 # takes a data point, a time and a noise, and descends on
 #
@@ -191,14 +195,14 @@ assert abs(width(points) - 0.20) < 0.004 and abs(width(from_oracle) - 0.19) < 0.
 # $$
 #
 # ([Chapter 4](04_elbo.ipynb) derives a loss from the likelihood and finds this one, up to a weight
-# for each $t$. Code usually takes the *mean* over the $d$ pixels instead of the sum in (3.1), so that
-# numbers compare across image sizes; `ddpmlib` does.)
+# for each $t$. Code usually takes the *mean* over the $d$ pixels instead of the sum in (3.1), so
+# that numbers compare across image sizes; `ddpmlib` does.)
 #
-# **Its minimiser** is the conditional mean $\varepsilon^*(x_t) = \mathbb E[\varepsilon \mid x_t]$, and
-# *the loss does not go to zero there*: what remains is
-# $\mathbb E \operatorname{Var}(\varepsilon\mid x_t)$ per coordinate, the part of the noise that $x_t$
-# does not reveal. A loss curve that flattens at 0.2 is therefore no failure by itself; what counts is
-# the distance from this *floor*.
+# **Its minimiser** is the conditional mean $\varepsilon^*(x_t) = \mathbb E[\varepsilon \mid x_t]$,
+# and *the loss does not go to zero there*: what remains is
+# $\mathbb E \operatorname{Var}(\varepsilon\mid x_t)$ per coordinate, the part of the noise that
+# $x_t$ does not reveal. A loss curve that flattens at 0.2 is therefore no failure by itself; what
+# counts is the distance from this *floor*.
 #
 # :::{dropdown} Proof: the conditional mean minimises the loss
 # For any function $f$ of $x_t$,
@@ -210,9 +214,10 @@ assert abs(width(points) - 0.20) < 0.004 and abs(width(from_oracle) - 0.19) < 0.
 # + 2\,\mathbb E\,\big\langle \varepsilon - \varepsilon^*,\; \varepsilon^* - f\big\rangle .
 # $$
 #
-# The last term is zero: take the expectation given $x_t$ first; the right factor is then a constant,
-# and the left one averages to $\varepsilon^*(x_t) - \varepsilon^*(x_t) = 0$. The first term does not
-# contain $f$. So the loss is smallest exactly at $f = \varepsilon^*$, and the first term remains.
+# The last term is zero: take the expectation given $x_t$ first; the right factor is then a
+# constant, and the left one averages to $\varepsilon^*(x_t) - \varepsilon^*(x_t) = 0$. The first
+# term does not contain $f$. So the loss is smallest exactly at $f = \varepsilon^*$, and the first
+# term remains.
 # :::
 #
 # On the ring both are known. The table compares the floor with what the network loses.
@@ -240,12 +245,12 @@ Markdown("\n".join(lines))
 #
 # :::{admonition} Common misprint: "the predicted noise is unit Gaussian"
 # :class: warning
-# "The network is trained so that the predicted noise map is unit Gaussian." It is not. It is trained
-# to match *the noise that was added to this image*, and its best answer is a conditional mean. The
-# law of total variance says
-# $\operatorname{Var}(\varepsilon) = \mathbb E\operatorname{Var}(\varepsilon\mid x_t) + \operatorname{Var}(\mathbb E[\varepsilon\mid x_t])$,
-# that is, 1 = floor + variance of the answer. The two columns above add up to one, and the answer's
-# variance is *below* one at every $t$.
+# "The network is trained so that the predicted noise map is unit Gaussian." It is not. It is
+# trained to match *the noise that was added to this image*, and its best answer is a conditional
+# mean. The law of total variance says $\operatorname{Var}(\varepsilon) =
+# \mathbb E\operatorname{Var}(\varepsilon\mid x_t) +
+# \operatorname{Var}(\mathbb E[\varepsilon\mid x_t])$, that is, 1 = floor + variance of the answer.
+# The two columns above add up to one, and the answer's variance is *below* one at every $t$.
 # :::
 #
 # ## Sampling: Algorithm 2
@@ -257,9 +262,10 @@ Markdown("\n".join(lines))
 # \tag{3.3}
 # $$
 #
-# with $z\sim\mathcal N(0,I)$ drawn anew in each step, except that $z=0$ when $t=1$. Its mean is that
-# of the posterior $q(x_{t-1}\mid x_t, x_0)$ from [chapter 2](02_reverse.ipynb), with the unknown $x_0$
-# replaced by the one that the predicted noise implies. Both predictions follow from each other:
+# with $z\sim\mathcal N(0,I)$ drawn anew in each step, except that $z=0$ when $t=1$. Its mean is
+# that of the posterior $q(x_{t-1}\mid x_t, x_0)$ from [chapter 2](02_reverse.ipynb), with the
+# unknown $x_0$ replaced by the one that the predicted noise implies. Both predictions follow from
+# each other:
 #
 # $$
 # \hat x_0 = \frac{x_t - \sqrt{1-\bar\alpha_t}\;\hat\varepsilon}{\sqrt{\bar\alpha_t}},
@@ -272,10 +278,10 @@ Markdown("\n".join(lines))
 # $$
 #
 # :::{dropdown} Proof: the mean of (3.3) is the posterior's, at the predicted $x_0$
-# The posterior has the mean
-# $\tilde\mu_t = \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\,x_0 + \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t$.
-# Put (3.4) into it and use $\sqrt{\bar\alpha_t} = \sqrt{\alpha_t}\sqrt{\bar\alpha_{t-1}}$. In front of
-# $x_t$ stands
+# The posterior has the mean $\tilde\mu_t =
+# \frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\,x_0 +
+# \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}\,x_t$. Put (3.4) into it and use
+# $\sqrt{\bar\alpha_t} = \sqrt{\alpha_t}\sqrt{\bar\alpha_{t-1}}$. In front of $x_t$ stands
 #
 # $$
 # \frac{\beta_t}{\sqrt{\alpha_t}\,(1-\bar\alpha_t)} + \frac{\sqrt{\alpha_t}\,(1-\bar\alpha_{t-1})}{1-\bar\alpha_t}
@@ -284,8 +290,8 @@ Markdown("\n".join(lines))
 #
 # because $\alpha_t\bar\alpha_{t-1} = \bar\alpha_t$ and $\beta_t + \alpha_t = 1$. In front of
 # $\hat\varepsilon$ stands
-# $-\frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\cdot\frac{\sqrt{1-\bar\alpha_t}}{\sqrt{\bar\alpha_t}} = -\frac{1}{\sqrt{\alpha_t}}\cdot\frac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}$.
-# That is (3.3).
+# $-\frac{\sqrt{\bar\alpha_{t-1}}\,\beta_t}{1-\bar\alpha_t}\cdot\frac{\sqrt{1-\bar\alpha_t}}{\sqrt{\bar\alpha_t}}
+# = -\frac{1}{\sqrt{\alpha_t}}\cdot\frac{1-\alpha_t}{\sqrt{1-\bar\alpha_t}}$. That is (3.3).
 # :::
 #
 # A computer algebra system confirms the step:
@@ -305,16 +311,16 @@ assert difference == 0
 
 # %% [markdown]
 # The standard deviation $\sigma_t$ is a choice between $\sqrt{\tilde\beta_t}$ and $\sqrt{\beta_t}$:
-# [chapter 2](02_reverse.ipynb) shows for which data each is exact, [chapter 6](06_iddpm.ipynb) learns
-# it. In the last step $z=0$, for $q(x_0\mid x_1,x_0)$ is a point, $\tilde\beta_1 = 0$. A program that
-# adds noise there leaves grain on every image.
+# [chapter 2](02_reverse.ipynb) shows for which data each is exact, [chapter 6](06_iddpm.ipynb)
+# learns it. In the last step $z=0$, for $q(x_0\mid x_1,x_0)$ is a point, $\tilde\beta_1 = 0$. A
+# program that adds noise there leaves grain on every image.
 #
 # :::{admonition} Common misprint: Algorithm 2 without a bar, or with noise in the last step
 # :class: warning
-# [Deck 004](../book/slides_map.md#deck-004), "Diffusion models", prints (3.3), as extracted from its
-# file, with $\sqrt{1-\alpha_t}$ under the noise instead of $\sqrt{1-\bar\alpha_t}$. The samples still
-# look clean, so the slip is hard to see: [chapter 2](02_reverse.ipynb) runs it.
-# [Deck 003](../book/slides_map.md#deck-003), "Denoising Diffusion Models", adds $\sigma_t z$ at $t=1$
+# [Deck 004](../book/slides_map.md#deck-004), "Diffusion models", prints (3.3), as extracted from
+# its file, with $\sqrt{1-\alpha_t}$ under the noise instead of $\sqrt{1-\bar\alpha_t}$. The samples
+# still look clean, so the slip is hard to see: [chapter 2](02_reverse.ipynb) runs it. [Deck
+# 003](../book/slides_map.md#deck-003), "Denoising Diffusion Models", adds $\sigma_t z$ at $t=1$
 # too, the first exhibit of the [museum](A_museum_of_bugs.ipynb).
 # :::
 #
@@ -365,15 +371,16 @@ assert loss_gap.abs().max() < 1e-5 and sample_gap.abs().max() < 1e-2
 print("the same loss and the same samples, up to float32 rounding")
 
 # %% [markdown]
-# (In float64, `tests/test_textbook.py` holds the engine to the printed algorithms to twelve digits.)
+# (In float64, `tests/test_textbook.py` holds the engine to the printed algorithms to twelve
+# digits.)
 
 # %% [markdown]
 # ## Three prediction targets: ε, x_0 and v
 #
 # A network may predict $\varepsilon$, $x_0$, or a mixture of them, the *velocity*
 # $v = \sqrt{\bar\alpha_t}\,\varepsilon - \sqrt{1-\bar\alpha_t}\,x_0$ of Salimans & Ho
-# {cite}`salimans2022progressive`. With $\varphi = \arccos\sqrt{\bar\alpha_t}$, the pair $(x_t, v)$ is the
-# pair $(x_0, \varepsilon)$ rotated clockwise by $\varphi$; rotating back gives
+# {cite}`salimans2022progressive`. With $\varphi = \arccos\sqrt{\bar\alpha_t}$, the pair $(x_t, v)$
+# is the pair $(x_0, \varepsilon)$ rotated clockwise by $\varphi$; rotating back gives
 #
 # $$
 # \hat x_0 = \sqrt{\bar\alpha_t}\;x_t - \sqrt{1-\bar\alpha_t}\;\hat v,
@@ -382,9 +389,9 @@ print("the same loss and the same samples, up to float32 rounding")
 # \tag{3.6}
 # $$
 #
-# All three are the same prediction in other words; a `Denoiser` always answers with $\hat x_0$, whatever
-# its network was trained on. What differs is how an error of the network's *output* arrives in
-# $\hat x_0$:
+# All three are the same prediction in other words; a `Denoiser` always answers with $\hat x_0$,
+# whatever its network was trained on. What differs is how an error of the network's *output*
+# arrives in $\hat x_0$:
 
 # %% tags=["hide-input"]
 g = torch.Generator().manual_seed(0)
@@ -403,19 +410,21 @@ for t in (1, T // 2, T - 1):
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# Near $t = T$ equation (3.4) divides by $\sqrt{\bar\alpha_T}\approx 0$, and a small error in $\hat\varepsilon$
-# becomes a huge one in $\hat x_0$. Near $t=0$ equation (3.5) magnifies the errors of an $x_0$-network in
-# $\hat\varepsilon$ in the same way. Equation (3.6) divides by nothing. And the target decides what the loss
-# weighs: the squared errors of one and the same prediction are in the ratio
+# Near $t = T$ equation (3.4) divides by $\sqrt{\bar\alpha_T}\approx 0$, and a small error in
+# $\hat\varepsilon$ becomes a huge one in $\hat x_0$. Near $t=0$ equation (3.5) magnifies the errors
+# of an $x_0$-network in $\hat\varepsilon$ in the same way. Equation (3.6) divides by nothing. And
+# the target decides what the loss weighs: the squared errors of one and the same prediction are in
+# the ratio
 #
 # $$
 # \lVert\varepsilon-\hat\varepsilon\rVert^2 : \lVert v-\hat v\rVert^2 : \lVert x_0-\hat x_0\rVert^2
 # = \frac{\bar\alpha_t}{1-\bar\alpha_t} : \frac{1}{1-\bar\alpha_t} : 1 ,
 # $$
 #
-# so the same network, trained on another target, spends its effort at other times. Here the digits U-Net of
-# section "Training on 8×8 digits" below is trained on each target, with the same updates, batches and noise,
-# three seeds each; what all nine predict on 355 unseen scans is then measured by all three losses.
+# so the same network, trained on another target, spends its effort at other times. Here the digits
+# U-Net of section "Training on 8×8 digits" below is trained on each target, with the same updates,
+# batches and noise, three seeds each; what all nine predict on 355 unseen scans is then measured by
+# all three losses.
 
 # %% mystnb={"image": {"alt": "Error over time t on a logarithmic scale, relative to a network that was trained on v. The curve of the network trained on x_0 is at 100 for t = 1 and at one from t = 150 on; that of the network trained on ε is at one up to t = 600 and rises to ten million at t = 1000."}} tags=["hide-input"]
 from ddpmlib.experiments import ablations
@@ -433,11 +442,13 @@ magnified = {s.__name__: DDPM(s(1000)).alpha_bar[1000].item() ** -0.5
 assert round(magnified["cosine"], -2) == 20_300 and round(magnified["linear"]) == 157
 
 # %% [markdown]
-# **Fig. 3.3.** The three networks differ at the ends of the chain. Shown is the squared error of $\hat x_0$ on unseen
-# scans over that of the $v$-network of the same seed; lines are means of three seeds, bands their range. From $t=150$
-# to 650 all are within 10 % of each other. At $t=1$ the error of the $x_0$-network is a hundred times that of the
-# $v$-network. That of the ε-network is 350 times as large at $t=995$ and ten million times at $t=1000$, where (3.4)
-# multiplies the error of $\hat\varepsilon$ by $1/\sqrt{\bar\alpha_T}=20{,}300$ (by 157 under the linear schedule of Ho et al.).
+# **Fig. 3.3.** The three networks differ at the ends of the chain. Shown is the squared error of
+# $\hat x_0$ on unseen scans over that of the $v$-network of the same seed; lines are means of three
+# seeds, bands their range. From $t=150$ to 650 all are within 10 % of each other. At $t=1$ the
+# error of the $x_0$-network is a hundred times that of the $v$-network. That of the ε-network is
+# 350 times as large at $t=995$ and ten million times at $t=1000$, where (3.4) multiplies the error
+# of $\hat\varepsilon$ by $1/\sqrt{\bar\alpha_T}=20{,}300$ (by 157 under the linear schedule of Ho
+# et al.).
 
 # %% tags=["hide-input"]
 def resolved(mean, half):
@@ -463,25 +474,30 @@ for key in ("frechet", "clipped_frechet"):
 Markdown(ablations.targets_table())
 
 # %% [markdown]
-# The $v$-network is as good as the ε-network by the loss of ε, and as good as the $x_0$-network by the loss of $x_0$:
-# neither difference is resolved by three seeds. By each loss that it was not trained on, either of the other two is
-# worse by 14 % or more.
+# The $v$-network is as good as the ε-network by the loss of ε, and as good as the $x_0$-network by
+# the loss of $x_0$: neither difference is resolved by three seeds. By each loss that it was not
+# trained on, either of the other two is worse by 14 % or more.
 #
-# The samples of the ε-network are of no use as they stand, Fréchet distance 146: ten steps of this
-# chain begin at $t=1000$, and what is magnified there is never mended. That is why code for ε-networks *clips*
-# $\hat x_0$ to $[-1,1]$ before it takes a step (in `ddpmlib`, `guidance.StaticThreshold`), which brings the distance to
-# 4.5. The others need no clipping. With it the ε-network stays behind the $v$-network in every seed, by 0.65 ± 0.47 (95 %); the
-# difference of the $x_0$- and the $v$-network is not resolved.
+# The samples of the ε-network are of no use as they stand. Their Fréchet distance to real scans,
+# which compares the features that a classifier sees in both ([chapter 8](08_metrics.ipynb)), is
+# 146: ten steps of this chain begin at $t=1000$, and later steps do not correct what is magnified
+# there. That is why code for ε-networks *clips* $\hat x_0$ to $[-1,1]$ before it takes a step (in
+# `ddpmlib`, `guidance.StaticThreshold`), which brings the distance to 4.5. The others need no
+# clipping. With it the ε-network stays behind the $v$-network in every seed, by 0.65 ± 0.47 (95 %
+# interval over the seeds); the difference of the $x_0$- and the $v$-network is not resolved.
 #
 # ## One step for ancestral, strided and DDIM sampling
 #
-# Algorithm 2 is one member of a family. Ask for *any* update that draws $x_s$, $s<t$, from a prediction
-# $\hat x_0$ and keeps the kernel: if the prediction were the true $x_0$, then $x_s$ should have the
-# distribution $q(x_s\mid x_0)$. Write $x_s = \sqrt{\bar\alpha_s}\,\hat x_0 + b\,\hat\varepsilon + \sigma z$. With
-# $\hat x_0=x_0$ the noises $\hat\varepsilon$ and $z$ are independent standard normals, so the noise in $x_s$ has
-# variance $b^2+\sigma^2$, which must be $1-\bar\alpha_s$. Hence $b = \sqrt{1-\bar\alpha_s-\sigma^2}$, for whatever
-# $\sigma$ we like. Measure $\sigma$ in units of the posterior's standard deviation $\sigma_{t\to s}$, whose square is
-# $\tilde\beta_{t\to s} = \frac{1-\bar\alpha_s}{1-\bar\alpha_t}\left(1-\frac{\bar\alpha_t}{\bar\alpha_s}\right)$; that is, $\sigma=\eta\,\sigma_{t\to s}$ and
+# Algorithm 2 is one member of a family. Ask for *any* update that draws $x_s$, $s<t$, from a
+# prediction $\hat x_0$ and keeps the kernel: if the prediction were the true $x_0$, then $x_s$
+# should have the distribution $q(x_s\mid x_0)$. Write
+# $x_s = \sqrt{\bar\alpha_s}\,\hat x_0 + b\,\hat\varepsilon + \sigma z$. With $\hat x_0=x_0$ the
+# noises $\hat\varepsilon$ and $z$ are independent standard normals, so the noise in $x_s$ has
+# variance $b^2+\sigma^2$, which must be $1-\bar\alpha_s$. Hence
+# $b = \sqrt{1-\bar\alpha_s-\sigma^2}$, for whatever $\sigma$ we like. Measure $\sigma$ in units of
+# the posterior's standard deviation $\sigma_{t\to s}$, whose square is $\tilde\beta_{t\to s} =
+# \frac{1-\bar\alpha_s}{1-\bar\alpha_t}\left(1-\frac{\bar\alpha_t}{\bar\alpha_s}\right)$; that is,
+# $\sigma=\eta\,\sigma_{t\to s}$ and
 #
 # $$
 # x_s = \sqrt{\bar\alpha_s}\;\hat x_0 + \sqrt{1-\bar\alpha_s-\eta^2\tilde\beta_{t\to s}}\;\hat\varepsilon + \eta\,\sigma_{t\to s}\,z
@@ -491,9 +507,10 @@ Markdown(ablations.targets_table())
 # with $z=0$ when $s=0$.
 #
 # - $\eta = 1$ and $s=t-1$ is Algorithm 2 with $\sigma_t^2=\tilde\beta_t$.
-# - $\eta = 1$ with $s<t-1$ is *strided* ancestral sampling: the same posterior, between times further apart.
-# - $\eta = 0$ is DDIM {cite}`song2021denoising`: no fresh noise after the start. In the notation of that
-#   paper, whose $\alpha$ is our $\bar\alpha$,
+# - $\eta = 1$ with $s<t-1$ is *strided* ancestral sampling: the same posterior, between times
+#   further apart.
+# - $\eta = 0$ is DDIM {cite}`song2021denoising`: no fresh noise after the start. In the notation of
+#   that paper, whose $\alpha$ is our $\bar\alpha$,
 #
 # $$
 # x_s = \sqrt{\bar\alpha_s}\,\underbrace{\left(\frac{x_t-\sqrt{1-\bar\alpha_t}\,\hat\varepsilon}{\sqrt{\bar\alpha_t}}\right)}_{\text{predicted }x_0}
@@ -508,16 +525,17 @@ Markdown(ablations.targets_table())
 # 1-\bar\alpha_s-\tilde\beta_{t\to s} = (1-\bar\alpha_s)\left[1-\frac{1-\bar\alpha_t/\bar\alpha_s}{1-\bar\alpha_t}\right] = \frac{(1-\bar\alpha_s)^2}{1-\bar\alpha_t}\cdot\frac{\bar\alpha_t}{\bar\alpha_s},
 # $$
 #
-# so with (3.5) the factor in front of $x_t$ is $\sqrt{\bar\alpha_t/\bar\alpha_s}\,\frac{1-\bar\alpha_s}{1-\bar\alpha_t}$:
-# the posterior's.
+# so with (3.5) the factor in front of $x_t$ is
+# $\sqrt{\bar\alpha_t/\bar\alpha_s}\,\frac{1-\bar\alpha_s}{1-\bar\alpha_t}$: the posterior's.
 # :::
 #
-# **Ho et al.'s other variance is outside this family.** With $\sigma_t^2=\beta_t$ they keep the mean of
-# $\eta=1$ and add more noise than (3.7) allows: given the true $x_0$, the noise in $x_s$ then has the
-# variance $1-\bar\alpha_s+\beta_{t\to s}-\tilde\beta_{t\to s}$ with
-# $\beta_{t\to s}=1-\bar\alpha_t/\bar\alpha_s$. It is exact where the prediction is a mean over very different
-# $x_0$, as for data that are themselves standard normal ([chapter 2](02_reverse.ipynb)); the excess then
-# stands for what the mean leaves out. Measured with the true $x_0$, on a stride from 80 to 40:
+# **Ho et al.'s other variance is outside this family.** With $\sigma_t^2=\beta_t$ they keep the
+# mean of $\eta=1$ and add more noise than (3.7) allows: given the true $x_0$, the noise in $x_s$
+# then has the variance $1-\bar\alpha_s+\beta_{t\to s}-\tilde\beta_{t\to s}$ with
+# $\beta_{t\to s}=1-\bar\alpha_t/\bar\alpha_s$. It is exact for data that are themselves standard
+# normal ([chapter 2](02_reverse.ipynb)). There the prediction is a mean over very different $x_0$,
+# and the additional noise stands for their spread around this mean. Measured with the true $x_0$,
+# on a stride from 80 to 40:
 
 # %% tags=["hide-input"]
 from ddpmlib.prediction import Prediction
@@ -546,8 +564,8 @@ lines[-1] += " | ".join(f"{v:.2f}" for v in share.values()) + " |"
 Markdown("\n".join(lines))
 
 # %% [markdown]
-# A deterministic chain can also be followed *up*: solve (3.8) with $\sigma=0$ for $x_t$, where the noise is
-# the one that the denoiser finds in the very $x_t$ that is looked for,
+# A deterministic chain can also be followed *up*: solve (3.8) with $\sigma=0$ for $x_t$, where the
+# noise is the one that the denoiser finds in the very $x_t$ that is looked for,
 #
 # $$
 # x_t = \sqrt{\frac{\bar\alpha_t}{\bar\alpha_s}}\left(x_s-\sqrt{1-\bar\alpha_s}\;\hat\varepsilon(x_t,t)\right)+\sqrt{1-\bar\alpha_t}\;\hat\varepsilon(x_t,t),
@@ -555,7 +573,8 @@ Markdown("\n".join(lines))
 # $$
 #
 # an implicit equation, which `ddim_invert` solves by iteration. [Chapter 7](07_ddim.ipynb) shows
-# what this is good for. The library's one `step` has them all:
+# what this is good for. The library's one `step` covers them all; `var_mix` chooses the variance, 0
+# for $\tilde\beta$ and 1 for $\beta$:
 #
 # | you want | `times` | `eta` | `var_mix` |
 # |---|---|---|---|
@@ -567,9 +586,9 @@ Markdown("\n".join(lines))
 # ## The U-Net, layer by layer
 #
 # For points a perceptron will do. For images the function $x_t\mapsto\hat v$ must look at a pixel's
-# neighbourhood *and* at the whole, at every noise level. A **U-Net** {cite}`ronneberger2015unet` goes down
-# through coarser grids and comes back up. This is the one that is trained below, drawn by the
-# library from its configuration; the shapes are those of a forward pass.
+# neighbourhood *and* at the whole, at every noise level. A **U-Net** {cite}`ronneberger2015unet`
+# goes down through coarser grids and comes back up. This is the one that is trained below, drawn by
+# the library from its configuration; the shapes are those of a forward pass.
 
 # %% mystnb={"image": {"alt": "Diagram of the U-Net for 8 by 8 digits. Left column, downwards: convolution to 16 features of 8 by 8, residual block, downsampling to 4 by 4, residual block with attention to 32 features. Below, two middle blocks. Right column, upwards: two residual blocks with attention, upsampling to 8 by 8, two residual blocks, and a last convolution to one image. Dashed arrows, the skip connections, lead from each layer of the left column to a block of the right one."}}
 from ddpmlib.models import UNet
@@ -580,32 +599,35 @@ config = RECIPES["digits"].net
 SVG(plots.unet(config, side=8))
 
 # %% [markdown]
-# **Fig. 3.4.** The U-Net of the digits: features × height × width of what every layer hands on; "16 → 32"
-# means that 16 features come in. The number that a block on the right takes in is that of the layer below
-# it plus that of the skip connection. 194,145 weights in all.
+# **Fig. 3.4.** The U-Net of the digits: features × height × width of what every layer hands on; "16
+# → 32" means that 16 features come in. The number that a block on the right takes in is that of the
+# layer below it plus that of the skip connection. 194,145 weights in all.
 #
-# **A residual block** computes a correction and adds it to its input, so that the gradient has a path past
-# every block. The correction is two 3×3 convolutions, each after a normalisation and the smooth
-# non-linearity SiLU, $x\,\sigma(x)$. Where the number of features changes, the input passes a 1×1 convolution.
+# **A residual block** computes a correction and adds it to its input, so that the gradient has a
+# path past every block. The correction is two 3×3 convolutions, each after a normalisation and the
+# smooth non-linearity SiLU, $x\,\sigma(x)$. Where the number of features changes, the input passes
+# a 1×1 convolution.
 #
-# **GroupNorm** {cite}`wu2018group` cuts the features into groups, here 8, and gives each group of each image mean
-# 0 and variance 1 over its features and pixels. Unlike batch normalisation it does not look at other images,
-# which in a batch have other noise levels, and it does the same in training and sampling.
+# **GroupNorm** {cite}`wu2018group` cuts the features into groups, here 8, and gives each group of
+# each image mean 0 and variance 1 over its features and pixels. Unlike batch normalisation it does
+# not look at other images, which in a batch have other noise levels, and it does the same in
+# training and sampling.
 #
-# **Downsampling** is a 3×3 convolution with stride 2: half the side, a quarter of the pixels, so that the next
-# 3×3 neighbourhood covers twice the length. **Upsampling** copies each pixel into a 2×2 square and smooths
-# with a convolution. **The middle** is two more blocks on the coarsest grid.
+# **Downsampling** is a 3×3 convolution with stride 2: half the side, a quarter of the pixels, so
+# that the next 3×3 neighbourhood covers twice the length. **Upsampling** copies each pixel into a
+# 2×2 square and smooths with a convolution. **The middle** is two more blocks on the coarsest grid.
 #
-# **Skip connections** hand the features of the way down to the block of the same grid on the way up, as
-# additional features. The target contains the noise of every single pixel, and what went through the coarse
-# grid has lost the exact place; over the skip connections it arrives unspoiled, and the coarse levels need
-# only contribute what the wider view shows.
+# **Skip connections** hand the features of the way down to the block of the same grid on the way
+# up, as additional features. The target contains the noise of every single pixel, and what went
+# through the coarse grid has lost the exact place; over the skip connections it arrives unchanged,
+# and the coarse levels need only contribute what the wider view shows.
 #
-# **Zero initialisation.** The second convolution of each block, the last map of each attention layer and the
-# last convolution of the network start at zero. Before training each block hands on its input, and the
-# network answers 0.
+# **Zero initialisation.** The second convolution of each block, the last map of each attention
+# layer and the last convolution of the network start at zero. Before training each block hands on
+# its input, and the network answers 0.
 #
-# What is each of these worth? Taken out one at a time, with all else as in the training below, three seeds each:
+# What is each of these worth? Taken out one at a time, with all else as in the training below,
+# three seeds each:
 
 # %% tags=["hide-input"]
 without = ("no-skips", "no-attention", "no-zeros")
@@ -626,12 +648,13 @@ assert abs(mean - 0.8) < 0.05 and half < 0.205
 Markdown(ablations.table(*without))
 
 # %% [markdown]
-# The skip connections are worth 0.028 of the loss, most at medium noise levels, and without them the Fréchet
-# distance of the samples is five times as large. By the loss the other two differences are not resolved: zero
-# initialisation is worth at most 0.008, self-attention less than 0.0015. By the Fréchet distance zero initialisation is worth
-# 0.8 ± 0.2, and attention again nothing that three seeds resolve. A likely reason: on a 4×4 grid the two convolutions
-# of a block reach 9 to 16 of the 16 pixels. Larger images may need it more. [Appendix D](D_training.ipynb) shows the errors at each time, and does the
-# same for the settings of the training.
+# The skip connections are worth 0.028 of the loss, most at medium noise levels, and without them
+# the Fréchet distance of the samples is five times as large. By the loss the other two differences
+# are not resolved: zero initialisation is worth at most 0.008, self-attention less than 0.0015. By
+# the Fréchet distance zero initialisation is worth 0.8 ± 0.2, and attention again nothing that
+# three seeds resolve. A likely reason: on a 4×4 grid the two convolutions of a block reach 9 to 16
+# of the 16 pixels. Larger images may need it more. [Appendix D](D_training.ipynb) shows the errors
+# at each time, and does the same for the settings of the training.
 #
 # **How the time enters.** A number $t$ becomes a vector of sines and cosines whose periods grow
 # geometrically, so that both neighbouring and distant times are easy to tell apart,
@@ -662,25 +685,28 @@ assert change[0][:8].max() > 0.25 > 0.01 > change[0][16:32].max()
 assert change[1][24:32].max() > 0.1
 
 # %% [markdown]
-# **Fig. 3.5.** The embedding (3.10) of the times 0 to 60 (left) and 0 to 1,000 (right), one row each, $d=64$. The
-# fast features at the left of each half tell neighbouring times apart, $t=500$ from $t=501$; on the right they change
-# faster than can be drawn, and blend. The slow ones at the right of each half tell 100 from 900.
+# **Fig. 3.5.** The embedding (3.10) of the times 0 to 60 (left) and 0 to 1,000 (right), one row
+# each, $d=64$. The fast features at the left of each half tell neighbouring times apart, $t=500$
+# from $t=501$; on the right they change faster than can be drawn, and blend. The slow ones at the
+# right of each half tell 100 from 900.
 #
-# The vector passes a small perceptron, where the vector of the class label is added; the result $e$ goes to
-# every block. Song et al. {cite}`song2021score` use **random Fourier features** {cite}`tancik2020fourier` instead:
-# the frequencies $\omega_k$ are drawn once from a Gaussian and then kept. That suits a time that is a real
-# number in $[0, 1]$ or a noise level. In each block $e$ sets scale and
-# shift of the normalised features (adaptive group normalisation; FiLM {cite}`perez2018film`):
+# The vector passes a small perceptron, where the vector of the class label is added; the result $e$
+# goes to every block. Song et al. {cite}`song2021score` use **random Fourier features**
+# {cite}`tancik2020fourier` instead: the frequencies $\omega_k$ are drawn once from a Gaussian and
+# then kept. That suits a time that is a real number in $[0, 1]$ or a noise level. In each block $e$
+# sets scale and shift of the normalised features (adaptive group normalisation; FiLM
+# {cite}`perez2018film`):
 #
 # $$
 # \operatorname{AdaGN}(h, e) = \big(1 + a(e)\big)\odot \operatorname{GroupNorm}(h) + b(e)
 # \tag{3.11}
 # $$
 #
-# with $a$ and $b$ linear in $e$. Ho et al. add the embedding *before* they normalise,
-# $\operatorname{GroupNorm}(h + b(e))$. That is no special case of (3.11): the part of $b(e)$ that is
-# equal for all features of a group is removed by the normalisation at once, and the scale is not the time's
-# to choose. (In `UNetConfig`, `conditioning="add"`.)
+# with $a$ and $b$ linear in $e$ and $\odot$ the product of each feature with its factor. Ho et al.
+# add the embedding *before* they normalise, $\operatorname{GroupNorm}(h + b(e))$. That is no
+# special case of (3.11): the part of $b(e)$ that is equal for all features of a group is removed by
+# the normalisation at once, and the time cannot change the scale of the normalised features. (In
+# `UNetConfig`, `conditioning="add"`.)
 
 # %% tags=["hide-input"]
 from ddpmlib.models.unet import AdditiveGN
@@ -695,10 +721,10 @@ with torch.no_grad():
 print("a shift that a group shares: GroupNorm(h + b) = GroupNorm(h)")
 
 # %% [markdown]
-# **Self-attention** {cite}`vaswani2017attention` at the coarser levels lets one end of a stroke depend on the
-# other directly. Each pixel has a query $q$, a key $k$ and a value $v$, all linear in its features; it takes the
-# mean of all values, weighted by how well the keys match its query. With $d$ features per head and the pixels
-# as rows of $Q, K, V$,
+# **Self-attention** {cite}`vaswani2017attention` at the coarser levels lets one end of a stroke
+# depend on the other directly. Each pixel has a query $q$, a key $k$ and a value $v$, all linear in
+# its features; it takes the mean of all values, weighted by how well the keys match its query. With
+# $d$ features per head and the pixels as rows of $Q, K, V$,
 #
 # $$
 # \operatorname{Attention}(Q,K,V) = \operatorname{softmax}\!\left(\frac{QK^\top}{\sqrt d}\right)V .
@@ -733,8 +759,8 @@ assert parameters == 194_145
 # %% [markdown]
 # ## Training on 8×8 digits
 #
-# Scikit-learn ships 1,797 real scans of handwritten digits, 8×8 pixels; 1,442 of them are for training. One
-# recipe holds everything that is decided before:
+# Scikit-learn ships 1,797 real scans of handwritten digits, 8×8 pixels; 1,442 of them are for
+# training. One recipe holds everything that is decided before:
 
 # %% tags=["hide-input"]
 recipe = RECIPES["digits"]
@@ -763,12 +789,14 @@ lines = [f"| `{name}` | {held[name]} | {words} |" for name, words in why.items()
 Markdown("\n".join(["| field | value | meaning |", "|:--|--:|:--|", *lines]))
 
 # %% [markdown]
-# What each of the last four is worth is measured in [appendix D](D_training.ipynb). Two of them as an example: at the
-# end of the recipe's 500 updates the averaged weights and the last ones lose the same to within 0.0005, because the learning rate has fallen
-# to zero. Had it stayed at its highest value, the last weights would lose 0.011 ± 0.004 more than their average. `Trainer`
-# keeps what changes (weights, their running average, optimiser, random numbers); `fit` is a generator, so that this `for` loop,
-# and not the library, decides what to log. To keep the chapter short, half of the recipe's updates are done here; the
-# checkpoint `digits`, which ships with this book, had all of them.
+# What each of the last four is worth is measured in [appendix D](D_training.ipynb). Two of them as
+# an example: at the end of the recipe's 500 updates the averaged weights and the last ones lose the
+# same to within 0.0005, because the learning rate has fallen to zero. Had it stayed at its highest
+# value, the last weights would lose 0.011 ± 0.004 more than their average. `Trainer` keeps what
+# changes (weights, their running average, optimiser, random numbers); `fit` is a generator, so that
+# this `for` loop, and not the library, decides what to log. To keep the chapter short, half of the
+# recipe's updates are done here; the checkpoint `digits`, which ships with this book, had all of
+# them.
 
 # %% tags=["nbval-ignore-output"]
 import time
@@ -847,17 +875,18 @@ late = errors["network, unseen scans"][5:] / errors["oracle, unseen scans"][5:]
 assert (late - 1).abs().max() < 0.2
 
 # %% [markdown]
-# **Fig. 3.6.** Training loss, and what it is made of. Left: a steep fall that slows down. Right: the loss
-# at ten times, for the trained network and for the finite-data oracle, the exact $\mathbb E[x_0\mid x_t, y]$ of the
-# 1,442 training scans. On scans that it has not seen the network is as good as on those that it has, to
-# within 10 % at every time; its mean loss is 0.25.
+# **Fig. 3.6.** Training loss, and what it is made of. Left: a steep fall that slows down. Right:
+# the loss at ten times, for the trained network and for the finite-data oracle, the exact
+# $\mathbb E[x_0\mid x_t, y]$ of the 1,442 training scans. On scans that it has not seen the network
+# is as good as on those that it has, to within 10 % at every time; its mean loss is 0.25.
 #
-# How much of that is the floor? For *these* training scans the oracle's loss is the floor: 0.09 with labels, 0.14
-# without. Most of the network's loss is therefore no floor in this sense. But a network that reached it would have
-# learned the scans by heart: at $t = 50$ the oracle loses less than 0.0001 on the training scans, and more
-# than 5 on unseen ones. The floor that matters is that of *all* handwritten digits. It is unknown, and at most
-# the network's loss on unseen scans. For $t > 500$, where noise hides which scan it was, the losses of network
-# and oracle on unseen scans are within a fifth of each other.
+# How much of that is the floor? For *these* training scans the oracle's loss is the floor: 0.09
+# with labels, 0.14 without. Most of the network's loss is therefore no floor in this sense. But a
+# network that reached it would have learned the scans by heart: at $t = 50$ the oracle loses less
+# than 0.0001 on the training scans, and more than 5 on unseen ones. The floor that matters is that
+# of *all* handwritten digits. It is unknown, and at most the network's loss on unseen scans. For
+# $t > 500$, where noise hides which scan it was, the losses of network and oracle on unseen scans
+# are within a fifth of each other.
 #
 # Samples are drawn with the averaged weights. The film shows two digits of every class.
 
@@ -883,10 +912,10 @@ alt = (
 plots.film(frames, alt=alt, ncol=10, width=400)
 
 # %% [markdown]
-# **Fig. 3.7.** The state $x_t$ (upper two rows) and the prediction $\hat x_0$ (lower two rows) over 22 steps. The
-# prediction starts as the average of its class (they correlate above 0.95). About half of its squared distance
-# to the finished digit is left at $t=500$, a fifth at $t=273$. The state is $\sqrt{\bar\alpha_t}$ times the
-# prediction, plus the noise that is still to be removed.
+# **Fig. 3.7.** The state $x_t$ (upper two rows) and the prediction $\hat x_0$ (lower two rows) over
+# 22 steps. The prediction starts near the average of its class (correlation above 0.95). About half
+# of its squared distance to the finished digit is left at $t=500$, a fifth at $t=273$. The state is
+# $\sqrt{\bar\alpha_t}$ times the prediction, plus the noise that is still to be removed.
 #
 # A classifier that was trained on real scans only (it is in
 # `data/checkpoints`) reads 300 new samples:
@@ -919,14 +948,16 @@ ours = [m for m in shipped_card.metrics if m["metric"] == "samples" and m["eta"]
 assert min(m["class_agreement"] for m in ours if m["steps"] == 20) > 0.97
 
 # %% [markdown]
-# Unseen scans are read right in 99.4 % of all cases. Half of the updates leave 3 to 10 % of the samples that are not; of
-# the shipped network, which had all of them, more than 97 % are read as what was asked for (1,000 samples; its card).
+# Unseen scans are read right in 99.4 % of all cases. Half of the updates leave 3 to 10 % of the
+# samples that are not; of the shipped network, which had all of them, more than 97 % are read as
+# what was asked for (1,000 samples; its card).
 #
 # ## The MNIST model behind Fig. 3.1
 #
-# The digits at the top came from the recipe `mnist`: a U-Net of the same form, twice as wide, on 2×2 pixel
-# patches of 28×28 images. How it was trained, and what it measures, is on the card beside the weights. It was
-# trained in three legs, each later one from the weights of the one before; the card describes the last.
+# The digits at the top came from the recipe `mnist`: a U-Net of the same form, twice as wide, for
+# 28×28 images; each square of 2×2 pixels enters as one position with four features. How it was
+# trained, and what it measures, is on the card beside the weights. It was trained in three legs,
+# each later one from the weights of the one before; the card describes the last.
 
 # %% mystnb={"image": {"alt": "Training loss of the MNIST model over 33,000 updates in three legs, whole on the left, the range from 0.09 to 0.125 on the right. It falls from 0.78 to 0.10 in the first leg; each later leg begins with a small rise and ends slightly lower."}} tags=["hide-input"]
 # The cards of the first two legs are in the history of the repository, in the commits
@@ -958,10 +989,11 @@ ends = [leg[max(leg)] for leg in legs.values()]
 assert ends == sorted(ends, reverse=True)
 
 # %% [markdown]
-# **Fig. 3.8.** The loss of the MNIST model from its first update, whole (left) and magnified (right): 33,000 updates in three legs, 4.2 million images,
-# three hours on one CPU thread (59, 54 and 64 minutes). In each later leg the learning rate is warmed up again, where the
-# loss rises, and falls to zero, where the loss ends lower than in the leg before. The second and third also
-# learn the variance ([chapter 6](06_iddpm.ipynb)).
+# **Fig. 3.8.** The loss of the MNIST model from its first update, whole (left) and magnified
+# (right): 33,000 updates in three legs, 4.2 million images, three hours on one CPU thread (59, 54
+# and 64 minutes). In each later leg the learning rate is warmed up again, where the loss rises, and
+# falls to zero, where the loss ends lower than in the leg before. The second and third also learn
+# the variance ([chapter 6](06_iddpm.ipynb)).
 
 # %% tags=["hide-input"]
 lines = ["| calls | η | agreement | Fréchet distance | 95 % interval |"]
@@ -979,22 +1011,25 @@ assert min(m["frechet"] for m in unguided) < 0.18 < 0.24
 Markdown("\n".join([*lines, "| real test images | | | 0.24 | |"]))
 
 # %% [markdown]
-# Each row is measured on 5,000 samples. The Fréchet distance compares mean and covariance of the features of this
-# book's own MNIST classifier between samples and the 60,000 training images; [chapter 8](08_metrics.ipynb) derives
-# it, and shows to what these features react. The last row is the same distance for 5,000 real test images.
+# Each row is measured on 5,000 samples. The Fréchet distance compares mean and covariance of the
+# features of this book's own MNIST classifier between samples and the 60,000 training images;
+# [chapter 8](08_metrics.ipynb) derives it, and shows to what these features react. The last row is
+# the same distance for 5,000 real test images.
 #
-# One row, 0.18, is *below* that of real test images. This is no sign of quality: the distance is taken to the training images, from
-# which the test images differ a little, and to which a network that had copied them would be closer still.
-# Only a comparison of the samples with their nearest training images can tell.
+# One row, 0.18, is *below* that of real test images. This is no sign of quality: the distance is
+# taken to the training images, from which the test images differ a little, and to which a network
+# that had copied them would be closer still. Only a comparison of the samples with their nearest
+# training images can tell.
 #
-# To train it further: `ddpmlib train mnist --init mnist`; from the start: `ddpmlib train mnist`; to go on after an
-# interruption: `ddpmlib train mnist --resume`.
+# To train it further: `ddpmlib train mnist --init mnist`; from the start: `ddpmlib train mnist`; to
+# go on after an interruption: `ddpmlib train mnist --resume`.
 
 # %% [markdown]
 # ## How many network calls does a digit need?
 #
-# And should each step add fresh noise? The shipped network `digits`, the recipe with all its updates, 100 digits in each cell, three seeds of the
-# sampler; the same starting noise for both samplers.
+# And should each step add fresh noise? The shipped network `digits`, the recipe with all its
+# updates, 100 digits in each cell, three seeds of the sampler; the same starting noise for both
+# samplers.
 
 # %% tags=["hide-input", "nbval-ignore-output"]
 calls = (2, 5, 10)
@@ -1061,22 +1096,23 @@ assert all(0.2 < varied[eta, 2] < 0.3 for eta in (0.0, 1.0))
 assert abs(varied[0.0, 10] - 0.73) < 0.03 and abs(varied[1.0, 10] - 0.60) < 0.03
 
 # %% [markdown]
-# **Fig. 3.9.** Mean and standard deviation over three sampling seeds. From 2 to 10 calls the Fréchet distance of both
-# samplers falls by more than a third. Class agreement does not rise: it falls from 99.7 % to 96.0 % for DDIM, and for
-# ancestral sampling by one per cent, which is within the error. Two calls draw images near the average of a class, which
-# the classifier reads well: the variance within a class is a quarter of that of real scans. Only the distance
-# sees that. At 10 calls ancestral sampling is nearer to the data with each seed.
+# **Fig. 3.9.** Mean and standard deviation over three sampling seeds. From 2 to 10 calls the
+# Fréchet distance of both samplers falls by more than a third. Class agreement does not rise: it
+# falls from 99.7 % to 96.0 % for DDIM, and for ancestral sampling by one per cent, which is within
+# the error. Two calls draw images near the average of a class, which the classifier reads well: the
+# variance within a class is a quarter of that of real scans. Only the distance shows this. At 10
+# calls ancestral sampling is nearer to the data with each seed.
 #
-# At 10 calls fresh noise lowers the distance of this small, briefly trained network, although its images vary less
-# (0.60 of the variance of scans, against 0.73 for DDIM). A likely reason, not tested here: it covers errors of earlier steps,
-# which a deterministic chain carries to its end. Published results for large, long-trained
-# models put DDIM ahead {cite}`song2021denoising`; [chapter 9](09_scoreboard.ipynb) measures both
-# on larger models than this one.
+# At 10 calls fresh noise lowers the distance of this small, briefly trained network, although its
+# images vary less (0.60 of the variance of scans, against 0.73 for DDIM). A likely reason, not
+# tested here: it covers errors of earlier steps, which a deterministic chain carries to its end.
+# Published results for large, long-trained models put DDIM ahead {cite}`song2021denoising`;
+# [chapter 9](09_scoreboard.ipynb) measures both on larger models than this one.
 #
 # ## What goes wrong: `rand` for `randn`
 #
-# One letter: `torch.rand` (uniform in [0, 1]) where `torch.randn` belongs. Same network, same data, same budget;
-# only the noise of line 4 of Algorithm 1 differs.
+# One letter: `torch.rand` (uniform in [0, 1]) where `torch.randn` belongs. Same network, same data,
+# same budget; only the noise of line 4 of Algorithm 1 differs.
 
 
 # %%
@@ -1120,13 +1156,16 @@ assert final["rand for randn"] < 0.5 * final["correct"]
 assert share["correct"] > 0.9 and share["rand for randn"] < 0.1
 
 # %% [markdown]
-# **Fig. 3.10.** The run with the bug has less than half the *loss*, and fewer than 10 % of its samples lie on a cluster
-# (more than 90 % without the bug). Most lie outside the window. Uniform noise has mean ½ and variance 1/12, so less of it is
-# unknown and the floor of the loss is lower; but sampling starts from normal noise and adds normal noise, which
-# this network has never seen. A loss says something only beside its own floor, or on the same task.
+# **Fig. 3.10.** The run with the bug has less than half the *loss*, and fewer than 10 % of its
+# samples lie on a cluster (more than 90 % without the bug). Most lie outside the window. Uniform
+# noise has mean ½ and variance 1/12, so less of it is unknown and the floor of the loss is lower;
+# but sampling starts from normal noise and adds normal noise, which this network has never seen. A
+# loss says something only beside its own floor; two losses can be compared only if both belong to
+# the same task.
 #
-# The test that catches it is `test_an_untrained_network_loses_exactly_one` in `tests/derivations/test_ch03.py`: a network
-# that answers 0 must lose $\mathbb E\varepsilon^2 = 1$ per pixel (exercise 3.1); with `rand` it loses ⅓.
+# The test that catches it is `test_an_untrained_network_loses_exactly_one` in
+# `tests/derivations/test_ch03.py`: a network that answers 0 must lose $\mathbb E\varepsilon^2 = 1$
+# per pixel (exercise 3.1); with `rand` it loses ⅓.
 
 # %% [markdown]
 # ## Exercises
@@ -1137,12 +1176,13 @@ assert share["correct"] > 0.9 and share["rand for randn"] < 0.1
 #
 # ### ★ Exercise 3.1: The loss before training
 #
-# Our U-Net starts with its last layer at zero, so before the first update it answers 0 to everything. Which
-# $L_{\text{simple}}$ per pixel does an *ε-network* have at that moment, and which an *x₀-network* on data with
-# $\mathbb E\,x_0^2 = 0.7$ per pixel? Give both numbers.
+# Our U-Net starts with its last layer at zero, so before the first update it answers 0 to
+# everything. Which $L_{\text{simple}}$ per pixel does an *ε-network* have at that moment, and which
+# an *x₀-network* on data with $\mathbb E\,x_0^2 = 0.7$ per pixel? Give both numbers.
 #
 # :::{dropdown} Hint
-# Put 0 for the network's answer in (3.2), once with target $\varepsilon$ and once with target $x_0$.
+# Put 0 for the network's answer in (3.2), once with target $\varepsilon$ and once with target
+# $x_0$.
 # :::
 
 # %%
@@ -1153,18 +1193,19 @@ answer = ...  # (loss of the ε-network, loss of the x₀-network)
 # exercises.check("3.1", answer)
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise 3.1: per pixel, E ε² = 1 is the variance of a standard normal,
-# and E x_0² is given.
+# Solution of exercise 3.1: per pixel, E ε² = 1 is the variance of
+# a standard normal, and E x_0² is given.
 exercises.check("3.1", (1.0, 0.7))
 
 # %% [markdown]
 # ### ★★ Exercise 3.2: From velocity to noise and back
 #
-# Write `eps_from_v(v, x_t, alpha_bar)`, and then `v_from_eps(eps, x_t, alpha_bar)` that undoes it, for numbers or
-# tensors.
+# Write `eps_from_v(v, x_t, alpha_bar)`, and then `v_from_eps(eps, x_t, alpha_bar)` that undoes it,
+# for numbers or tensors.
 #
 # :::{dropdown} Hint
-# The first is half of (3.6). Solve it for $\hat v$; what do you divide by, and when is that dangerous?
+# The first is half of (3.6). Solve it for $\hat v$; what do you divide by, and when is that
+# dangerous?
 # :::
 
 # %%
@@ -1179,7 +1220,8 @@ def eps_from_v(v, x_t, alpha_bar):
     return (1 - alpha_bar) ** 0.5 * x_t + alpha_bar**0.5 * v
 
 
-def v_from_eps(eps, x_t, alpha_bar):  # divides by √ᾱ_t: dangerous near t = T
+def v_from_eps(eps, x_t, alpha_bar):
+    # divides by √ᾱ_t: dangerous near t = T
     return (eps - (1 - alpha_bar) ** 0.5 * x_t) / alpha_bar**0.5
 
 
@@ -1188,11 +1230,12 @@ exercises.check("3.2", (eps_from_v, v_from_eps))
 # %% [markdown]
 # ### ★ Exercise 3.3: The floor of the loss
 #
-# Data $x_0\sim\mathcal N(0, c^2)$, a single number. Derive the loss floor $\mathbb E\operatorname{Var}(\varepsilon\mid x_t)$
-# as a function `floor(alpha_bar, c)`.
+# Data $x_0\sim\mathcal N(0, c^2)$, a single number. Derive the loss floor
+# $\mathbb E\operatorname{Var}(\varepsilon\mid x_t)$ as a function `floor(alpha_bar, c)`.
 #
 # :::{dropdown} Hint
-# $(\varepsilon, x_t)$ is jointly Gaussian: $\operatorname{Var}(\varepsilon\mid x_t) = 1 - \operatorname{Cov}(\varepsilon,x_t)^2/\operatorname{Var}(x_t)$.
+# $(\varepsilon, x_t)$ is jointly Gaussian: $\operatorname{Var}(\varepsilon\mid x_t) = 1 -
+# \operatorname{Cov}(\varepsilon,x_t)^2/\operatorname{Var}(x_t)$.
 # :::
 
 # %%
@@ -1212,20 +1255,22 @@ exercises.check("3.3", floor)
 # %% [markdown]
 # ### ★★ Exercise 3.4: One update by hand
 #
-# Write what `Trainer` does with a gradient: `update(theta, grad, m, v, average, n)` for tensors of one shape, with
-# $n = 0, 1, 2, \dots$ the number of updates before this one. Return the new `(theta, m, v, average)`.
+# Write what `Trainer` does with a gradient: `update(theta, grad, m, v, average, n)` for tensors of
+# one shape, with $n = 0, 1, 2, \dots$ the number of updates before this one. Return the new
+# `(theta, m, v, average)`.
 #
 # 1. Clip: if the norm of `grad` is above 1, scale it to norm 1.
-# 2. Adam {cite}`kingma2015adam`, with $\beta_1=0.9$, $\beta_2=0.999$, learning rate 0.01 and $\delta=10^{-8}$: running means $m$ of the
-#    gradient and $v$ of its square, both corrected for their start at zero, and a step against
-#    $\hat m/(\sqrt{\hat v}+\delta)$.
-# 3. Average the *new* weights: $\bar\theta\leftarrow d_n\bar\theta+(1-d_n)\theta$ with $d_n=\min\big(0.99,\frac{1+n}{10+n}\big)$.
+# 2. Adam {cite}`kingma2015adam`, with $\beta_1=0.9$, $\beta_2=0.999$, learning rate 0.01 and
+#    $\delta=10^{-8}$: running means $m$ of the gradient and $v$ of its square, both corrected for
+#    their start at zero, and a step against $\hat m/(\sqrt{\hat v}+\delta)$.
+# 3. Average the *new* weights: $\bar\theta\leftarrow d_n\bar\theta+(1-d_n)\theta$ with
+#    $d_n=\min\big(0.99,\frac{1+n}{10+n}\big)$.
 #
 # The check compares thirty updates with PyTorch's Adam and the library's `Average`.
 #
 # :::{dropdown} Hint
-# After $n+1$ updates a running mean with decay $\beta$ that started at zero holds weights that add up to $1-\beta^{n+1}$: divide
-# by that.
+# After $n+1$ updates a running mean with decay $\beta$ that started at zero holds weights that add
+# up to $1-\beta^{n+1}$: divide by that.
 # :::
 
 # %%
@@ -1252,22 +1297,27 @@ exercises.check("3.4", update)
 # %% [markdown]
 # ### ★★★ Exercise 3.5: How much of denoising is linear?
 #
-# Before a network is praised, compare it with the best that a *linear* function can do. Take the 1,442 training scans
-# as vectors of 64 pixels in [-1, 1] (`data.to_float`), and let $\mu$ and $C$ be their mean and covariance.
+# Before a network is praised, compare it with the best that a *linear* function can do. Take the
+# 1,442 training scans as vectors of 64 pixels in [-1, 1] (`data.to_float`), and let $\mu$ and $C$
+# be their mean and covariance.
 #
-# 1. Derive $\hat x_0 = \mu + K_t\,(x_t-\sqrt{\bar\alpha_t}\,\mu)$, the linear function of $x_t$ with the least error
-#    $\mathbb E\lVert x_0-\hat x_0\rVert^2$, and write it as `linear(x_t, alpha_bar)` for scans `(B, 1, 8, 8)` and a number
-#    $\bar\alpha_t$. Some pixels are the same in all scans, so $C$ has no inverse: you need none.
-# 2. Measure it on the unseen scans with the loss of Fig. 3.6: the mean over pixels, scans and the times 50, 150, …, 950 of
-#    $(x_0-\hat x_0)^2/(1-\bar\alpha_t)$, noise as in `v_errors`.
-# 3. Measure the network that you trained, or `zoo.load("digits")`, in the same way, told the labels.
+# 1. Derive $\hat x_0 = \mu + K_t\,(x_t-\sqrt{\bar\alpha_t}\,\mu)$, the linear function of $x_t$
+#    with the least error $\mathbb E\lVert x_0-\hat x_0\rVert^2$, and write it as
+#    `linear(x_t, alpha_bar)` for scans `(B, 1, 8, 8)` and a number $\bar\alpha_t$. Some pixels are
+#    the same in all scans, so $C$ has no inverse: you need none.
+# 2. Measure it on the unseen scans with the loss of Fig. 3.6: the mean over pixels, scans and the
+#    times 50, 150, …, 950 of $(x_0-\hat x_0)^2/(1-\bar\alpha_t)$, noise as in `v_errors`.
+# 3. Measure the network that you trained, or `zoo.load("digits")`, in the same way, told the
+#    labels.
 #
-# Answer with `(linear, loss of the linear function, loss of the network)`. An untrained network, which answers
-# $\hat v=0$, loses 0.86: which share of the way from there to the trained network does the linear function go?
+# Answer with `(linear, loss of the linear function, loss of the network)`. An untrained network,
+# which answers $\hat v=0$, loses 0.86: which share of the way from there to the trained network
+# does the linear function go?
 #
 # :::{dropdown} Hint
-# $\operatorname{Cov}(x_0, x_t) = \sqrt{\bar\alpha_t}\,C$ and $\operatorname{Cov}(x_t) = \bar\alpha_t C+(1-\bar\alpha_t)I$. Of two
-# zero-mean vectors, the linear function of $b$ nearest to $a$ is $\operatorname{Cov}(a,b)\operatorname{Cov}(b)^{-1}b$.
+# $\operatorname{Cov}(x_0, x_t) = \sqrt{\bar\alpha_t}\,C$ and
+# $\operatorname{Cov}(x_t) = \bar\alpha_t C+(1-\bar\alpha_t)I$. Of two zero-mean vectors, the linear
+# function of $b$ nearest to $a$ is $\operatorname{Cov}(a,b)\operatorname{Cov}(b)^{-1}b$.
 # :::
 
 # %%
@@ -1297,27 +1347,30 @@ network_loss = errors["network, unseen scans"].mean().item()  # of Fig. 3.6
 exercises.check("3.5", (linear, linear_loss, network_loss))
 
 
-def answers_zero(x_t, t, y=None):  # v̂ = 0, the network before its first update
+def answers_zero(x_t, t, y=None):
+    # v̂ = 0, the network before its first update
     return Prediction(process.alpha_bar[t].float() ** 0.5 * x_t)
 
 
 untrained_loss = v_errors(answers_zero, x_new, None).mean().item()
 assert abs(untrained_loss - 0.86) < 0.01 and abs(linear_loss - 0.37) < 0.005
 done = (untrained_loss - linear_loss) / (untrained_loss - network_loss)
-assert abs(done - 0.78) < 0.03  # but samples of a linear model are Gaussian: no digits
+assert abs(done - 0.78) < 0.03
+# But samples of a linear model are Gaussian: no digits.
 
 # %% [markdown]
 # ## Recap
 #
-# 1. The reverse chain needs one unknown function, $\mathbb E[x_0\mid x_t]$; regression on the added noise learns it,
-#    and the loss ends at a floor above zero.
-# 2. Algorithm 1 is: draw $x_0, t, \varepsilon$; descend on $\lVert\varepsilon-\varepsilon_\theta(x_t,t)\rVert^2$. Algorithm 2
-#    is the posterior mean at the predicted $\hat x_0$, plus noise, except at the last step.
-# 3. $\varepsilon$, $x_0$ and $v$ are three forms of one prediction; they differ in what the loss weighs and in which errors
-#    they magnify.
+# 1. The reverse chain needs one unknown function, $\mathbb E[x_0\mid x_t]$; regression on the added
+#    noise learns it, and the loss ends at a floor above zero.
+# 2. Algorithm 1 is: draw $x_0, t, \varepsilon$; descend on
+#    $\lVert\varepsilon-\varepsilon_\theta(x_t,t)\rVert^2$. Algorithm 2 is the posterior mean at the
+#    predicted $\hat x_0$, plus noise, except at the last step.
+# 3. $\varepsilon$, $x_0$ and $v$ are three forms of one prediction; they differ in what the loss
+#    weighs and in which errors they magnify.
 # 4. One step function with $\eta$ and any pair of times holds ancestral, strided and DDIM sampling.
-# 5. A U-Net with skip connections, told the time in every block, is the network; samples are measured by class
-#    agreement *and* a Fréchet distance, each with its sample size.
+# 5. A U-Net with skip connections, told the time in every block, is the network; samples are
+#    measured by class agreement *and* a Fréchet distance, each with its sample size.
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
@@ -1329,11 +1382,13 @@ equations.table("03")
 # %% [markdown]
 # ## Further reading
 #
-# - Ho, Jain & Abbeel (2020), *Denoising diffusion probabilistic models* {cite}`ho2020denoising`: sections 3.2–3.4
-#   and the appendix on the network; compare their (11) with our (3.3).
-# - Song, Meng & Ermon (2021), *Denoising diffusion implicit models* {cite}`song2021denoising`: section 4, where
-#   (3.7) and (3.8) come from.
-# - Salimans & Ho (2022), *Progressive distillation* {cite}`salimans2022progressive`: their last appendix, for $v$.
-# - Nichol & Dhariwal (2021), *Improved DDPM* {cite}`nichol2021improved`: AdaGN, the cosine schedule, strided
-#   sampling.
-# - Ronneberger, Fischer & Brox (2015), *U-Net* {cite}`ronneberger2015unet`: the network, made for microscopy.
+# - Ho, Jain & Abbeel (2020), *Denoising diffusion probabilistic models* {cite}`ho2020denoising`:
+#   sections 3.2–3.4 and the appendix on the network; compare their (11) with our (3.3).
+# - Song, Meng & Ermon (2021), *Denoising diffusion implicit models* {cite}`song2021denoising`:
+#   section 4, where (3.7) and (3.8) come from.
+# - Salimans & Ho (2022), *Progressive distillation* {cite}`salimans2022progressive`: their last
+#   appendix, for $v$.
+# - Nichol & Dhariwal (2021), *Improved DDPM* {cite}`nichol2021improved`: AdaGN, the cosine
+#   schedule, strided sampling.
+# - Ronneberger, Fischer & Brox (2015), *U-Net* {cite}`ronneberger2015unet`: the network, made for
+#   microscopy.

@@ -4,13 +4,14 @@
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/06_iddpm.ipynb)
 #
 # A reverse step draws from a Gaussian. [Chapter 3](03_ddpm.ipynb) learned its mean and chose its
-# variance by hand, one of two: $\tilde\beta_t$ or $\beta_t$. With a thousand steps the samples hardly
-# differ. With the six steps of Fig. 6.1 they do: the mean is *exact* in all three panels, and only the
-# variance of the steps differs. This chapter derives the best variance, then learns it, and measures
-# what it is worth in bits and in samples, which turn out to prefer different variances.
+# variance by hand, one of two: $\tilde\beta_t$ or $\beta_t$. With a thousand steps the samples
+# hardly differ. With the six steps of Fig. 6.1 they do: the mean is *exact* in all three panels,
+# and only the variance of the steps differs. This chapter derives the best variance, then learns
+# it, and measures what it is worth in bits and in samples, which turn out to prefer different
+# variances.
 #
-# You need [chapter 2](02_reverse.ipynb) (the posterior), [chapter 3](03_ddpm.ipynb) and the bound of
-# [chapter 4](04_elbo.ipynb).
+# You need [chapter 2](02_reverse.ipynb) (the posterior), [chapter 3](03_ddpm.ipynb) and the bound
+# of [chapter 4](04_elbo.ipynb).
 
 # %% tags=["setup", "hide-input"]
 # Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
@@ -171,11 +172,11 @@ print("bound above the entropy, distance to the data:", "; ".join(figures))
 
 # %% [markdown]
 # **Fig. 6.1.** With six steps the variance decides how wide the peaks are. Blue: samples; line: the
-# true density; the mean of every step is exact. Left, $\tilde\beta$ makes the peaks too narrow (standard
-# deviation 0.19 and 0.18 for 0.20) and moves them inwards by up to 0.1; right, $\beta$ makes them too wide
-# (0.30 and 0.29); in the middle stands the best variance of each step, (6.1). The bound lies 2.95,
-# 0.14 and 0.43 nats above the entropy of the data, and the mean gap of sorted samples is 0.108, 0.021
-# and 0.085 (three seeds, ± 0.002).
+# true density; the mean of every step is exact. Left, $\tilde\beta$ makes the peaks too narrow
+# (standard deviation 0.19 and 0.18 for 0.20) and moves them inwards by up to 0.1; right, $\beta$
+# makes them too wide (0.30 and 0.29); in the middle stands the best variance of each step, (6.1).
+# The bound lies 2.95, 0.14 and 0.43 nats above the entropy of the data, and the mean gap of sorted
+# samples is 0.108, 0.021 and 0.085 (three seeds, ± 0.002).
 #
 # That the best variance has the lowest bound is a theorem below. That its samples are best is not,
 # and for a *learned* mean it will turn out otherwise.
@@ -184,19 +185,25 @@ print("bound above the entropy, distance to the data:", "; ".join(figures))
 #
 # After this chapter you can
 #
-# - say which variance a reverse step should have, and prove for which data $\tilde\beta_t$ and $\beta_t$ are optimal;
-# - compute what a wrong variance costs in nats, at which times it costs anything, and for which data which end is the cheaper one;
-# - write $L_{\text{hybrid}}$ with its stop-gradient, and say what each half of the network learns from;
-# - explain why the gradient of $L_{\text{vlb}}$ is noisy, and reduce the noise by drawing $t$ unevenly without a bias;
-# - sample with few steps and a learned variance, and read bits per dimension with the care that they need.
+# - say which variance a reverse step should have, and prove for which data $\tilde\beta_t$ and
+#   $\beta_t$ are optimal;
+# - compute what a wrong variance costs in nats, at which times it costs anything, and for which
+#   data which end is the cheaper one;
+# - write $L_{\text{hybrid}}$ with its stop-gradient, and say what each half of the network learns
+#   from;
+# - explain why the gradient of $L_{\text{vlb}}$ is noisy, and reduce the noise by drawing $t$
+#   unevenly without a bias;
+# - sample with few steps and a learned variance, and read bits per dimension with the care that
+#   they need.
 #
 # ## The best variance of one step
 #
 # [Chapter 2](02_reverse.ipynb) wrote the posterior $q(x_s\mid x_t,x_0)$ as a Gaussian with variance
 # $\tilde\beta_{t\to s}$ and mean $\tilde\mu = A\,x_0+B\,x_t$, where
 # $A=\sqrt{\bar\alpha_s}\,\beta_{t\mid s}/(1-\bar\alpha_t)$ and
-# $\beta_{t\mid s}=1-\bar\alpha_t/\bar\alpha_s$. The model draws from $\mathcal N(\hat\mu,\sigma^2)$ with
-# $\hat\mu=A\,\hat x_0+B\,x_t$. Per coordinate the bound contains the divergence of two Gaussians,
+# $\beta_{t\mid s}=1-\bar\alpha_t/\bar\alpha_s$. The model draws from $\mathcal N(\hat\mu,\sigma^2)$
+# with $\hat\mu=A\,\hat x_0+B\,x_t$. Per coordinate the bound contains the divergence of two
+# Gaussians,
 #
 # $$
 # \mathrm{KL}=\frac12\left[\frac{\tilde\beta}{\sigma^2}-1-\log\frac{\tilde\beta}{\sigma^2}+\frac{(\tilde\mu-\hat\mu)^2}{\sigma^2}\right],
@@ -212,27 +219,29 @@ print("bound above the entropy, distance to the data:", "; ".join(figures))
 # \frac{\partial\,\mathbb E\,\mathrm{KL}}{\partial\log\sigma^2}=\frac12\left[1-\frac{\sigma^{*2}}{\sigma^2}\right].
 # $$
 #
-# The slope is zero at $\sigma^2=\sigma^{*2}$, negative below and positive above. So the best variance is
+# The slope is zero at $\sigma^2=\sigma^{*2}$, negative below and positive above. So the best
+# variance is
 #
 # $$
 # \sigma^{*2}=\tilde\beta_{t\to s}+\frac{\bar\alpha_s\,\beta_{t\mid s}^2}{(1-\bar\alpha_t)^2}\;\mathbb E\,(x_0-\hat x_0)^2 .
 # \tag{6.1}
 # $$
 #
-# This is the noise that would be there if $x_0$ were known, plus our error about $x_0$, scaled. If the
-# average is taken at one $x_t$ and $\hat x_0$ is exact, the error is $\operatorname{Var}(x_0\mid x_t)$,
-# and (6.1) is the true variance of $x_s$ given $x_t$, (2.12). A network with *larger* errors needs a
-# *larger* variance.
+# This is the noise that would be there if $x_0$ were known, plus our error about $x_0$, scaled. If
+# the average is taken at one $x_t$ and $\hat x_0$ is exact, the error is
+# $\operatorname{Var}(x_0\mid x_t)$, and (6.1) is the true variance of $x_s$ given $x_t$, (2.12). A
+# network with *larger* errors needs a *larger* variance.
 #
-# Subtract the minimum, and the price of any other variance is left, in nats per coordinate and step,
+# Subtract the minimum, and the price of any other variance is left, in nats per coordinate and
+# step,
 #
 # $$
 # \Delta=\frac12\left(r-1-\log r\right),\qquad r=\frac{\sigma^{*2}}{\sigma^2}.
 # \tag{6.2}
 # $$
 #
-# It is zero at $r=1$ only. Much too small a variance ($r\gg1$) costs in proportion to $r$, much too large
-# a one only the logarithm of $1/r$.
+# It is zero at $r=1$ only. Much too small a variance ($r\gg1$) costs in proportion to $r$, much too
+# large a one only the logarithm of $1/r$.
 #
 # ### Two extreme kinds of data
 #
@@ -256,11 +265,12 @@ print("bound above the entropy, distance to the data:", "; ".join(figures))
 # :::
 #
 # Read off both ends. A **point mass**, $c=0$:
-# $\sigma^{*2}=\beta_{t\mid s}\frac{1-\bar\alpha_s}{1-\bar\alpha_t}=\tilde\beta_{t\to s}$. A **standard
-# normal**, $c=1$: the fraction is one, $\sigma^{*2}=\beta_{t\mid s}$. In between (6.3) rises with $c$:
-# its derivative with respect to $c^2$ has the sign of $\bar\alpha_s-\bar\alpha_t>0$. For data wider than
-# one, $c>1$, the best variance is *above* $\beta$. Images in $[-1,1]$ are not that wide, and (2.13)
-# proved $\tilde\beta\le\mathbb E\,\sigma^{*2}\le\beta$ for them, whatever their shape: *on average* over
+# $\sigma^{*2}=\beta_{t\mid s}\frac{1-\bar\alpha_s}{1-\bar\alpha_t}=\tilde\beta_{t\to s}$. A
+# **standard normal**, $c=1$: the fraction is one, $\sigma^{*2}=\beta_{t\mid s}$. In between (6.3)
+# rises with $c$: its derivative with respect to $c^2$ has the sign of
+# $\bar\alpha_s-\bar\alpha_t>0$. For data wider than one, $c>1$, the best variance is *above*
+# $\beta$. Images in $[-1,1]$ are not that wide, and (2.13) proved
+# $\tilde\beta\le\mathbb E\,\sigma^{*2}\le\beta$ for them, whatever their shape: *on average* over
 # $x_t$, not at each one (Fig. 6.3).
 
 # %% tags=["hide-input"]
@@ -283,12 +293,12 @@ print("(6.1) is (6.3) for Gaussian data; c = 0 gives β̃, c = 1 gives β")
 # :::{admonition} Common misprint: a bar for a tilde, a variance for a deviation
 # :class: warning
 # "$\bar\beta_t$" is sometimes printed for $\tilde\beta_t$: a bar means a running product, as in
-# $\bar\alpha_t$, and $\tilde\beta_t$ is none. And a covariance is printed as $\sigma_t I$ where it is
-# $\sigma_t^2I$; the network of this chapter learns the *logarithm of the variance* $\sigma_t^2$, and
-# half of it is the logarithm of the deviation that multiplies $z$. Forget that half and all noise is
-# wrong. [Deck 000](../book/slides_map.md#deck-000), "Diffusion Model", adds two slips in words: the best
-# variance lies between $\tilde\beta_t$ and $\beta_t$ "for each t" (only on average over $x_t$), and the learned
-# place $v_\theta$ is a function of $t$ (it is one of $x_t$ and $t$).
+# $\bar\alpha_t$, and $\tilde\beta_t$ is none. And a covariance is printed as $\sigma_t I$ where it
+# is $\sigma_t^2I$; the network of this chapter learns the *logarithm of the variance* $\sigma_t^2$,
+# and half of it is the logarithm of the deviation that multiplies $z$. Forget that half and all
+# noise is wrong. [Deck 000](../book/slides_map.md#deck-000), "Diffusion Model", adds two slips in
+# words: the best variance lies between $\tilde\beta_t$ and $\beta_t$ "for each t" (only on average
+# over $x_t$), and the learned place $v_\theta$ is a function of $t$ (it is one of $x_t$ and $t$).
 # :::
 #
 # ### At which steps, and for which data, does the choice cost anything?
@@ -343,11 +353,11 @@ axes[1].set_ylabel("price (6.2) in nats")
 _ = axes[1].legend(fontsize=9)
 
 # %% [markdown]
-# **Fig. 6.2.** However long the chain, the two ends differ by more than a tenth in 8 to 18 steps only, the
-# last ones before the data. Left, the ratio (6.4) for four lengths of chain (figure 1 of Nichol & Dhariwal). Right, what
-# each end costs at every step, for Gaussian data with $c=0.3$: the price of $\tilde\beta$ (solid) is
-# concentrated at the smallest $t$; less than a third of that of $\beta$ (dashed) is paid there, and it falls
-# as chains grow.
+# **Fig. 6.2.** However long the chain, the two ends differ by more than a tenth in 8 to 18 steps
+# only, the last ones before the data. Left, the ratio (6.4) for four lengths of chain (figure 1 of
+# Nichol & Dhariwal). Right, what each end costs at every step, for Gaussian data with $c=0.3$: the
+# price of $\tilde\beta$ (solid) is concentrated at the smallest $t$; less than a third of that of
+# $\beta$ (dashed) is paid there, and it falls as chains grow.
 #
 # The sums over a chain, and how they depend on the data:
 
@@ -366,13 +376,13 @@ table = markdown(("data", "price of β̃", "price of β"), second)
 Markdown(first + "\n\nNats per coordinate for $T=100$:\n\n" + table)
 
 # %% [markdown]
-# The price of $\tilde\beta$ is paid in these last steps (last column). At $T=1000$ the noise there has a
-# standard deviation of at most 0.032, four grey levels of 255. So with an exact mean the choice does not show
-# in samples of a thousand steps; it matters for likelihoods at any length, and for samples when the chain is
-# short. Which end is the cheaper one depends on
-# the width of the data: for wide data $\beta$ is right and $\tilde\beta$ costs most; for narrow data it
-# is the other way round, as the two extremes demand. At $T=100$ the two cost the same somewhere between
-# $c=0.1$ and $c=0.03$; exercise 6.1 finds where.
+# The price of $\tilde\beta$ is paid in these last steps (last column). At $T=1000$ the noise there
+# has a standard deviation of at most 0.032, four grey levels of 255. So with an exact mean the
+# choice does not show in samples of a thousand steps; it matters for likelihoods at any length, and
+# for samples when the chain is short. Which end is the cheaper one depends on the width of the
+# data: for wide data $\beta$ is right and $\tilde\beta$ costs most; for narrow data it is the other
+# way round, as the two extremes demand. At $T=100$ the two cost the same somewhere between $c=0.1$
+# and $c=0.03$; exercise 6.1 finds where.
 #
 # ### A place between the ends, in the logarithm
 #
@@ -383,11 +393,11 @@ Markdown(first + "\n\nNats per coordinate for $T=100$:\n\n" + table)
 # \tag{6.5}
 # $$
 #
-# Nothing forces $v$ into $[0,1]$. Why the logarithm? Because the price (6.2) depends on the *ratio* of
-# variances alone, and variances run over many orders of magnitude with $t$; a network would have to be
-# exact to many digits in one place and to none in another. Because we learn a *place* and not a
-# variance, it has a meaning for any stride: `var_mix` in the code is $v$, and the two ends are those of
-# the stride. Solve (6.5) for the place of the best variance:
+# Nothing forces $v$ into $[0,1]$. Why the logarithm? Because the price (6.2) depends on the *ratio*
+# of variances alone, and variances run over many orders of magnitude with $t$; a network would have
+# to be exact to many digits in one place and to none in another. Because we learn a *place* and not
+# a variance, it has a meaning for any stride: `var_mix` in the code is $v$, and the two ends are
+# those of the stride. Solve (6.5) for the place of the best variance:
 #
 # $$
 # v^*=\frac{\log\big(\sigma^{*2}/\tilde\beta_{t\to s}\big)}{\log\big(\beta_{t\mid s}/\tilde\beta_{t\to s}\big)} .
@@ -396,8 +406,9 @@ Markdown(first + "\n\nNats per coordinate for $T=100$:\n\n" + table)
 #
 # ### Where the best variance lies, for data with two peaks
 #
-# For our mixture $\sigma^{*2}(x_t,t)$ is known. The function `unknown` above has it in closed form; the
-# next cell holds it against Bayes' rule on a grid, then draws (6.6) for a chain of twenty steps.
+# For our mixture $\sigma^{*2}(x_t,t)$ is known. The function `unknown` above has it in closed form;
+# the next cell holds it against Bayes' rule on a grid, then draws (6.6) for a chain of twenty
+# steps.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Left: map of the place of the best variance over x and t for a chain of 20 steps; it is highest in a wedge between the two modes and lower outside. Right: its average over x at each t, between 0 and 1."}}
 chain = DDPM(schedules.cosine(20))
@@ -445,21 +456,21 @@ ends = [f"{v:.2f} at t = {t}" for t, v in far.items()]
 print("v* at x_t = 4.5:", ", ".join(ends))
 
 # %% [markdown]
-# **Fig. 6.3.** No constant is right everywhere: the variance should be a function of $x_t$ and $t$. Left,
-# the best place $v^*$ (white: half-way). In the wedge between the peaks the question "left or right?"
-# is open, and the best variance is at or above $\beta$, at some times for more than 60 % of all $x_t$
-# (clipped in the picture). Right, *on average* over $x_t$ it lies between the two ends, as (2.13)
-# demands.
+# **Fig. 6.3.** No constant is right everywhere: the variance should be a function of $x_t$ and $t$.
+# Left, the best place $v^*$ (white: half-way). In the wedge between the peaks the question "left or
+# right?" is open, and the best variance is at or above $\beta$, at some times for more than 60 % of
+# all $x_t$ (clipped in the picture). Right, *on average* over $x_t$ it lies between the two ends,
+# as (2.13) demands.
 #
-# Far out, at $x_t=4.5$, one peak is certain at small $t$, and what is left unknown is the width of that
-# peak: $v^*$ is that of Gaussian data with $c=0.2$, 0.73, 0.51 and 0.35 at $t=2$, 3 and 4. At $t=20$
-# nothing is left of the data in $x_t$, wherever it lies; their whole variance, one, is unknown, and
-# $v^*=1$.
+# Far out, at $x_t=4.5$, one peak is certain at small $t$, and what is left unknown is the width of
+# that peak: $v^*$ is that of Gaussian data with $c=0.2$, 0.73, 0.51 and 0.35 at $t=2$, 3 and 4. At
+# $t=20$ nothing is left of the data in $x_t$, wherever it lies; their whole variance, one, is
+# unknown, and $v^*=1$.
 #
 # ### What the variance can be learned from
 #
-# $L_{\text{simple}}$ does not contain $\sigma$. The bound does. Draw one time and scale, so that the mean
-# over uniform $t$ is the bound without the constant $L_T$, in bits per dimension:
+# $L_{\text{simple}}$ does not contain $\sigma$. The bound does. Draw one time and scale, so that
+# the mean over uniform $t$ is the bound without the constant $L_T$, in bits per dimension:
 #
 # $$
 # \ell^{\text{vlb}}_t=\frac{T}{d\ln 2}\,L_{t-1},\qquad
@@ -468,8 +479,8 @@ print("v* at x_t = 4.5:", ", ".join(ends))
 # $$
 #
 # What does it teach the variance? With (6.5),
-# $\partial\log\sigma^2/\partial v=\log(\beta/\tilde\beta)$; put it into the slope above (6.1), for one
-# sample with the error $x_0-\hat x_0$, $A$ as there:
+# $\partial\log\sigma^2/\partial v=\log(\beta/\tilde\beta)$; put it into the slope above (6.1), for
+# one sample with the error $x_0-\hat x_0$, $A$ as there:
 #
 # $$
 # \frac{\partial L_{t-1}}{\partial v}=\frac12\log\frac{\beta_{t\mid s}}{\tilde\beta_{t\to s}}\left[1-\frac{\tilde\beta_{t\to s}+A^2(x_0-\hat x_0)^2}{\sigma_\theta^2}\right] .
@@ -479,18 +490,18 @@ print("v* at x_t = 4.5:", ", ".join(ends))
 # Its average vanishes exactly at (6.1). So a network that only ever sees single errors learns their
 # *mean square at this $x_t$*: it estimates its own uncertainty.
 #
-# And the mean? $L_{\text{vlb}}$ would train it too, but with weights that differ by orders of magnitude
-# over $t$ and make worse images ([chapter 9](09_scoreboard.ipynb) measures it). Therefore Nichol &
-# Dhariwal combine
+# And the mean? $L_{\text{vlb}}$ would train it too, but with weights that differ by orders of
+# magnitude over $t$ and make worse images ([chapter 9](09_scoreboard.ipynb) measures it). Therefore
+# Nichol & Dhariwal combine
 #
 # $$
 # L_{\text{hybrid}}=L_{\text{simple}}+\lambda\,L_{\text{vlb}}\big(\operatorname{stopgrad}(\hat\mu),\,\sigma_\theta^2\big),\qquad \lambda=0.001 .
 # \tag{6.9}
 # $$
 #
-# The second term *sees* the mean, since the variance has to know the errors, but may not *move* it. The
-# small $\lambda$ keeps the shared layers of the network with $L_{\text{simple}}$. The last layer has
-# separate weights for the two halves, so there the separation is exact.
+# The second term *sees* the mean, since the variance has to know the errors, but may not *move* it.
+# The small $\lambda$ keeps the shared layers of the network with $L_{\text{simple}}$. The last
+# layer has separate weights for the two halves, so there the separation is exact.
 #
 # ## $L_{\text{hybrid}}$ in ten lines, equal to the library's
 #
@@ -585,30 +596,31 @@ axes[0].set_ylabel("variance")
 _ = axes[0].legend(fontsize=9)
 
 # %% [markdown]
-# **Fig. 6.4.** A network that saw only single squared errors finds the best variance roughly. Between
-# the peaks, where data are rare, it is too small: at $t=3$ it reaches a quarter of the height of (6.1).
-# Averaged over the data its variance is off by less than a quarter at each of the three times.
+# **Fig. 6.4.** A network that saw only single squared errors finds the best variance roughly.
+# Between the peaks, where data are rare, it is too small: at $t=3$ it reaches a quarter of the
+# height of (6.1). Averaged over the data its variance is off by less than a quarter at each of the
+# three times.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 header = ("", "learned", "β̃", "β", "learned is off by")
 Markdown("Price (6.2) in nats, average over $x_t$:\n\n" + markdown(header, lines))
 
 # %% [markdown]
-# It pays less than 70 % of the better of the two constants at each of the three times.
+# It costs less than 70 % of the better of the two constants at each of the three times.
 #
 # ## Importance sampling: which times should the bound be trained on?
 #
 # Suppose we do want $L_{\text{vlb}}$ alone, for the best likelihood. A training step draws $t$, and
-# $\ell_t$ differs from time to time by orders of magnitude, so the gradient mostly says which $t$ was
-# drawn. Draw $t$ with probabilities $p_t$ instead and divide by them:
+# $\ell_t$ differs from time to time by orders of magnitude, so the gradient mostly says which $t$
+# was drawn. Draw $t$ with probabilities $p_t$ instead and divide by them:
 #
 # $$
 # \mathbb E_{t\sim p}\!\left[\frac{\ell_t}{T\,p_t}\right]=\sum_{t=1}^{T}p_t\,\frac{\ell_t}{T\,p_t}=\frac1T\sum_{t=1}^{T}\ell_t .
 # \tag{6.10}
 # $$
 #
-# Any positive $p$ leaves the mean as it was. The variance of the estimate it does change: with $g_t$ the
-# (random) gradient of $\ell_t$ and $\bar g$ its mean over all times,
+# Any positive $p$ leaves the mean as it was. The variance of the estimate it does change: with
+# $g_t$ the (random) gradient of $\ell_t$ and $\bar g$ its mean over all times,
 #
 # $$
 # \operatorname{Var}\!\left[\frac{g_t}{T\,p_t}\right]=\sum_{t=1}^{T}\frac{\mathbb E\lVert g_t\rVert^2}{T^2\,p_t}-\lVert\bar g\rVert^2 .
@@ -621,33 +633,34 @@ Markdown("Price (6.2) in nats, average over $x_t$:\n\n" + markdown(header, lines
 # \sum_t\frac{\mathbb E\lVert g_t\rVert^2}{p_t}=\sum_t\frac{\mathbb E\lVert g_t\rVert^2}{p_t}\cdot\sum_tp_t\;\ge\;\Big(\sum_t\sqrt{\mathbb E\lVert g_t\rVert^2}\Big)^2,
 # $$
 #
-# with equality at $p_t\propto\sqrt{\mathbb E\lVert g_t\rVert^2}$. Gradients per time are expensive to
-# keep; the losses are at hand. Nichol & Dhariwal take
+# with equality at $p_t\propto\sqrt{\mathbb E\lVert g_t\rVert^2}$. Gradients per time are expensive
+# to keep; the losses are at hand. Nichol & Dhariwal take
 #
 # $$
 # p_t\propto\sqrt{\mathbb E\,\ell_t^2} ,
 # \tag{6.12}
 # $$
 #
-# with the mean over the ten latest losses seen at $t$. Until every $t$ has been seen ten times, $t$ is
-# drawn uniformly. `ImportanceTimes(T)` does it, keeps a thousandth of uniform draws so that no weight
-# exceeds 1000, and saves its history with the training state. They use it for $L_{\text{vlb}}$ alone;
-# $L_{\text{hybrid}}$ is trained with uniform times. Taking losses for gradients is a heuristic, exact if
-# the two are proportional; Fig. 6.5 measures how far that is from true.
+# with the mean over the ten latest losses seen at $t$. Until every $t$ has been seen ten times, $t$
+# is drawn uniformly. `ImportanceTimes(T)` does it, keeps a thousandth of uniform draws so that no
+# weight exceeds 1000, and saves its history with the training state. They use it for
+# $L_{\text{vlb}}$ alone; $L_{\text{hybrid}}$ is trained with uniform times. Taking losses for
+# gradients is a heuristic, exact if the two are proportional; Fig. 6.5 measures how far that is
+# from true.
 #
 # ## Strides: the variance of a longer step
 #
-# A chain trained with $T=1000$ steps and sampled at $S_K>\dots>S_1>S_0=0$ needs variances of its own.
-# The paper derives a new table for the short chain,
+# A chain trained with $T=1000$ steps and sampled at $S_K>\dots>S_1>S_0=0$ needs variances of its
+# own. The paper derives a new table for the short chain,
 #
 # $$
 # \beta'_k=1-\frac{\bar\alpha_{S_k}}{\bar\alpha_{S_{k-1}}},\qquad \tilde\beta'_k=\frac{1-\bar\alpha_{S_{k-1}}}{1-\bar\alpha_{S_k}}\,\beta'_k .
 # \tag{6.13}
 # $$
 #
-# Compare with [chapter 2](02_reverse.ipynb): these are $\beta_{t\mid s}$ and $\tilde\beta_{t\to s}$ for
-# $t=S_k$, $s=S_{k-1}$. Our `step` takes any two times, so there is nothing to derive again. The two agree
-# to rounding:
+# Compare with [chapter 2](02_reverse.ipynb): these are $\beta_{t\mid s}$ and $\tilde\beta_{t\to s}$
+# for $t=S_k$, $s=S_{k-1}$. Our `step` takes any two times, so there is nothing to derive again. The
+# two agree to rounding:
 
 # %%
 long, times = DDPM(schedules.cosine(1000)), uniform_times(1000, 8)
@@ -664,18 +677,18 @@ assert gap < 1e-12
 print("eight strided steps: largest difference below 1e-12")
 
 # %% [markdown]
-# So a learned $v$ *can* be used for any stride. Is it still the *best* place there? Take Gaussian data
-# and write $f(u)=\log V_u$ with the variance $V_u=1-\bar\alpha_u+\bar\alpha_uc^2$ of $x_u$, and
-# $h(u)=\log(1-\bar\alpha_u)$. Then (6.3), (6.4) and (6.6) say
+# So a learned $v$ *can* be used for any stride. Is it still the *best* place there? Take Gaussian
+# data and write $f(u)=\log V_u$ with the variance $V_u=1-\bar\alpha_u+\bar\alpha_uc^2$ of $x_u$,
+# and $h(u)=\log(1-\bar\alpha_u)$. Then (6.3), (6.4) and (6.6) say
 #
 # $$
 # v^*_{t\to s}=1-\frac{f(t)-f(s)}{h(t)-h(s)} .
 # $$
 #
-# The difference quotient of a long stride is, by Cauchy's mean value theorem, the quotient of the slopes
-# at *some* time between $s$ and $t$. So the best place of a stride is the best place of a small step
-# somewhere inside of it, and the network is asked at its upper end. For strides over which $v^*$ changes
-# little that is fine; for leaps it is not the optimum any more.
+# The difference quotient of a long stride is, by Cauchy's mean value theorem, the quotient of the
+# slopes at *some* time between $s$ and $t$. So the best place of a stride is the best place of a
+# small step somewhere inside of it, and the network is asked at its upper end. For strides over
+# which $v^*$ changes little that is fine; for leaps it is not the optimum any more.
 
 # %% tags=["hide-input"]
 a = long.alpha_bar
@@ -700,10 +713,10 @@ Markdown(markdown(header, lines))
 # %% [markdown]
 # :::{admonition} Common misprint: who found the end of the chain too noisy
 # :class: warning
-# DDIM is sometimes credited with the remark that "the end of the chain is too noisy". It is Nichol &
-# Dhariwal's, about the *linear* schedule (their figure 4: a model on 64×64 images hardly suffers when the first fifth
-# of the reverse steps is skipped). DDIM skips steps for another reason, and evenly. What is left of the
-# signal at $t=0.8\,T$ shows what is meant:
+# DDIM is sometimes credited with the remark that "the end of the chain is too noisy". It is Nichol
+# & Dhariwal's, about the *linear* schedule (their figure 4: a model on 64×64 images hardly suffers
+# when the first fifth of the reverse steps is skipped). DDIM skips steps for another reason, and
+# evenly. What is left of the signal at $t=0.8\,T$ shows what is meant:
 # :::
 
 # %%
@@ -714,8 +727,8 @@ for schedule in (schedules.linear, schedules.cosine):
 # %% [markdown]
 # ## Training on 8×8 digits with a learned variance
 #
-# Three fields of the digits recipe change: the objective, the learned variance (the network then outputs
-# twice the channels), and a shorter budget.
+# Three fields of the digits recipe change: the objective, the learned variance (the network then
+# outputs twice the channels), and a shorter budget.
 
 # %% tags=["nbval-ignore-output"]
 from ddpmlib import data
@@ -733,8 +746,8 @@ print(f"L_hybrid, last 50 updates: {sum(losses[-50:]) / 50:.2f}")
 assert sum(losses[-50:]) / 50 < 0.5 * losses[0]
 
 # %% [markdown]
-# At these weights, how noisy are the gradients? For twelve times the next cell takes single images and
-# measures the square of the gradient's norm, $\mathbb E\lVert g_t\rVert^2$, and the loss.
+# At these weights, how noisy are the gradients? For twelve times the next cell takes single images
+# and measures the square of the gradient's norm, $\mathbb E\lVert g_t\rVert^2$, and the loss.
 
 # %% tags=["nbval-ignore-output", "hide-input"] mystnb={"image": {"alt": "Left: root mean square gradient norm over t, both axes logarithmic: that of L_vlb falls by orders of magnitude from t = 1, that of L_simple falls little. Right: the probabilities of drawing t: uniform, by loss moments, and the best possible."}}
 model = Denoiser(net.net, net.process, net.parameterization, None)
@@ -802,20 +815,22 @@ assert max(square["simple"]) < 8**2 * min(square["simple"])
 assert E["vlb"][:10].sum() > 0.9 * E["vlb"].sum()
 
 # %% [markdown]
-# **Fig. 6.5.** With uniform times the gradient of $L_{\text{vlb}}$ is dominated by the first times: those up
-# to $t=10$ have nine tenths of its mean square. Left, its norm falls by more than a factor of ten between
-# $t=1$ and $t=30$; that of $L_{\text{simple}}$ varies by less than a factor of eight over all times. Right, the probabilities: uniform, by loss moments
-# (6.12), and the best possible, which the loss moments come close to.
+# **Fig. 6.5.** With uniform times the gradient of $L_{\text{vlb}}$ is dominated by the first times:
+# those up to $t=10$ have nine tenths of its mean square. Left, its norm falls by more than a factor
+# of ten between $t=1$ and $t=30$; that of $L_{\text{simple}}$ varies by less than a factor of eight
+# over all times. Right, the probabilities: uniform, by loss moments (6.12), and the best possible,
+# which the loss moments come close to.
 #
-# The printed numbers are the first term of (6.11), relative to its least value: how many times larger a
-# batch would have to be for equally little noise. Uniform times need more than twenty times the batch,
-# loss moments less than twice. $L_{\text{simple}}$ with uniform times is near its own optimum, and so
-# $L_{\text{hybrid}}$, whose main part it is, gets by without importance sampling.
+# The printed numbers are the first term of (6.11), relative to its least value: how many times
+# larger a batch would have to be for equally little noise. Uniform times need more than twenty
+# times the batch, loss moments less than twice. $L_{\text{simple}}$ with uniform times is near its
+# own optimum, and so $L_{\text{hybrid}}$, whose main part it is, gets by without importance
+# sampling.
 #
-# Is learning the variance *unstable*, as [deck 004](../book/slides_map.md#deck-004), "Diffusion models",
-# says? For $L_{\text{vlb}}$ with uniform times there is something to it. From the record of
-# [chapter 9](09_scoreboard.ipynb), the noise of minibatch gradients at the weights of two MNIST networks
-# (128 images a batch, 100 batches):
+# Is learning the variance *unstable*, as [deck 004](../book/slides_map.md#deck-004), "Diffusion
+# models", says? For $L_{\text{vlb}}$ with uniform times there is something to it. From the record
+# of [chapter 9](09_scoreboard.ipynb), the noise of minibatch gradients at the weights of two MNIST
+# networks (128 images a batch, 100 batches):
 
 # %% tags=["hide-input"]
 from ddpmlib import experiments
@@ -827,23 +842,23 @@ for run in ("linear-vlb", "linear-hybrid"):
 Markdown(experiments.gradient_noise.table())
 
 # %% [markdown]
-# Importance sampling divides the noise of $L_{\text{vlb}}$ by more than 40 in both networks. (The signal
-# stands in the denominator: $L_{\text{simple}}$ at weights that nearly minimise it has hardly any left, hence
-# the 35.) With $L_{\text{hybrid}}$ the variance follows a mean that it cannot move, and none of the book's hybrid runs
-# diverged; that is no proof.
+# Importance sampling divides the noise of $L_{\text{vlb}}$ by more than 40 in both networks. (The
+# signal stands in the denominator: $L_{\text{simple}}$ at weights that nearly minimise it has
+# hardly any left, hence the 35.) With $L_{\text{hybrid}}$ the variance follows a mean that it
+# cannot move, and none of the book's hybrid runs diverged; that is no proof.
 #
 # ## Bits against samples: which variance for few steps?
 #
-# $\tilde\beta$, $\beta$, or the learned variance, on the *same* trained mean, with the same noise. Two
-# questions. How good are samples in few steps (Fréchet distance and class agreement, in the features of
-# `digits-classifier`, 150 samples, three sampling seeds, one training seed)? And how many bits does the
-# bound need?
+# $\tilde\beta$, $\beta$, or the learned variance, on the *same* trained mean, with the same noise.
+# Two questions. How good are samples in few steps (Fréchet distance and class agreement, in the
+# features of `digits-classifier`, 150 samples, three sampling seeds, one training seed)? And how
+# many bits does the bound need?
 #
-# **What the bits mean.** The decoder, (13) of Ho et al., gives each pixel a probability for each of 256
-# grey values. The digits were scanned with 17 levels, stored as 8-bit values
-# $\operatorname{round}(255\,k/16)$; only 17 of the 256 bins ever occur. The numbers below are code lengths
-# in bits per pixel *for 8-bit values whose gaps the model was not told of*.
-# [Chapter 4](04_elbo.ipynb) says what they may be compared with: these data alone.
+# **What the bits mean.** The decoder, (13) of Ho et al., gives each pixel a probability for each of
+# 256 grey values. The digits were scanned with 17 levels, stored as 8-bit values
+# $\operatorname{round}(255\,k/16)$; only 17 of the 256 bins ever occur. The numbers below are code
+# lengths in bits per pixel *for 8-bit values whose gaps the model was not told of*. [Chapter
+# 4](04_elbo.ipynb) says what they may be compared with: these data alone.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 from ddpmlib import zoo
@@ -942,27 +957,28 @@ for ax, ticks in zip(axes, (list(nll), CALLS), strict=True):
 _ = axes[0].legend()
 
 # %% [markdown]
-# **Fig. 6.6.** The variance with the fewest bits does not draw the best digits. Left, bits per dimension
-# (error bars: standard error over 100 test scans): at 64 steps the learned variance is lowest. Right,
-# Fréchet distance (standard deviation over three seeds): $\tilde\beta$ is lowest at every count, the
-# learned variance second, $\beta$ last.
+# **Fig. 6.6.** The variance with the fewest bits does not draw the best digits. Left, bits per
+# dimension (error bars: standard error over 100 test scans): at 64 steps the learned variance is
+# lowest. Right, Fréchet distance (standard deviation over three seeds): $\tilde\beta$ is lowest at
+# every count, the learned variance second, $\beta$ last.
 #
-# - **Bits, long chains.** The learned variance has the lowest bound, as it should: it was trained for
-#   steps of one.
-# - **Bits, few steps.** At four steps it wins nothing over $\tilde\beta$. The factor
-#   $\log(\beta/\tilde\beta)$ in (6.8) is the size of the gradient that teaches $v$. In steps of one it is
-#   next to nothing except at the smallest $t$ (table below), so at most times $v$ is not *taught*. It
-#   still *moves* there, with the weights that it shares: before training it is one half everywhere, after
-#   training it varies over pixels and images at every time. A long stride uses exactly those values.
-# - **Samples.** The best variance of (6.1) *contains the errors of the network*: a network that is unsure
-#   of the mean adds noise. That is right for the likelihood. In these features, which react to fine grain
-#   ([chapter 9](09_scoreboard.ipynb)), it costs more than it gains; with the exact mean of Fig. 6.1 there
-#   are no errors to add, and one variance is best in both respects. Nichol & Dhariwal report the same
-#   trade-off for $L_{\text{vlb}}$ against $L_{\text{hybrid}}$.
+# - **Bits, long chains.** The learned variance has the lowest bound, as it should: it was trained
+#   for steps of one.
+# - **Bits, few steps.** At four steps it gains nothing over $\tilde\beta$. The factor
+#   $\log(\beta/\tilde\beta)$ in (6.8) is the size of the gradient that teaches $v$. In steps of one
+#   it is next to nothing except at the smallest $t$ (table below), so at most times $v$ is not
+#   *taught*. It still *moves* there, with the weights that it shares: before training it is one
+#   half everywhere, after training it varies over pixels and images at every time. A long stride
+#   uses exactly those values.
+# - **Samples.** The best variance of (6.1) *contains the errors of the network*: a network that is
+#   unsure of the mean adds noise. That is right for the likelihood. In these features, which react
+#   to fine grain ([chapter 9](09_scoreboard.ipynb)), it costs more than it gains; with the exact
+#   mean of Fig. 6.1 there are no errors to add, and one variance is best in both respects. Nichol &
+#   Dhariwal report the same trade-off for $L_{\text{vlb}}$ against $L_{\text{hybrid}}$.
 #
-# That *more* steps do not lower the bound of this net is no general property (with exact predictions
-# and best variances finer chains are never worse); the network has had 240 updates, and we have not
-# traced the cause.
+# That *more* steps do not lower the bound of this net is no general property (with exact
+# predictions and best variances finer chains are never worse); the network has had 240 updates, and
+# we have not traced the cause.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 fresh, lines = recipe.build(), []
@@ -982,8 +998,8 @@ Markdown(markdown(header, lines))
 # %% [markdown]
 # ## The shipped MNIST network with three variances
 #
-# The MNIST model that ships with the book was trained with $L_{\text{hybrid}}$ (its card says how long, and
-# on which hardware). Ten calls with each variance, from the same noise:
+# The MNIST model that ships with the book was trained with $L_{\text{hybrid}}$ (its card says how
+# long, and on which hardware). Ten calls with each variance, from the same noise:
 
 # %% tags=["nbval-ignore-output", "hide-input"] mystnb={"image": {"alt": "Three rows of ten generated MNIST digits, for the small variance, the large variance and the model's own; the row of the large variance is grainier than the others."}}
 mnist, card = zoo.load("mnist", device="cpu")
@@ -1004,24 +1020,26 @@ assert rough["β"] > 1.08 * rough["β̃"]
 assert abs(rough["learned"] / rough["β̃"] - 1) < 0.05
 
 # %% [markdown]
-# **Fig. 6.7.** In ten calls $\beta$ leaves grain. Rows: $\tilde\beta$, $\beta$, the model's
-# own variance. Neighbouring pixels differ by at least 8 % more with $\beta$ than with $\tilde\beta$; the
-# learned variance is within 5 % of $\tilde\beta$. [Chapter 9](09_scoreboard.ipynb) compares the three with
-# thousands of samples.
+# **Fig. 6.7.** In ten calls $\beta$ leaves grain. Rows: $\tilde\beta$, $\beta$, the model's own
+# variance. Neighbouring pixels differ by at least 8 % more with $\beta$ than with $\tilde\beta$;
+# the learned variance is within 5 % of $\tilde\beta$. [Chapter 9](09_scoreboard.ipynb) compares the
+# three with thousands of samples.
 #
 # ## What goes wrong
 #
-# **The stop-gradient is forgotten.** One missing `.detach()`, and nothing crashes: the loss has the same
-# *value*. But the mean now also descends on $\lambda L_{\text{vlb}}$. The next cell measures what that adds,
-# as the ratio of the two gradients at the half of the output that is the mean, on the digits network.
+# **The stop-gradient is forgotten.** One missing `.detach()`, and nothing crashes: the loss has the
+# same *value*. But the mean now also descends on $\lambda L_{\text{vlb}}$. The next cell measures
+# what that adds, as the ratio of the two gradients at the half of the output that is the mean, on
+# the digits network.
 #
-# **The variance is interpolated, not its logarithm.** $v\beta+(1-v)\tilde\beta$ has the same ends. In a stride
-# with $\tilde\beta\ll\beta$ most of the way from $\tilde\beta$ to $\beta$ on a logarithmic scale then lies below
-# $v=0.1$, nearly two thirds of it in the stride of Fig. 6.8.
+# **The variance is interpolated, not its logarithm.** $v\beta+(1-v)\tilde\beta$ has the same ends.
+# In a stride with $\tilde\beta\ll\beta$ most of the way from $\tilde\beta$ to $\beta$ on a
+# logarithmic scale then lies below $v=0.1$, nearly two thirds of it in the stride of Fig. 6.8.
 #
-# **The clipped $\tilde\beta_1$.** $\tilde\beta_1=0$ has no logarithm. The cure is to put $\tilde\beta_2$ in its
-# place. Whoever clips at "a small number" instead, say $10^{-20}$, sees perfectly normal samples, because
-# the last step draws nothing, and pays for a decoder that allows no error.
+# **The clipped $\tilde\beta_1$.** $\tilde\beta_1=0$ has no logarithm. The cure is to put
+# $\tilde\beta_2$ in its place. Whoever clips at "a small number" instead, say $10^{-20}$, sees
+# perfectly normal samples, because the last step draws nothing, and pays for a decoder that allows
+# no error.
 
 # %% tags=["nbval-ignore-output", "hide-input"] mystnb={"image": {"alt": "Left: without the stop, the bound's gradient on the mean relative to that of L_simple, over t on logarithmic axes, about 0.6 at t = 1 and falling. Right: variance against v for a late stride: a straight line in the logarithm for (6.5), a curve that jumps up at once for linear mixing."}}
 own_bound = {}
@@ -1071,18 +1089,18 @@ assert 600 < high / low < 750 and 14 < jump < 15 and round(way, 2) == 0.65
 assert cost[0] < 3 and cost[1] > 10_000
 
 # %% [markdown]
-# **Fig. 6.8.** Two bugs that crash nothing. Left, without the stop the smallest times get an extra pull on
-# the mean, at $t=1$ more than a tenth of the intended gradient, which fades over $t$: the network has been
-# given another weighting of the times, one that grows with $T$ and with $\lambda$. Right, the ends of the
-# stride 100 → 1 differ by a factor of nearly 700, and the linear mixture at $v=0.02$ is already 14 times
-# $\tilde\beta$. The third bug costs more than ten thousand bits per pixel in the last step, where the
-# cure costs less than three.
+# **Fig. 6.8.** Two bugs that crash nothing. Left, without the stop the smallest times get an extra
+# pull on the mean, at $t=1$ more than a tenth of the intended gradient, which fades over $t$: the
+# network has been given another weighting of the times, one that grows with $T$ and with $\lambda$.
+# Right, the ends of the stride 100 → 1 differ by a factor of nearly 700, and the linear mixture at
+# $v=0.02$ is already 14 times $\tilde\beta$. The third bug costs more than ten thousand bits per
+# pixel in the last step, where the cure costs less than three.
 #
 # The tests that catch them:
-# `test_in_l_hybrid_the_mean_learns_from_l_simple_alone_and_the_variance_from_l_vlb_alone` (the gradient at
-# the mean is compared to the last bit) and `test_l_vlb_by_hand` (the clip) in `tests/test_losses.py`,
-# `test_the_answer_minus_one_is_beta_tilde_and_one_is_beta` (equal steps of $v$ are equal steps of
-# $\log\sigma^2$) in `tests/test_denoiser.py`.
+# `test_in_l_hybrid_the_mean_learns_from_l_simple_alone_and_the_variance_from_l_vlb_alone` (the
+# gradient at the mean is compared to the last bit) and `test_l_vlb_by_hand` (the clip) in
+# `tests/test_losses.py`, `test_the_answer_minus_one_is_beta_tilde_and_one_is_beta` (equal steps of
+# $v$ are equal steps of $\log\sigma^2$) in `tests/test_denoiser.py`.
 
 # %% [markdown]
 # ## Exercises
@@ -1093,14 +1111,15 @@ assert cost[0] < 3 and cost[1] > 10_000
 #
 # ### ★ Exercise 6.1: the data for which both ends cost the same
 #
-# At a stride $t\to s$ with given $\bar\alpha_t$ and $\bar\alpha_s$, which best variance $\sigma^{*2}$ makes
-# $\tilde\beta$ and $\beta$ equally dear in the sense of (6.2)? And which width $c$ of Gaussian data has this
-# best variance? Give `(even, width)`: `even(beta_tilde, beta)` is $\sigma^{*2}$, and
-# `width(alpha_bar_t, alpha_bar_s)` is $c$.
+# At a stride $t\to s$ with given $\bar\alpha_t$ and $\bar\alpha_s$, which best variance
+# $\sigma^{*2}$ makes $\tilde\beta$ and $\beta$ cost the same in the sense of (6.2)? And which width
+# $c$ of Gaussian data has this best variance? Give `(even, width)`: `even(beta_tilde, beta)` is
+# $\sigma^{*2}$, and `width(alpha_bar_t, alpha_bar_s)` is $c$.
 #
 # :::{dropdown} Hint
 # Set the two prices equal; $-1$ and $\log\sigma^{*2}$ drop out, and an equation of first degree in
-# $\sigma^{*2}$ is left. Then solve (6.3) for $c^2$, with $\beta_{t\mid s}=1-\bar\alpha_t/\bar\alpha_s$.
+# $\sigma^{*2}$ is left. Then solve (6.3) for $c^2$, with
+# $\beta_{t\mid s}=1-\bar\alpha_t/\bar\alpha_s$.
 # :::
 
 # %%
@@ -1112,7 +1131,8 @@ answer = ...  # (even, width), two functions
 
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise 6.1: σ*²/β̃ − log(1/β̃) = σ*²/β − log(1/β) is linear in σ*²
+# Solution of exercise 6.1:
+# σ*²/β̃ − log(1/β̃) = σ*²/β − log(1/β) is linear in σ*²
 def even(beta_tilde, beta):
     return math.log(beta / beta_tilde) / (1 / beta_tilde - 1 / beta)
 
@@ -1120,8 +1140,9 @@ def even(beta_tilde, beta):
 def width(a_t, a_s):
     beta = 1 - a_t / a_s
     best = even(beta * (1 - a_s) / (1 - a_t), beta)
-    square = (best * (1 - a_t) - beta * (1 - a_s)) / (beta * a_s - best * a_t)
-    return math.sqrt(square)
+    noise = best * (1 - a_t) - beta * (1 - a_s)
+    signal = beta * a_s - best * a_t
+    return math.sqrt(noise / signal)
 
 
 exercises.check("6.1", (even, width))
@@ -1129,12 +1150,12 @@ exercises.check("6.1", (even, width))
 # %% [markdown]
 # ### ★★ Exercise 6.2: the variance of a stride
 #
-# Write `variance(alpha_bar, t, s, v)`: the variance (6.5) of the stride $t\to s$, $s\ge1$, from the table of
-# $\bar\alpha$ alone.
+# Write `variance(alpha_bar, t, s, v)`: the variance (6.5) of the stride $t\to s$, $s\ge1$, from the
+# table of $\bar\alpha$ alone.
 #
 # :::{dropdown} Hint
-# $\beta_{t\mid s}$ and $\tilde\beta_{t\to s}$ are in (6.13). A power is shorter than an exponential of
-# logarithms.
+# $\beta_{t\mid s}$ and $\tilde\beta_{t\to s}$ are in (6.13). A power is shorter than an exponential
+# of logarithms.
 # :::
 
 # %%
@@ -1156,16 +1177,16 @@ exercises.check("6.2", variance)
 # %% [markdown]
 # ### ★★ Exercise 6.3: the best variance without training
 #
-# (6.1) needs one number per step, the mean square error of the network there, and errors can simply be
-# measured. (This is the idea of Analytic-DPM {cite}`bao2022analytic`, which works for networks that never
-# learned a variance.) Write `analytic(denoiser, process, x0, times, noise)`: for every stride $t\to s$ of
-# `times`, noise the data `x0` (B, d) to $t$ with the $\varepsilon$ that is `noise[t]`, let `denoiser(x_t, t)`
-# predict, and return the list of best variances, one number per stride, the mean taken over all samples and
-# coordinates.
+# (6.1) needs one number per step, the mean square error of the network there, and errors can simply
+# be measured. (This is the idea of Analytic-DPM {cite}`bao2022analytic`, which works for networks
+# that never learned a variance.) Write `analytic(denoiser, process, x0, times, noise)`: for every
+# stride $t\to s$ of `times`, noise the data `x0` (B, d) to $t$ with the $\varepsilon$ that is
+# `noise[t]`, let `denoiser(x_t, t)` predict, and return the list of best variances, one number per
+# stride, the mean taken over all samples and coordinates.
 #
 # :::{dropdown} Hint
-# `process.q_sample`, `process.variances(t, s)` for $\tilde\beta$ and $\beta$ of the stride, and the factor of
-# (6.1). At $s=0$, $\tilde\beta$ is zero and the error alone is left.
+# `process.q_sample`, `process.variances(t, s)` for $\tilde\beta$ and $\beta$ of the stride, and the
+# factor of (6.1). At $s=0$, $\tilde\beta$ is zero and the error alone is left.
 # :::
 
 # %%
@@ -1192,14 +1213,14 @@ exercises.check("6.3", analytic)
 # %% [markdown]
 # ### ★★ Exercise 6.4: the hybrid loss, with its stop
 #
-# Write `hybrid(output, target, place, beta_tilde, beta, on_x0, share)` for one time: the mean over samples of
-# $(\text{output}-\text{target})^2$ plus `share` times the divergence of the reverse step in nats, for a
-# network that predicts $x_0$. `on_x0` is $A$, `place` is $v$. The check looks at the value *and at both
-# gradients*.
+# Write `hybrid(output, target, place, beta_tilde, beta, on_x0, share)` for one time: the mean over
+# samples of $(\text{output}-\text{target})^2$ plus `share` times the divergence of the reverse step
+# in nats, for a network that predicts $x_0$. `on_x0` is $A$, `place` is $v$. The check looks at the
+# value *and at both gradients*.
 #
 # :::{dropdown} Hint
-# The divergence above (6.1), with $\sigma^2$ from (6.5). Where does `output` enter it, and what may come back
-# through there?
+# The divergence above (6.1), with $\sigma^2$ from (6.5). Where does `output` enter it, and what may
+# come back through there?
 # :::
 
 # %%
@@ -1223,21 +1244,23 @@ exercises.check("6.4", hybrid)
 # %% [markdown]
 # ### ★★★ Exercise 6.5: a variance trained for its strides
 #
-# A project: repair what Fig. 6.6 found. The variance of a network that was trained in steps of one is not
-# taught at most times; train one for the six strides that it will be used for. The data are `samples`, three
-# peaks; `exact3` predicts their $x_0$ exactly and knows no variance. Write the training: draw a stride
-# $t\to s$ of `times`, noise the data to $t$, and descend on the divergence of that step in $v$ alone, by (6.8)
-# or by autograd. Any function of $(x_t,t)$ will do for $v$: a small network such as `MLP(1, width=64, depth=2)`,
-# or a table over bins of $x_t$ for each of the six times.
+# A project: repair what Fig. 6.6 found. The variance of a network that was trained in steps of one
+# is not taught at most times; train one for the six strides that it will be used for. The data are
+# `samples`, three peaks; `exact3` predicts their $x_0$ exactly and knows no variance. Write the
+# training: draw a stride $t\to s$ of `times`, noise the data to $t$, and descend on the divergence
+# of that step in $v$ alone, by (6.8) or by autograd. Any function of $(x_t,t)$ will do for $v$: a
+# small network such as `MLP(1, width=64, depth=2)`, or a table over bins of $x_t$ for each of the
+# six times.
 #
-# Answer with a function `place(x_t, t)` that returns $v$, shaped as `x_t` (B, 1). Where $\tilde\beta=0$, in the
-# last stride, the low end is `decoder_floor(process, times)`. The check draws data of its own and wants a bound
-# that lies less than a quarter of the better constant's above that of the best variance.
+# Answer with a function `place(x_t, t)` that returns $v$, shaped as `x_t` (B, 1). Where
+# $\tilde\beta=0$, in the last stride, the low end is `decoder_floor(process, times)`. The check
+# draws data of its own and wants a bound that lies less than a quarter of the better constant's
+# above that of the best variance.
 #
 # :::{dropdown} Hint
-# At each of the six times: $\sigma^{*2}$ at a given $x_t$ is the mean of $\tilde\beta+A^2(x_0-\hat x_0)^2$ over
-# the samples that were noised to about there. A table with 60 bins and 50,000 samples finds it in a second,
-# without a gradient; (6.6) turns it into a place.
+# At each of the six times: $\sigma^{*2}$ at a given $x_t$ is the mean of
+# $\tilde\beta+A^2(x_0-\hat x_0)^2$ over the samples that were noised to about there. A table with
+# 60 bins and 50,000 samples finds it in a second, without a gradient; (6.6) turns it into a place.
 # :::
 
 # %%
@@ -1254,17 +1277,21 @@ answer = ...  # a function place(x_t, t)
 # exercises.check("6.5", answer)
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise 6.5: a table of mean squares, 62 bins at each of the six times
-edges, floor = torch.linspace(-3, 3, 61, **double), decoder_floor(process, times)
+# Solution of exercise 6.5: a table of mean squares,
+# 62 bins at each of the six times
+edges = torch.linspace(-3, 3, 61, **double)
+floor = decoder_floor(process, times)
 table = {}
 for t, s in pairwise(times):
     eps = torch.randn(samples.shape, generator=g, **double)
     x_t = process.q_sample(samples, t, eps)
     low, high = (float(v) for v in process.variances(t, s))
     on_x0 = float(process.scale[s]) * high / float(process.std[t]) ** 2
-    single = low + (on_x0 * (samples - exact3(x_t, t).x0)) ** 2  # its mean is (6.1)
+    error = samples - exact3(x_t, t).x0
+    single = low + (on_x0 * error) ** 2  # its mean is (6.1)
     bins = torch.bucketize(x_t[:, 0], edges)
-    total = torch.bincount(bins, single[:, 0], 62) + single.mean()  # for empty bins
+    total = torch.bincount(bins, single[:, 0], 62)
+    total = total + single.mean()  # for empty bins
     mean = total / (torch.bincount(bins, minlength=62) + 1)
     low = low or floor
     table[t] = (mean / low).log() / math.log(high / low)
@@ -1279,11 +1306,19 @@ exercises.check("6.5", trained_place)
 # %% [markdown]
 # ## Recap
 #
-# 1. The best variance of a reverse step is $\tilde\beta$ plus the scaled mean square error about $x_0$; it is $\tilde\beta$ for a point, $\beta$ for a standard normal, and depends on $x_t$ and $t$ for everything else.
-# 2. However long the chain, the two ends differ by more than a tenth in its last 8 to 18 steps only. For wide data $\tilde\beta$ is the dear end, for narrow data $\beta$; strides make the difference visible in samples.
-# 3. The network outputs a place $v$ between $\log\tilde\beta$ and $\log\beta$, which has a meaning for every stride; it learns it from single squared errors, where $\log(\beta/\tilde\beta)$ is not too small to teach it.
-# 4. $L_{\text{hybrid}}=L_{\text{simple}}+\lambda L_{\text{vlb}}$ with a stop-gradient on the mean: each half of the output learns from one of the two terms.
-# 5. $L_{\text{vlb}}$ alone is dominated by the first times; drawing $t$ by loss moments and dividing by $p_t$ reduces the noise and changes no mean.
+# 1. The best variance of a reverse step is $\tilde\beta$ plus the scaled mean square error about
+#    $x_0$; it is $\tilde\beta$ for a point, $\beta$ for a standard normal, and depends on $x_t$ and
+#    $t$ for everything else.
+# 2. However long the chain, the two ends differ by more than a tenth in its last 8 to 18 steps
+#    only. For wide data $\tilde\beta$ is the costly end, for narrow data $\beta$; strides make the
+#    difference visible in samples.
+# 3. The network outputs a place $v$ between $\log\tilde\beta$ and $\log\beta$, which has a meaning
+#    for every stride; it learns it from single squared errors, where $\log(\beta/\tilde\beta)$ is
+#    not too small to teach it.
+# 4. $L_{\text{hybrid}}=L_{\text{simple}}+\lambda L_{\text{vlb}}$ with a stop-gradient on the mean:
+#    each half of the output learns from one of the two terms.
+# 5. $L_{\text{vlb}}$ alone is dominated by the first times; drawing $t$ by loss moments and
+#    dividing by $p_t$ reduces the noise and changes no mean.
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
@@ -1295,7 +1330,12 @@ equations.table("06")
 # %% [markdown]
 # ## Further reading
 #
-# - Nichol & Dhariwal (2021), *Improved denoising diffusion probabilistic models* {cite}`nichol2021improved`: section 3.1 for (6.5) and (6.9), section 3.3 for (6.12), section 4 for strides. Their figures 1 and 2 are our Fig. 6.2.
-# - Ho, Jain & Abbeel (2020) {cite}`ho2020denoising`: section 3.2 names the two extreme choices, section 3.3 the discretised decoder.
-# - Bao, Li, Zhu & Zhang (2022), *Analytic-DPM* {cite}`bao2022analytic`: (6.1) estimated from the score, with bounds.
-# - Kingma et al. (2021), *Variational diffusion models* {cite}`kingma2021variational`: what else can be done for bits per dimension.
+# - Nichol & Dhariwal (2021), *Improved denoising diffusion probabilistic models*
+#   {cite}`nichol2021improved`: section 3.1 for (6.5) and (6.9), section 3.3 for (6.12), section 4
+#   for strides. Their figures 1 and 2 are our Fig. 6.2.
+# - Ho, Jain & Abbeel (2020) {cite}`ho2020denoising`: section 3.2 names the two extreme choices,
+#   section 3.3 the discretised decoder.
+# - Bao, Li, Zhu & Zhang (2022), *Analytic-DPM* {cite}`bao2022analytic`: (6.1) estimated from the
+#   score, with bounds.
+# - Kingma et al. (2021), *Variational diffusion models* {cite}`kingma2021variational`: what else
+#   can be done for bits per dimension.

@@ -114,12 +114,17 @@ assert alike[0.0] > 0.9 > 0.75 > alike[1.0]
 #
 # After this chapter you can
 #
-# - say which part of the forward process the training loss contains, and why that leaves the chain free;
-# - derive the DDIM family by demanding its marginals, prove by induction that it has them, and find DDPM in it;
-# - show that the bound of every member with $\sigma>0$ is a weighted noise loss plus a constant, with the exact weight;
-# - read the deterministic member as Euler's method, and predict from that what one step gives, how the error falls and how to run the chain backwards;
+# - say which part of the forward process the training loss contains, and why that leaves the chain
+#   free;
+# - derive the DDIM family by demanding its marginals, prove by induction that it has them, and find
+#   DDPM in it;
+# - show that the bound of every member with $\sigma>0$ is a weighted noise loss plus a constant,
+#   with the exact weight;
+# - read the deterministic member as Euler's method, and predict from that what one step gives, how
+#   the error falls and how to run the chain backwards;
 # - sample, encode, reconstruct and interpolate in few steps, and measure what each costs;
-# - explain by which factor fresh noise reduces errors made earlier in the chain, and where it cannot help.
+# - explain by which factor fresh noise reduces errors made earlier in the chain, and where it
+#   cannot help.
 #
 # ## Three processes with the same marginals
 #
@@ -195,8 +200,8 @@ _ = axes[0].set_ylabel("$x_t$")
 #
 # ### A family of Gaussian chains with these marginals
 #
-# Build the chain from its noisy end. Let $x_T\sim q(x_T\mid x_0)$, and let each next state depend on
-# $x_0$ and the last state alone, linearly with two numbers $a$ and $b$, plus fresh noise
+# Build the chain from its noisy end. Let $x_T\sim q(x_T\mid x_0)$, and let each next state depend
+# on $x_0$ and the last state alone, linearly with two numbers $a$ and $b$, plus fresh noise
 # $z\sim\mathcal N(0,I)$: $x_s = a\,x_0+b\,x_t+\sigma z$ with $s<t$ (think $s=t-1$). (Matrices for
 # $a$, $b$, $\sigma$, or more past states, would give further Gaussian chains.) *If* $x_t$ has the
 # right distribution given $x_0$, then $x_s$ is Gaussian with
@@ -207,8 +212,9 @@ _ = axes[0].set_ylabel("$x_t$")
 #
 # We demand mean $\sqrt{\bar\alpha_s}\,x_0$ and variance $1-\bar\alpha_s$. Two equations for three
 # unknowns: $\sigma$ stays free. The second gives
-# $b=\sqrt{(1-\bar\alpha_s-\sigma^2)/(1-\bar\alpha_t)}$ (the negative root would do too; it flips the
-# noise at each step), the first $a=\sqrt{\bar\alpha_s}-b\sqrt{\bar\alpha_t}$. Sorted by meaning,
+# $b=\sqrt{(1-\bar\alpha_s-\sigma^2)/(1-\bar\alpha_t)}$ (the negative root would do too; it flips
+# the noise at each step), the first $a=\sqrt{\bar\alpha_s}-b\sqrt{\bar\alpha_t}$. Sorted by
+# meaning,
 #
 # $$
 # q_\sigma(x_s\mid x_t,x_0)=\mathcal N\!\Big(\sqrt{\bar\alpha_s}\,x_0+\sqrt{1-\bar\alpha_s-\sigma^2}\;\frac{x_t-\sqrt{\bar\alpha_t}\,x_0}{\sqrt{1-\bar\alpha_t}},\ \sigma^2I\Big) .
@@ -217,8 +223,9 @@ _ = axes[0].set_ylabel("$x_t$")
 #
 # The root needs $0\le\sigma^2\le1-\bar\alpha_s$.
 #
-# **Lemma.** Let $q_\sigma(x_{1:T}\mid x_0)=q(x_T\mid x_0)\prod_{t=2}^{T}q_\sigma(x_{t-1}\mid x_t,x_0)$
-# with any $\sigma_t$ in that range. Then
+# **Lemma.** Let
+# $q_\sigma(x_{1:T}\mid x_0)=q(x_T\mid x_0)\prod_{t=2}^{T}q_\sigma(x_{t-1}\mid x_t,x_0)$ with any
+# $\sigma_t$ in that range. Then
 #
 # $$
 # q_\sigma(x_t\mid x_0)=\mathcal N\big(\sqrt{\bar\alpha_t}\,x_0,\ (1-\bar\alpha_t)\,I\big)\qquad\text{for every } t=1,\dots,T .
@@ -228,9 +235,9 @@ _ = axes[0].set_ylabel("$x_t$")
 # :::{dropdown} Proof: induction from the noisy end
 # For $t=T$ it is the definition. Suppose it holds for $t$. Then, given $x_0$, the fraction in (7.2)
 # is $\varepsilon\sim\mathcal N(0,I)$, and
-# $x_{t-1}=\sqrt{\bar\alpha_{t-1}}\,x_0+\sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\varepsilon+\sigma_t z$
-# with $z$ drawn independently of $x_t$, hence of $\varepsilon$. A sum of independent Gaussians is
-# Gaussian; its mean is $\sqrt{\bar\alpha_{t-1}}\,x_0$, its variance
+# $x_{t-1}=\sqrt{\bar\alpha_{t-1}}\,x_0+\sqrt{1-\bar\alpha_{t-1}-\sigma_t^2}\;\varepsilon+\sigma_t
+# z$ with $z$ drawn independently of $x_t$, hence of $\varepsilon$. A sum of independent Gaussians
+# is Gaussian; its mean is $\sqrt{\bar\alpha_{t-1}}\,x_0$, its variance
 # $(1-\bar\alpha_{t-1}-\sigma_t^2)+\sigma_t^2=1-\bar\alpha_{t-1}$. That is the claim for $t-1$. ∎
 # :::
 #
@@ -257,8 +264,8 @@ _ = axes[0].set_ylabel("$x_t$")
 # $$
 #
 # In general this contains $x_0$: the *forward* process is not Markov. (The generative chain, which
-# puts $\hat x_0(x_t,t)$ for $x_0$, depends on $x_t$ alone and is always Markov.) The forward process
-# is Markov exactly when the two terms with $x_0$ cancel,
+# puts $\hat x_0(x_t,t)$ for $x_0$, depends on $x_t$ alone and is always Markov.) The forward
+# process is Markov exactly when the two terms with $x_0$ cancel,
 # $\sqrt{\bar\alpha_t}=\rho\sqrt{\bar\alpha_s(1-\bar\alpha_t)/(1-\bar\alpha_s)}$, so
 # $1-\rho^2=\frac{\bar\alpha_s-\bar\alpha_t}{\bar\alpha_s(1-\bar\alpha_t)}$, and with (7.4)
 #
@@ -268,8 +275,8 @@ _ = axes[0].set_ylabel("$x_t$")
 # $$
 #
 # One member of the family is the DDPM of the chapters before: the one with the posterior variance.
-# It is not the largest $\sigma$; between $\tilde\beta$ and $1-\bar\alpha_s$ there is more randomness
-# still, rarely used (exercise 7.2 does). The next cell checks all of it with sympy.
+# It is not the largest $\sigma$; between $\tilde\beta$ and $1-\bar\alpha_s$ there is more
+# randomness still, rarely used (exercise 7.2 does). The next cell checks all of it with sympy.
 
 # %% tags=["hide-input"]
 import sympy as sp
@@ -296,9 +303,10 @@ print("(7.2) has these marginals; its one Markov member has variance β̃")
 #
 # To generate, put the prediction for the truth:
 # $p_\theta(x_{t-1}\mid x_t)=q_\sigma(x_{t-1}\mid x_t,\hat x_0(x_t,t))$ for $t\ge2$, and
-# $p_\theta(x_0\mid x_1)=\mathcal N(\hat x_0(x_1,1),\sigma_1^2I)$, $p(x_T)=\mathcal N(0,I)$, with all
-# $\sigma_t>0$. Jensen's inequality gives, as for DDPM, $-\log p_\theta(x_0)\le J_\sigma$ with
-# $J_\sigma=\mathbb E_{q_\sigma}\big[\log q_\sigma(x_{1:T}\mid x_0)-\log p_\theta(x_{0:T})\big]$, and
+# $p_\theta(x_0\mid x_1)=\mathcal N(\hat x_0(x_1,1),\sigma_1^2I)$, $p(x_T)=\mathcal N(0,I)$, with
+# all $\sigma_t>0$. Jensen's inequality gives, as for DDPM, $-\log p_\theta(x_0)\le J_\sigma$ with
+# $J_\sigma=\mathbb E_{q_\sigma}\big[\log q_\sigma(x_{1:T}\mid x_0)-\log p_\theta(x_{0:T})\big]$,
+# and
 #
 # $$
 # J_\sigma=L_\gamma+C,\qquad C=\mathrm{KL}\big(q(x_T\mid x_0)\Vert p(x_T)\big)+\tfrac d2\log(2\pi\sigma_1^2),
@@ -325,23 +333,24 @@ print("(7.2) has these marginals; its one Markov member has variance β̃")
 # $a_t\,(x_0-\hat x_0)$ with the $a_t$ of (7.8). For $t=1$ the log-density has the same form with
 # $a_1=1$, plus $\frac d2\log(2\pi\sigma_1^2)$. And (3.4) turns errors of $x_0$ into errors of
 # $\varepsilon$:
-# $\lVert x_0-\hat x_0\rVert^2=\frac{1-\bar\alpha_t}{\bar\alpha_t}\lVert\varepsilon-\hat\varepsilon\rVert^2$. ∎
+# $\lVert x_0-\hat x_0\rVert^2=\frac{1-\bar\alpha_t}{\bar\alpha_t}\lVert\varepsilon-\hat\varepsilon\rVert^2$.
+# ∎
 # :::
 #
 # A net free to answer at each $t$ on its own has the same optimum for all positive weights, so
 # training with equal weights trains every member at once. Two limits of this argument. A real net
 # shares weights between times, so the $\gamma_t$ matter a little. And as $\sigma\to0$,
 # $\gamma_t\to\infty$: the deterministic member has no bound. The lemma alone does not justify it
-# either, since (7.3) speaks of chains that know the true $x_0$. Why DDIM samples the data although it
-# only has $\hat x_0=\mathbb E[x_0\mid x_t]$: in the limit of small steps it follows the ODE (7.11),
-# and that is the flow (B.12), which carries the density $q(x_T)$ to $q(x_0)$.
+# either, since (7.3) speaks of chains that know the true $x_0$. Why DDIM samples the data although
+# it only has $\hat x_0=\mathbb E[x_0\mid x_t]$: in the limit of small steps it follows the ODE
+# (7.11), and that is the flow (B.12), which carries the density $q(x_T)$ to $q(x_0)$.
 #
 # How different are the weights? Put $\sigma_t=\eta\sqrt{\tilde\beta_t}$. Where $\beta_t$ is small
 # *against the noise that is there*, $\beta_t\ll1-\bar\alpha_t$, expanding the root in (7.8) gives
-# $a_t\approx\sqrt{\bar\alpha_t}\,\beta_t\,(1+\eta^2)/2(1-\bar\alpha_t)$. Compared with DDPM's weight
-# everything is then multiplied by one number, $(1+\eta^2)^2/4\eta^2$, the same at every time. The
-# condition fails at both ends of the chain: at $t=2$, where $\beta_t$ is tiny and yet half of all
-# the noise, and at $t=T$, where the cosine schedule ends with $\beta_T=0.999$.
+# $a_t\approx\sqrt{\bar\alpha_t}\,\beta_t\,(1+\eta^2)/2(1-\bar\alpha_t)$. Compared with DDPM's
+# weight everything is then multiplied by one number, $(1+\eta^2)^2/4\eta^2$, the same at every
+# time. The condition fails at both ends of the chain: at $t=2$, where $\beta_t$ is tiny and yet
+# half of all the noise, and at $t=T$, where the cosine schedule ends with $\beta_T=0.999$.
 
 # %%
 from ddpmlib import losses
@@ -376,8 +385,8 @@ Markdown("Weight $\\gamma_t(\\eta)\\,/\\,\\gamma_t(1)$:\n\n" + markdown(header, 
 #
 # ### The update: predicted $x_0$, direction, noise
 #
-# With $\hat x_0$ for $x_0$, (7.2) reads *predicted $x_0$* + *direction to $x_t$* + *noise*, which is
-# (3.8). The paper measures $\sigma$ in units of the Markov member,
+# With $\hat x_0$ for $x_0$, (7.2) reads *predicted $x_0$* + *direction to $x_t$* + *noise*, which
+# is (3.8). The paper measures $\sigma$ in units of the Markov member,
 #
 # $$
 # \sigma_{t\to s}(\eta)=\eta\,\sqrt{\frac{1-\bar\alpha_s}{1-\bar\alpha_t}}\,\sqrt{1-\frac{\bar\alpha_t}{\bar\alpha_s}},\qquad 0\le\eta\le1,
@@ -390,20 +399,21 @@ Markdown("Weight $\\gamma_t(\\eta)\\,/\\,\\gamma_t(1)$:\n\n" + markdown(header, 
 #
 # :::{admonition} Common misprint: α for ᾱ
 # :class: warning
-# The DDIM paper writes $\alpha_t$ for what everyone else calls $\bar\alpha_t$.
-# [Deck 001](../book/slides_map.md#deck-001), "Denoising Diffusion Probabilistic and Implicit Models",
-# keeps the paper's letters throughout, which is consistent.
-# [Deck 003](../book/slides_map.md#deck-003), "Denoising Diffusion Models", mixes both in one formula,
-# and half of the bars get lost. A test that finds it: put $x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ into
-# the slide's formula with perfect $\hat x_0,\hat\varepsilon$ and demand that $x_s$ has
-# signal² + noise² = 1 *and* the signal $\sqrt{\bar\alpha_s}$. "What goes wrong" below runs two such
-# formulas; one gives noise, and the other clean digits that all look alike.
+# The DDIM paper writes $\alpha_t$ for what everyone else calls $\bar\alpha_t$. [Deck
+# 001](../book/slides_map.md#deck-001), "Denoising Diffusion Probabilistic and Implicit Models",
+# keeps the paper's letters throughout, which is consistent. [Deck
+# 003](../book/slides_map.md#deck-003), "Denoising Diffusion Models", mixes both in one formula, and
+# half of the bars get lost. A test that finds it: put
+# $x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ into the slide's formula with
+# perfect $\hat x_0,\hat\varepsilon$ and demand that $x_s$ has signal² + noise² = 1 *and* the signal
+# $\sqrt{\bar\alpha_s}$. "What goes wrong" below runs two such formulas; one gives noise, and the
+# other clean digits that all look alike.
 # :::
 #
 # ### DDIM is Euler's method for an ODE
 #
-# With $\sigma=0$ divide (3.8) by $\sqrt{\bar\alpha_s}$. Write $\bar x_t=x_t/\sqrt{\bar\alpha_t}$ and
-# $r_t=\sqrt{(1-\bar\alpha_t)/\bar\alpha_t}$, the noise per unit of signal. Then
+# With $\sigma=0$ divide (3.8) by $\sqrt{\bar\alpha_s}$. Write $\bar x_t=x_t/\sqrt{\bar\alpha_t}$
+# and $r_t=\sqrt{(1-\bar\alpha_t)/\bar\alpha_t}$, the noise per unit of signal. Then
 # $\bar x_s=\hat x_0+r_s\hat\varepsilon$ and $\bar x_t=\hat x_0+r_t\hat\varepsilon$, so
 #
 # $$
@@ -418,9 +428,9 @@ Markdown("Weight $\\gamma_t(\\eta)\\,/\\,\\gamma_t(1)$:\n\n" + markdown(header, 
 # \tag{7.11}
 # $$
 #
-# [Appendix B](B_rosetta.ipynb) derives the same curve from a stochastic differential equation. Three
-# consequences, each measured below: the error falls like 1/steps; with the same start all step
-# counts approach the *same* end; and the equation can be integrated backwards.
+# [Appendix B](B_rosetta.ipynb) derives the same curve from a stochastic differential equation.
+# Three consequences, each measured below: the error falls like 1/steps; with the same start all
+# step counts approach the *same* end; and the equation can be integrated backwards.
 #
 # **One step** is $s=0$, $r_0=0$, from $t=T$:
 #
@@ -479,8 +489,8 @@ print("each DDIM step is an Euler step")
 #
 # A mixture of six Gaussians of unequal weight has its denoiser in closed form: what goes wrong now
 # is due to the sampler. The table compares 1,500 samples with 1,500 draws of the data by the
-# *energy distance* $2\,\mathbb E|X-Y|-\mathbb E|X-X'|-\mathbb E|Y-Y'|$, which is zero only for equal
-# distributions and is estimated without bias (so it may come out slightly negative).
+# *energy distance* $2\,\mathbb E|X-Y|-\mathbb E|X-X'|-\mathbb E|Y-Y'|$, which is zero only for
+# equal distributions and is estimated without bias (so it may come out slightly negative).
 
 # %%
 from ddpmlib import data
@@ -548,22 +558,23 @@ assert near[1] == 0 and 0.18 < near[2] < 0.25
 assert 0.75 < near[4] < 0.8 and 0.97 < near[10] < 0.98
 
 # %% [markdown]
-# **Fig. 7.3.** One step puts all points on one dot, the mean of the data, where there are no data at
-# all. Two steps spread them without finding a cluster (a fifth lie within three deviations of a
+# **Fig. 7.3.** One step puts all points on one dot, the mean of the data, where there are no data
+# at all. Two steps spread them without finding a cluster (a fifth lie within three deviations of a
 # centre), four show six clusters with points between them (three quarters within), and with ten
 # steps 97 % lie within, of the data 99 %.
 #
-# In the table, $\eta$ matters little on this easy problem. At four steps $\eta=1$ is at 15.5 and DDIM at
-# 11.9 (more than two standard deviations apart), and with twenty steps every column is as good as the data.
+# In the table, $\eta$ matters little on this easy problem. At four steps $\eta=1$ is at 15.5 and
+# DDIM at 11.9 (more than two standard deviations apart), and with twenty steps every column is as
+# good as the data.
 #
 # :::{admonition} Common misprint: x_0 in one step
 # :class: warning
-# With $\sigma=0$ the process is deterministic, so that $x_0$ could be computed in one step, says deck
-# 001, and retracts it at once: "but in practice this is not good". The reason can be given. $x_T$ determines the end of the *curve* (7.11), but one
-# Euler step follows the curve's tangent at the start, and (7.12) says where that leads: to the
-# posterior mean, which at $t=T$ is the mean of the data. Deterministic does not mean straight.
-# (Models can be trained to make the curve straight, or to jump to its end: distillation, consistency
-# models.)
+# With $\sigma=0$ the process is deterministic, so that $x_0$ could be computed in one step, says
+# deck 001, and retracts it at once: "but in practice this is not good". The reason can be given.
+# $x_T$ determines the end of the *curve* (7.11), but one Euler step follows the curve's tangent at
+# the start, and (7.12) says where that leads: to the posterior mean, which at $t=T$ is the mean of
+# the data. Deterministic does not mean straight. (Models can be trained to make the curve straight,
+# or to jump to its end: distillation, consistency models.)
 # :::
 #
 # Now the order of the method. From the same $x_T$ in float64, how far do $n$ steps end from 2,048
@@ -590,8 +601,8 @@ assert 0.8 < order < 1.2 and error[0] / error[4] > 16
 
 # %% [markdown]
 # **Fig. 7.4.** DDIM is of first order: from sixteen steps on the error nearly halves when the steps
-# double (measured order 0.9). The first sixteen steps gain more than first order promises. A method of
-# higher order falls faster; exercise 7.4 writes one.
+# double (measured order 0.9). The first sixteen steps gain more than first order promises. A method
+# of higher order falls faster; exercise 7.4 writes one.
 #
 # ## A network trained for 1,000 steps, sampled in one to ten
 #
@@ -601,9 +612,9 @@ assert 0.8 < order < 1.2 and error[0] / error[4] > 16
 # As reference we draw 210 chains of 20 DDIM steps, in three groups of 70. Distances are Fréchet
 # distances between features of our MNIST classifier (`mnist-classifier`, penultimate layer, 64
 # numbers), here to the *model's own* finished samples from other noise: the numbers tell what
-# skipping steps costs, and nothing of how good the network is
-# ([chapter 8](08_metrics.ipynb) and [chapter 9](09_scoreboard.ipynb) ask that). With seventy samples
-# such a distance is far from zero even between equals; that value is called the *floor*.
+# skipping steps costs, and nothing of how good the network is ([chapter 8](08_metrics.ipynb) and
+# [chapter 9](09_scoreboard.ipynb) ask that). With seventy samples such a distance is far from zero
+# even between equals; that value is called the *floor*.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 from ddpmlib.evaluation import features, metrics
@@ -621,8 +632,8 @@ floors = torch.tensor(floors)
 print(f"floor, 70 samples against 140 others: {floors.mean():.1f} ± {floors.std():.1f}")
 
 # %% [markdown]
-# Fewer steps now, from the noise of the first group. Beside the distance: the class agreement,
-# and the correlation of pixels with the 20-step image from the same $x_T$. Its baseline is not zero,
+# Fewer steps now, from the noise of the first group. Beside the distance: the class agreement, and
+# the correlation of pixels with the 20-step image from the same $x_T$. Its baseline is not zero,
 # since two different threes also look alike.
 
 
@@ -696,16 +707,16 @@ _ = axes[0].legend()
 # One step gives the average digit of its class, (7.12) once more; half of these averages are read
 # as another digit. Two steps are legible (96 % agreement) but twice as far or more from finished
 # samples. That ancestral *two*-step images look more like the 20-step image than ten-step ones is
-# no merit: in two steps little fresh noise is drawn. Deck 003 expects worse samples from strides of the stochastic chain at once; with $\tilde\beta$, ten steps cannot be told from
-# twenty here.
+# no merit: in two steps little fresh noise is drawn. Deck 003 expects worse samples from strides of
+# the stochastic chain at once; with $\tilde\beta$, ten steps cannot be told from twenty here.
 #
 # ## Does the last quarter of the chain do most of the work?
 #
-# [Deck 004](../book/slides_map.md#deck-004), "Diffusion models", follows IS and FID of the generated
-# states along the chain, finds that the last 250 of 1,000 steps matter most, and takes 250 DDIM steps from it. What could
-# be measured? The state $x_t$ is what a film of the chain *shows*. The prediction
-# $\hat x_0(x_t,t)$ is what the chain *knows* at that time. Both go to the same classifier, for the
-# 210 chains above.
+# [Deck 004](../book/slides_map.md#deck-004), "Diffusion models", follows IS and FID of the
+# generated states along the chain, finds that the last 250 of 1,000 steps matter most, and takes
+# 250 DDIM steps from it. What could be measured? The state $x_t$ is what a film of the chain
+# *shows*. The prediction $\hat x_0(x_t,t)$ is what the chain *knows* at that time. Both go to the
+# same classifier, for the 210 chains above.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 visited = (1000, 900, 750, 600, 500, 400, 250, 150, 100, 50)
@@ -769,17 +780,17 @@ _ = plots.grid(torch.stack(tiles), ncol=6, ax=right)
 _ = right.set_title("t = 1000, 900, 750, 500, 250, 50", fontsize=10)
 
 # %% [markdown]
-# **Fig. 7.6.** The states improve late, the predictions early. Left, the distance of the state $x_t$
-# (orange) is still more than thirty times the floor when the last quarter (grey) begins, because the
-# state carries noise of deviation $\sqrt{1-\bar\alpha_t}$ nearly to the end; the deck's measurement
-# agrees. The prediction $\hat x_0$ (blue) has made 98 % of its way when the last *half* begins.
-# Right: two rows of states, two of predictions.
+# **Fig. 7.6.** The states improve late, the predictions early. Left, the distance of the state
+# $x_t$ (orange) is still more than thirty times the floor when the last quarter (grey) begins,
+# because the state carries noise of deviation $\sqrt{1-\bar\alpha_t}$ nearly to the end; the deck's
+# measurement agrees. The prediction $\hat x_0$ (blue) has made 98 % of its way when the last *half*
+# begins. Right: two rows of states, two of predictions.
 #
 # So it does not follow that the first 750 steps do little: they settle the digit, and the last 250
-# remove the noise that one sees. (DDIM's 250 steps are another thing: they are spread over the whole
-# chain.) Two limits. Our classifier knows 28×28 grey digits; on photographs, where texture counts, the
-# same measurement may come out differently. And a quarter of the *times* is no natural unit: what counts is the noise level reached there, which
-# depends on the schedule.
+# remove the noise that one sees. (DDIM's 250 steps are another thing: they are spread over the
+# whole chain.) Two limits. Our classifier knows 28×28 grey digits; on photographs, where texture
+# counts, the same measurement may come out differently. And a quarter of the *times* is no natural
+# unit: what counts is the noise level reached there, which depends on the schedule.
 
 # %% tags=["hide-input"]
 cosine, linear = process, DDPM(schedules.linear(T))
@@ -804,11 +815,12 @@ assert linear.std[250] > 1.3 * cosine.std[250]
 # $$
 #
 # which takes the noise at the *wrong end* of the step: DDIM will decode with
-# $\hat\varepsilon(x_t,t)$, see (3.9). So the round trip does not close exactly. `ddim_invert` asks for
-# $\hat\varepsilon$ at $(x_s, t)$ (at $t=0$ a network has nothing to say), and with `refine` > 1 it asks
-# again at the $x_t$ so found, applies (3.9) again and mixes the result with the guess before
-# (Anderson acceleration), which brings it nearer to the exact inverse. Where the calls do not suffice
-# it keeps the best guess and warns. Here are 20 real scans that the network has not been trained on.
+# $\hat\varepsilon(x_t,t)$, see (3.9). So the round trip does not close exactly. `ddim_invert` asks
+# for $\hat\varepsilon$ at $(x_s, t)$ (at $t=0$ a network has nothing to say), and with `refine` > 1
+# it asks again at the $x_t$ so found, applies (3.9) again and mixes the result with the guess
+# before (Anderson acceleration), which brings it nearer to the exact inverse. Where the calls do
+# not suffice it keeps the best guess and warns. Here are 20 real scans that the network has not
+# been trained on.
 
 # %%
 from ddpmlib.samplers import ddim_invert
@@ -870,13 +882,14 @@ _ = right.legend()
 
 # %% [markdown]
 # **Fig. 7.7.** Encoding and decoding returns the scan, and refining is worth its calls. Left, from
-# top to bottom: scans, their latents (20 steps, shown at half contrast), and three decodings: 5 steps
-# plain, 5 steps refined, 20 steps refined. Right, the plain encoder's error falls with the steps; at
-# equal calls of the encoder (5 × 4 against 20, 10 × 4 against 40) refining wins.
+# top to bottom: scans, their latents (20 steps, shown at half contrast), and three decodings: 5
+# steps plain, 5 steps refined, 20 steps refined. Right, the plain encoder's error falls with the
+# steps; at equal calls of the encoder (5 × 4 against 20, 10 × 4 against 40) refining has the
+# smaller error.
 #
-# At 20 refined steps the latents' standard deviation is within 0.1 of one: a digit has been turned into
-# noise from which it can be rebuilt. With $\eta>0$ there is no such code, because the noise drawn on
-# the way is not stored anywhere.
+# At 20 refined steps the latents' standard deviation is within 0.1 of one: a digit has been turned
+# into noise from which it can be rebuilt. With $\eta>0$ there is no such code, because the noise
+# drawn on the way is not stored anywhere.
 #
 # ### Between two latents
 #
@@ -899,9 +912,9 @@ _ = right.legend()
 #
 # :::{dropdown} Proof: slerp keeps the norm
 # For $\lVert a\rVert=\lVert b\rVert$ the squared norm is multiplied by
-# $\sin^2((1-w)\theta)+\sin^2(w\theta)+2\sin((1-w)\theta)\sin(w\theta)\cos\theta$ over $\sin^2\theta$.
-# The three arcs $(1-w)\theta$, $w\theta$ and $\pi-\theta$ add up to $\pi$, so they are the angles of a
-# triangle, and the numerator is $\sin^2\theta$ by its law of cosines. ∎
+# $\sin^2((1-w)\theta)+\sin^2(w\theta)+2\sin((1-w)\theta)\sin(w\theta)\cos\theta$ over
+# $\sin^2\theta$. The three arcs $(1-w)\theta$, $w\theta$ and $\pi-\theta$ add up to $\pi$, so they
+# are the angles of a triangle, and the numerator is $\sin^2\theta$ by its law of cosines. ∎
 # :::
 
 # %% mystnb={"image": {"alt": "Four rows of nine digits: a three turning into another three by slerp and by lerp, then an eight likewise. The lerp rows are smoother in the middle. Beside them a curve: the deviation of the latent stays at one for slerp and sags to 0.71 for lerp."}} tags=["hide-input"]
@@ -928,13 +941,14 @@ assert abs(torch.stack(spread["lerp"])[:, 4].mean() - 0.5**0.5) < 0.04
 assert min(float(likeness(r[:-1], r[1:]).min()) for r in rows) > 0.6
 
 # %% [markdown]
-# **Fig. 7.8.** Nearby latents are nearby digits. Left, a three turns into another three and an eight
-# into another eight, label held fixed; rows 1 and 3 by slerp, rows 2 and 4 by lerp (straight lines);
-# neighbours correlate above 0.6 everywhere. Right, the standard deviation of the latents stays near
-# one on the great circle and falls to $\sqrt{1/2}$ on the chord.
+# **Fig. 7.8.** Nearby latents are nearby digits. Left, a three turns into another three and an
+# eight into another eight, label held fixed; rows 1 and 3 by slerp, rows 2 and 4 by lerp (straight
+# lines); neighbours correlate above 0.6 everywhere. Right, the standard deviation of the latents
+# stays near one on the great circle and falls to $\sqrt{1/2}$ on the chord.
 #
-# Lerp's middle is legible too, but a latent of too small a norm asks for something more typical than
-# a sample should be. Seventy pairs show it in the spread of the images within their class:
+# Lerp's middle is legible too, but a latent of too small a norm leads to an image that is closer to
+# the average than a sample should be. Seventy pairs show it in the spread of the images within
+# their class:
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 def variety(x):
@@ -962,9 +976,9 @@ Markdown(markdown(("latent", "variance within a class"), cells.items()))
 # ## Fresh noise corrects errors: Restart sampling
 #
 # A deterministic chain carries every error to its end. A chain with fresh noise forgets part of it.
-# *Restart sampling* (Xu et al. {cite}`xu2023restart`) uses both: draw with DDIM, noise the result back
-# to a time $t$ by the forward process, and redo the chain from there. In the library that is a list
-# of times that rises once; the rising step costs no network call.
+# *Restart sampling* (Xu et al. {cite}`xu2023restart`) uses both: draw with DDIM, noise the result
+# back to a time $t$ by the forward process, and redo the chain from there. In the library that is a
+# list of times that rises once; the rising step costs no network call.
 
 # %%
 down = uniform_times(T, 20)  # 1000, 950, ..., 50, 0
@@ -973,11 +987,12 @@ once = [*down, *again]  # ... 50, 0, 500, 450, ..., 50, 0
 
 # %% [markdown]
 # Why can that help? Suppose that the chain below $t$ is exact. Noising is the same random map for
-# samples and data, and no divergence between two distributions grows under it; the flow of the exact
-# ODE is invertible and changes none. So redoing can only bring the distribution nearer to that of
-# the data. By how much, Gaussian data $x_0\sim\mathcal N(0,c^2)$ tell. The exact curve multiplies the
-# whole distribution at $t$ by $c/\sqrt{\bar\alpha_tc^2+1-\bar\alpha_t}$ (exercise 7.3), and the noising
-# before it multiplies by $\sqrt{\bar\alpha_t}$. Samples of mean $m$ and variance $c^2(1+\delta)$ become
+# samples and data, and no divergence between two distributions grows under it; the flow of the
+# exact ODE is invertible and changes none. So redoing can only bring the distribution nearer to
+# that of the data. By how much, Gaussian data $x_0\sim\mathcal N(0,c^2)$ tell. The exact curve
+# multiplies the whole distribution at $t$ by $c/\sqrt{\bar\alpha_tc^2+1-\bar\alpha_t}$ (exercise
+# 7.3), and the noising before it multiplies by $\sqrt{\bar\alpha_t}$. Samples of mean $m$ and
+# variance $c^2(1+\delta)$ become
 #
 # $$
 # m_{\text{new}}=\lambda_t\,m,\qquad \delta_{\text{new}}=\lambda_t^2\,\delta,\qquad \lambda_t=\operatorname{Corr}(x_0,x_t)=\frac{\sqrt{\bar\alpha_t}\,c}{\sqrt{\bar\alpha_t\,c^2+1-\bar\alpha_t}}<1 .
@@ -985,9 +1000,10 @@ once = [*down, *again]  # ... 50, 0, 500, 450, ..., 50, 0
 # $$
 #
 # Ancestral steps do the same without being asked. An error $m_t$ of the mean at time $t$ ends as
-# $m_t\,c/\sqrt{\bar\alpha_tc^2+1-\bar\alpha_t}$ after DDIM, and as $\lambda_t$ times that after many small
-# ancestral steps from $t$ to 0, since $\mathbb E[x_0\mid x_t]=\lambda_t\,\frac{c}{\sqrt{\bar\alpha_tc^2+1-\bar\alpha_t}}\,x_t$.
-# One Restart damps errors from above $t$ as much as $\eta=1$ below $t$ does.
+# $m_t\,c/\sqrt{\bar\alpha_tc^2+1-\bar\alpha_t}$ after DDIM, and as $\lambda_t$ times that after
+# many small ancestral steps from $t$ to 0, since
+# $\mathbb E[x_0\mid x_t]=\lambda_t\,\frac{c}{\sqrt{\bar\alpha_tc^2+1-\bar\alpha_t}}\,x_t$. One
+# Restart damps errors from above $t$ as much as $\eta=1$ below $t$ does.
 #
 # What redoing cannot remove is an error of the redone part itself: if each redo adds a mean error
 # $b$, the next result has $\lambda_tm+b$, and many of them approach $b/(1-\lambda_t)$, which is
@@ -1050,16 +1066,18 @@ Markdown(
 )
 
 # %% [markdown]
-# With the error above 500, each of the first two Restarts halves the energy distance or better, $\eta=1$ below 500 takes
-# it down by a third or more, and five times as many DDIM steps change nothing. With the error below 500,
-# one Restart more than doubles the distance. So fresh noise is no cure for everything: it removes errors of
-# the noisy part of the chain and adds to those of the last part.
+# With the error above 500, each of the first two Restarts halves the energy distance or better,
+# $\eta=1$ below 500 takes it down by a third or more, and five times as many DDIM steps change
+# nothing. With the error below 500, one Restart more than doubles the distance. So fresh noise is
+# no cure for everything: it removes errors of the noisy part of the chain and adds to those of the
+# last part.
 #
 # ### Does the MNIST network profit?
 #
-# Seven chains of 2,000 digits each, all from the same $x_T$ and with the shipped network ($\sigma=\eta\sqrt{\tilde\beta}$): Fréchet
-# distances to the training set in the features of `mnist-classifier` and in 50 principal components of the pixels. In brackets
-# stands by how much a chain is below DDIM, as a 95 % interval over samples that are redrawn in pairs.
+# Seven chains of 2,000 digits each, all from the same $x_T$ and with the shipped network
+# ($\sigma=\eta\sqrt{\tilde\beta}$): Fréchet distances to the training set in the features of
+# `mnist-classifier` and in 50 principal components of the pixels. In brackets stands by how much a
+# chain is below DDIM, as a 95 % interval over samples that are redrawn in pairs.
 
 # %% tags=["hide-input"]
 from ddpmlib import experiments
@@ -1078,19 +1096,23 @@ for row in experiments.results.rows("restart"):  # two seeds
 Markdown(experiments.restart.table())
 
 # %% [markdown]
-# By the classifier's features it does: one Restart takes the distance from 0.55 to 0.33 (0.62 to 0.30 with a second seed), and $\eta=1$ in
-# the last half alone does as much without a single further call. More DDIM steps change it by less than 0.05, so it is not the calls.
-# By the components of pixels neither Restart nor late noise changes anything that the intervals can tell from zero; there more steps help, and
-# fresh noise in the *first* half raises the distance by 0.65 (0.40 with the second seed, whose interval just reaches zero). What fresh noise corrects here is seen by one kind of features and not by the other, and
-# "DDIM is worse than ancestral sampling" holds for the first kind only.
+# By the classifier's features it does: one Restart takes the distance from 0.55 to 0.33 (0.62 to
+# 0.30 with a second seed), and $\eta=1$ in the last half alone does as much without a single
+# further call. More DDIM steps change it by less than 0.05, so it is not the calls. By the
+# components of pixels neither Restart nor late noise changes anything that the intervals can tell
+# from zero; there more steps help, and fresh noise in the *first* half raises the distance by 0.65
+# (0.40 with the second seed, whose interval just reaches zero). What fresh noise corrects here is
+# seen by one kind of features and not by the other, and "DDIM is worse than ancestral sampling"
+# holds for the first kind only.
 #
 # ## Which times should a few steps visit?
 #
 # With $n$ steps, *which* times? Four spacings are in use: evenly from $T$ ("trailing", our
-# `uniform_times`); from $T$ to 1, both included ("linspace", IDDPM's); the multiples of $T/n$ counted
-# from below ("leading", the DDIM code's first option); quadratic, dense near the data (its second;
-# there it stops at $0.8\,T$). The reference this time is real digits, three seeds of 70 samples, on
-# the features of `digits-classifier`; beside it the mixture, where no network is involved.
+# `uniform_times`); from $T$ to 1, both included ("linspace", IDDPM's); the multiples of $T/n$
+# counted from below ("leading", the DDIM code's first option); quadratic, dense near the data (its
+# second; there it stops at $0.8\,T$). The reference this time is real digits, three seeds of 70
+# samples, on the features of `digits-classifier`; beside it the mixture, where no network is
+# involved.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 from ddpmlib.samplers import leading_times, linspace_times, quadratic_times
@@ -1159,23 +1181,24 @@ _ = axes[0].legend()
 
 # %% [markdown]
 # **Fig. 7.9.** A chain should start at $T$. Left, "leading" is far behind on the digits at five
-# steps: it starts at $t=801$ and feeds pure noise to a network that expects $\sqrt{\bar\alpha_{801}}$
-# of a mostly *dark* image in it. Right, the mixture has the mean zero, and the missing start costs
-# nothing that shows; there the spacings that spend steps near the data (linspace, quadratic) are
-# behind.
+# steps: it starts at $t=801$ and feeds pure noise to a network that expects
+# $\sqrt{\bar\alpha_{801}}$ of a mostly *dark* image in it. Right, the mixture has the mean zero,
+# and the missing start costs nothing that shows; there the spacings that spend steps near the data
+# (linspace, quadratic) are behind.
 #
-# {cite:t}`lin2024common` found this flaw in large image models, whose pictures could not be very dark
-# or very bright. The other three spacings lie within each other's error bars on the digits at every
-# count; three seeds of 70 cannot order them, nor tell whether more steps help this small network.
+# {cite:t}`lin2024common` found this flaw in large image models, whose pictures could not be very
+# dark or very bright. The other three spacings lie within each other's error bars on the digits at
+# every count; three seeds of 70 cannot order them, nor tell whether more steps help this small
+# network.
 #
 # ## What goes wrong
 #
-# Four small edits of one line, six steps, seventy digits each, seven of them shown. `α for ᾱ` is the
-# paper's formula with DDPM's table of α. `one bar lost` has the right formula but $\sqrt{1-\alpha_s}$
-# in the direction term. `noise at the end` adds the forward deviation of the last stride,
-# $\sqrt{1-\bar\alpha_t}$, at $s=0$ (what $\sigma^2=\beta$ does if nobody forbids it). `stale ε` clips
-# $\hat x_0$ to $[-1,1]$, as many libraries do, and keeps the $\hat\varepsilon$ from before the clip, so
-# that the two no longer add up to $x_t$.
+# Four small edits of one line, six steps, seventy digits each, seven of them shown. `α for ᾱ` is
+# the paper's formula with DDPM's table of α. `one bar lost` has the right formula but
+# $\sqrt{1-\alpha_s}$ in the direction term. `noise at the end` adds the forward deviation of the
+# last stride, $\sqrt{1-\bar\alpha_t}$, at $s=0$ (what $\sigma^2=\beta$ does if nobody forbids it).
+# `stale ε` clips $\hat x_0$ to $[-1,1]$, as many libraries do, and keeps the $\hat\varepsilon$ from
+# before the clip, so that the two no longer add up to $x_t$.
 
 # %% tags=["nbval-ignore-output", "hide-input"]
 bars, alphas = process.alpha_bar.float(), process.alpha.float()
@@ -1230,13 +1253,15 @@ _ = plots.grid(torch.cat(shown), ncol=7, ax=ax)
 #
 # Row 2 is easy to notice. **Row 3 is not**: each digit is clean, and the classifier reads all of
 # them. But they are all the same ordinary digit. States with too little noise in them ask for
-# averages, and the variance within a class falls to about a tenth; the agreement cannot see that, the
-# Fréchet distance does. Row 5 cannot be told from row 1 here, by distance or agreement. It breaks an identity all the same, and `process.step` cannot do so: it takes
-# $\hat x_0$ only, and works $\hat\varepsilon$ out itself.
+# averages, and the variance within a class falls to about a tenth; the agreement cannot see that,
+# the Fréchet distance does. Row 5 cannot be told from row 1 here, by distance or agreement. It
+# breaks an identity all the same, and `process.step` cannot do so: it takes $\hat x_0$ only, and
+# works $\hat\varepsilon$ out itself.
 #
 # The tests that catch them, in `tests/derivations/test_ch07.py`:
-# `test_lost_bars_break_the_marginals` (the check of the first box: perfect predictions in, marginals
-# out), `test_no_noise_in_the_last_step_for_any_eta`, `test_a_clipped_prediction_brings_its_own_noise`.
+# `test_lost_bars_break_the_marginals` (the check of the first box: perfect predictions in,
+# marginals out), `test_no_noise_in_the_last_step_for_any_eta`,
+# `test_a_clipped_prediction_brings_its_own_noise`.
 #
 # ## Exercises
 #
@@ -1274,8 +1299,8 @@ exercises.check("7.1", mix)
 # ### ★★ Exercise 7.2: the chain that keeps nothing of $x_t$
 #
 # The other end of the family: $\sigma^2=1-\bar\alpha_s$. Write
-# `forgetful(denoiser, process, x, times, noise)` where `denoiser(x_t, t)` returns a `Prediction` and
-# `noise[s]` is the $z$ of the step that arrives at $s$. What does each step keep of $x_t$?
+# `forgetful(denoiser, process, x, times, noise)` where `denoiser(x_t, t)` returns a `Prediction`
+# and `noise[s]` is the $z$ of the step that arrives at $s$. What does each step keep of $x_t$?
 #
 # :::{dropdown} Hint
 # Put $\sigma^2=1-\bar\alpha_s$ into (7.2): which term is gone? At $s=0$ the deviation is zero.
@@ -1303,14 +1328,15 @@ exercises.check("7.2", forgetful)
 # %% [markdown]
 # ### ★★ Exercise 7.3: what one Euler step loses
 #
-# Data $x_0\sim\mathcal N(0,c^2)$, exact denoiser, DDIM. One step multiplies $x_t$ by a number; so does
-# the exact ODE, all the way from $r$ to $0$. Give `(one_step, exact)`, two functions of $(r_T, c)$: the
-# standard deviation of the samples when $\bar x_T\sim\mathcal N(0,c^2+r_T^2)$ is (a) taken to $r=0$ in
-# *one* Euler step and (b) along the exact curve.
+# Data $x_0\sim\mathcal N(0,c^2)$, exact denoiser, DDIM. One step multiplies $x_t$ by a number; so
+# does the exact ODE, all the way from $r$ to $0$. Give `(one_step, exact)`, two functions of
+# $(r_T, c)$: the standard deviation of the samples when $\bar x_T\sim\mathcal N(0,c^2+r_T^2)$ is
+# (a) taken to $r=0$ in *one* Euler step and (b) along the exact curve.
 #
 # :::{dropdown} Hint
-# $\mathbb E[\varepsilon\mid\bar x]=\frac{r}{c^2+r^2}\,\bar x$. One step is then a multiplication; the
-# ODE $\mathrm d\bar x/\mathrm dr=\frac{r}{c^2+r^2}\bar x$ is solved by separating the variables.
+# $\mathbb E[\varepsilon\mid\bar x]=\frac{r}{c^2+r^2}\,\bar x$. One step is then a multiplication;
+# the ODE $\mathrm d\bar x/\mathrm dr=\frac{r}{c^2+r^2}\bar x$ is solved by separating the
+# variables.
 # :::
 
 # %%
@@ -1320,7 +1346,8 @@ answer = ...  # (one_step, exact), functions of (r_T, c)
 
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise 7.3: x̄ (1 − r²/(c²+r²)) = x̄ c²/(c²+r²); curve: x̄ ∝ √(c²+r²)
+# Solution of exercise 7.3: x̄ (1 − r²/(c²+r²)) = x̄ c²/(c²+r²);
+# on the curve x̄ ∝ √(c²+r²)
 def one_step(r_T, c):
     return c**2 / (c**2 + r_T**2) ** 0.5
 
@@ -1334,14 +1361,14 @@ exercises.check("7.3", (one_step, exact_curve))
 # %% [markdown]
 # ### ★★ Exercise 7.4: Heun's method
 #
-# Euler's method has order one. **Heun's method** has order two: make the Euler step to $\bar x_s$, ask
-# the network again *there*, and repeat the step with the average of both noises. Write
-# `heun(eps_net, x, alpha_bar, times)` with `eps_net(x_t, t)` as in exercise 3.4; where $s=0$ there is
-# no network to ask again, so keep the Euler step.
+# Euler's method has order one. **Heun's method** has order two: make the Euler step to $\bar x_s$,
+# ask the network again *there*, and repeat the step with the average of both noises. Write
+# `heun(eps_net, x, alpha_bar, times)` with `eps_net(x_t, t)` as in exercise 3.4; where $s=0$ there
+# is no network to ask again, so keep the Euler step.
 #
 # :::{dropdown} Hint
-# Work in $(r,\bar x)$ with (7.10) and translate back with $x_t=\sqrt{\bar\alpha_t}\,\bar x_t$ whenever
-# the network is called.
+# Work in $(r,\bar x)$ with (7.10) and translate back with $x_t=\sqrt{\bar\alpha_t}\,\bar x_t$
+# whenever the network is called.
 # :::
 
 # %%
@@ -1353,14 +1380,14 @@ answer = ...  # a function (eps_net, x, alpha_bar, times) -> x_0
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 7.4
 def heun(eps_net, x, alpha_bar, times):
+    r = ((1 - alpha_bar) / alpha_bar).sqrt()
     for t, s in zip(times[:-1], times[1:], strict=True):
         scale_t, scale_s = alpha_bar[t].sqrt(), alpha_bar[s].sqrt()
-        r_t, r_s = (((1 - alpha_bar[u]) / alpha_bar[u]).sqrt() for u in (t, s))
         eps = eps_net(x, t)
-        x_s = scale_s * (x / scale_t + (r_s - r_t) * eps)
+        x_s = scale_s * (x / scale_t + (r[s] - r[t]) * eps)
         if s > 0:
             eps = (eps + eps_net(x_s, s)) / 2
-            x_s = scale_s * (x / scale_t + (r_s - r_t) * eps)
+            x_s = scale_s * (x / scale_t + (r[s] - r[t]) * eps)
         x = x_s
     return x
 
@@ -1370,19 +1397,20 @@ exercises.check("7.4", heun)
 # %% [markdown]
 # ### ★★★ Exercise 7.5: where to restart from
 #
-# A project on the ring of Fig. 7.3. The denoiser below is wrong in two places, strongly at $t>600$ and
-# weakly at $t\le100$, as a network may be. With 20 DDIM steps and *one* Restart (the times `once`,
-# with another number in place of 500), from which of the times 100, 200, …, 900 should one restart?
-# Restarting from too low a time corrects little, from too high a time brings the first error back.
+# A project on the ring of Fig. 7.3. The denoiser below is wrong in two places, strongly at $t>600$
+# and weakly at $t\le100$, as a network may be. With 20 DDIM steps and *one* Restart (the times
+# `once`, with another number in place of 500), from which of the times 100, 200, …, 900 should one
+# restart? Restarting from too low a time corrects little, from too high a time brings the first
+# error back.
 #
-# Measure it: `draws` holds ten starts and the data to compare with; for each time average the energy
-# distance over them. Answer with a dictionary from the nine times to the nine averages. The check
-# repeats your measurement with noise of its own, wants your numbers within its error, and asks which
-# of your times is best.
+# Measure it: `draws` holds ten starts and the data to compare with; for each time average the
+# energy distance over them. Answer with a dictionary from the nine times to the nine averages. The
+# check repeats your measurement with noise of its own, wants your numbers within its error, and
+# asks which of your times is best.
 #
 # :::{dropdown} Hint
-# `draw(wrong, process, x_T, [*down, *down[down.index(back):]], eta=0.0, generator=g)` is one chain. Nine
-# times, ten starts: about twenty seconds.
+# `draw(wrong, process, x_T, [*down, *down[down.index(back):]], eta=0.0, generator=g)` is one chain.
+# Nine times, ten starts: about twenty seconds.
 # :::
 
 # %%
@@ -1404,7 +1432,8 @@ answer = ...  # a dictionary {100: ..., 200: ..., ..., 900: ...}
 
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise 7.5: the first half of each chain is the same for all nine times
+# Solution of exercise 7.5: the first half of each chain is the same
+# for all nine times
 g = seeded(5)
 averages = dict.fromkeys(range(100, 1000, 100), 0.0)
 for x_T, truth in draws:
@@ -1419,11 +1448,17 @@ exercises.check("7.5", averages)
 # %% [markdown]
 # ## Recap
 #
-# 1. Training sees only $q(x_t\mid x_0)$. Every chain with these marginals may use the trained network, and there is one for each $\sigma$.
-# 2. $\sigma$ sets how much of the noise is remembered from step to step. DDPM is the one Markov member, DDIM remembers all; the bounds differ by weights that have nearly the same shape over $t$.
-# 3. $\eta=0$ is Euler's method for an ODE in $(r,\bar x)$: error ∝ 1/steps, the same digit for the same noise, one step gives the mean, and the way back encodes.
-# 4. On our MNIST model ten steps are as good as twenty, and the last quarter of the chain adds almost nothing to the prediction; it only removes the noise that one sees.
-# 5. Fresh noise multiplies earlier errors by $\lambda_t<1$; Restart brings it to DDIM, and which of the chains is "better" depends on the features that measure it.
+# 1. Training sees only $q(x_t\mid x_0)$. Every chain with these marginals may use the trained
+#    network, and there is one for each $\sigma$.
+# 2. $\sigma$ sets how much of the noise is remembered from step to step. DDPM is the one Markov
+#    member, DDIM remembers all; the bounds differ by weights that have nearly the same shape over
+#    $t$.
+# 3. $\eta=0$ is Euler's method for an ODE in $(r,\bar x)$: error ∝ 1/steps, the same digit for the
+#    same noise, one step gives the mean, and the way back encodes.
+# 4. On our MNIST model ten steps are as good as twenty, and the last quarter of the chain adds
+#    almost nothing to the prediction; it only removes the noise that one sees.
+# 5. Fresh noise multiplies earlier errors by $\lambda_t<1$; Restart brings it to DDIM, and which of
+#    the chains is "better" depends on the features that measure it.
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
@@ -1435,10 +1470,18 @@ equations.table("07")
 # %% [markdown]
 # ## Further reading
 #
-# - Song, Meng & Ermon (2021), *Denoising diffusion implicit models* {cite}`song2021denoising`: mind that their $\alpha_t$ is our $\bar\alpha_t$. Their (7) is our (7.2), Lemma 1 our (7.3), Theorem 1 our (7.7), (16) our (7.9), (13) and (14) our (7.10) and (7.11).
-# - Xu, Deng, Cheng, Tian, Liu & Jaakkola (2023), *Restart sampling for improving generative processes* {cite}`xu2023restart`: bounds for the two kinds of error, and large models.
-# - Ho, Jain & Abbeel (2020), *DDPM* {cite}`ho2020denoising`: section 4.3 on what is decided when along the chain.
-# - Shoemake (1985), *Animating rotation with quaternion curves* {cite}`shoemake1985animating`: where slerp comes from.
-# - Lin, Liu, Li & Yang (2024), *Common diffusion noise schedules and sample steps are flawed* {cite}`lin2024common`: why a chain should start at $T$.
-# - Nichol & Dhariwal (2021), *Improved DDPM* {cite}`nichol2021improved`: strided sampling with learned variances, against DDIM.
-# - Salimans & Ho (2022), *Progressive distillation* {cite}`salimans2022progressive`: teaching a network to take two DDIM steps in one, down to a handful.
+# - Song, Meng & Ermon (2021), *Denoising diffusion implicit models* {cite}`song2021denoising`: mind
+#   that their $\alpha_t$ is our $\bar\alpha_t$. Their (7) is our (7.2), Lemma 1 our (7.3), Theorem
+#   1 our (7.7), (16) our (7.9), (13) and (14) our (7.10) and (7.11).
+# - Xu, Deng, Cheng, Tian, Liu & Jaakkola (2023), *Restart sampling for improving generative
+#   processes* {cite}`xu2023restart`: bounds for the two kinds of error, and large models.
+# - Ho, Jain & Abbeel (2020), *DDPM* {cite}`ho2020denoising`: section 4.3 on what is decided when
+#   along the chain.
+# - Shoemake (1985), *Animating rotation with quaternion curves* {cite}`shoemake1985animating`:
+#   where slerp comes from.
+# - Lin, Liu, Li & Yang (2024), *Common diffusion noise schedules and sample steps are flawed*
+#   {cite}`lin2024common`: why a chain should start at $T$.
+# - Nichol & Dhariwal (2021), *Improved DDPM* {cite}`nichol2021improved`: strided sampling with
+#   learned variances, against DDIM.
+# - Salimans & Ho (2022), *Progressive distillation* {cite}`salimans2022progressive`: teaching a
+#   network to take two DDIM steps in one, down to a handful.

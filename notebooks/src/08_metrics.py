@@ -1325,7 +1325,8 @@ answer = ...  # ("A" or "B" at 1,000, "A" or "B" at 50,000, n of the tie)
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
 # Solution of exercise 8.2: 5.0 against 3.8; 2.06 against 2.62;
 # (3000 − 1200) / (2.6 − 2.0).
-# The same n for both does not make the order right: the bias belongs to the model.
+# The same n for both does not make the order right:
+# the bias belongs to the model.
 exercises.check("8.2", ("B", "A", 3000))
 
 # %% [markdown]

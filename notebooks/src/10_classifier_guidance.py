@@ -658,7 +658,7 @@ assert lengths[50, noisy_logits] > 3 * lengths[300, noisy_logits]
 # that a classifier approximates $\nabla\log p(x)$; that is the score, which the denoiser has.
 #
 # **Σ is the covariance**, $\sigma_t^2I$. Several decks write "$\sigma_tI$" for the variance of a
-# step. None of them goes on to print this algorithm; whoever combines the two shifts by
+# step. None of them goes on to print this algorithm; a program that combines the two shifts by
 # $s\,\sigma_t\,g$, which at $\sigma_t=0.03$ is a strength 33 times the one intended.
 #
 # **Where is g taken?** The derivation needs it at $\mu$ and at the level $t'$ of *arrival*, as do
@@ -1094,7 +1094,7 @@ for i in range(3):  # about as 1/steps: 0.4 is 1/2.5
 #
 # The classifier is the descending half of a U-Net, told the time, with attention pooling at the
 # bottom; its loss is the cross-entropy on $x_t$ at random $t$. Beside it we train the same network
-# with the same number of updates on clean images (`noisy=False`).
+# with the same number of updates on clean images (`noisy=False`), its *clean twin*.
 
 # %% tags=["nbval-ignore-output"]
 from ddpmlib.training import Trainer, fit
@@ -1418,7 +1418,7 @@ _ = ax.set_xlabel("class")
 # %% [markdown]
 # **Fig. 10.13.** Fashion-MNIST guided with the strengths 0, 1 and 10, columns for the ten classes,
 # DDIM. The first row does not follow the classes, the last mostly does, but pullover, coat, sandal
-# and boot are torn.
+# and boot are broken.
 #
 # ## What goes wrong
 #
@@ -1614,8 +1614,8 @@ assert size["clean"][3] > 1.5 * size["trained here"][3]
 #
 # By (10.9) the gradient at $t=T$ is multiplied by $(1-\bar\alpha_T)/\sqrt{\bar\alpha_T}=20{,}291$:
 # with $s=4$ and a length of 0.15 the first prediction moves by twelve thousand, where pixels lie
-# between $-1$ and $1$. The middle fits that $s=1$ was not enough: training asks for right
-# *probabilities*, not for right *gradients*. (The dashed line is itself an estimate by a small
+# between $-1$ and $1$. The middle fits that $s=1$ was not enough: training rewards right
+# *probabilities*, not right *gradients*. (The dashed line is itself an estimate by a small
 # network.)
 #
 # Four ways through the first step, $s=4$:
@@ -1644,9 +1644,9 @@ assert bright > 20 * max(mended) and max(mended) < 1
 Markdown(markdown(("remedy", "mean absolute value of the pixels", "agreement"), lines))
 
 # %% [markdown]
-# Without a remedy the images end a hundred times too bright. Each of the three others mends it:
-# leave out the noisiest times (which also saves classifier calls), clip the prediction, or shift
-# the mean, which by (10.11) hardly shifts at the first step. The test is
+# Without a remedy the images end a hundred times too bright. Each of the three others prevents
+# this: leave out the noisiest times (which also saves classifier calls), clip the prediction, or
+# shift the mean, which by (10.11) hardly shifts at the first step. The test is
 # `test_a_gradient_that_does_not_fade_explodes_at_the_start_and_three_ways_mend_it`.
 #
 # ## Exercises

@@ -440,12 +440,12 @@ museum.plaque("bar_lost")
 #
 # *Eight images, eight columns.*
 #
-# **Seen in** its loud form, where shapes disagree and
-# [the program stops](https://github.com/jolibrain/joliGEN/pull/527). The quiet form is worse.
+# **Seen in** a form that stops with an error, where [shapes
+# disagree](https://github.com/jolibrain/joliGEN/pull/527). The form without an error is worse.
 # $\sqrt{\bar\alpha_t}$ has shape $(B,)$ and the images $(B,C,H,W)$. PyTorch aligns shapes from the
 # right: if the batch happens to be as large as the image is wide, there is no error.
 #
-# **Looks like** curtains: instead of one noise level per image, one per *column*.
+# **Looks like** vertical stripes: instead of one noise level per image, one per *column*.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of the same eight digits. Right: each digit noisier than the one before it, from clean to pure noise. Wrong: all eight alike, clean on the left edge and pure noise on the right edge."}}
 def eight_times(lib):
@@ -529,10 +529,10 @@ museum.plaque("float32_tables")
 # [library](https://github.com/lucidrains/denoising-diffusion-pytorch/issues/307), all asking which
 # range its images should have.
 #
-# **Looks like** fog: what was black is written as mid-grey. The schedule has moved as well. Half
-# the range is a quarter of the variance, so at every $t$ the signal-to-noise ratio
-# $\bar\alpha_t\operatorname{Var}(x_0)/(1-\bar\alpha_t)$ is a quarter of what it should be.
-# Training runs without an error.
+# **Looks like** grey images: what was black is written as mid-grey. The schedule has moved as well.
+# Half the range is a quarter of the variance, so at every $t$ the signal-to-noise ratio
+# $\bar\alpha_t\operatorname{Var}(x_0)/(1-\bar\alpha_t)$ is a quarter of what it should be. Training
+# runs without an error.
 
 # %% tags=["hide-input"] mystnb={"image": {"alt": "Two rows of digits. Right: white digits on black. Wrong: the same kind of digits, white on mid-grey."}}
 def from_bytes(lib):
@@ -708,9 +708,9 @@ museum.plaque("clean_classifier")
 #
 # **Seen in** the formula above correct code: an annotated implementation prints
 # $s\,\hat\varepsilon_c+(s-1)\,\hat\varepsilon_\varnothing$ for
-# $s\,\hat\varepsilon_c+(1-s)\,\hat\varepsilon_\varnothing$,
-# [reported in 2023](https://github.com/labmlai/annotated_deep_learning_paper_implementations/issues/177).
-# Whoever types the formula off gets a mistake that the author's program does not have.
+# $s\,\hat\varepsilon_c+(1-s)\,\hat\varepsilon_\varnothing$, [reported in
+# 2023](https://github.com/labmlai/annotated_deep_learning_paper_implementations/issues/177). A
+# program that follows the printed formula has a mistake that the author's program does not have.
 #
 # **Looks like** a model that ignores its label. (11.2) moves from the average digit *towards* the
 # class; the wrong sign moves away from it with the same strength.
@@ -837,11 +837,12 @@ museum.plaque("features_in_another_range")
 # %% [markdown]
 # ## Which check notices which mistake
 #
-# Five checks, each a few lines, and the exhibits of the first two rooms. **Point**: a denoiser
-# that always says the same gets it back. **Distribution**: 4,000 samples of the two peaks follow
-# the exact distribution function. **Printed**: the sampler equals Algorithm 2 with the same noise.
-# **Tables**: $\bar\alpha$, $1-\bar\alpha$ and $\tilde\beta$ agree with sums of logarithms in
-# double precision. **Alone**: each image of a batch is noised as it would be alone.
+# Five checks, each a few lines, and the exhibits of the first two rooms. **Point**: with a denoiser
+# that always predicts the same image, the sampler returns that image. **Distribution**: 4,000
+# samples of the two peaks follow the exact distribution function. **Printed**: the sampler equals
+# Algorithm 2 with the same noise. **Tables**: $\bar\alpha$, $1-\bar\alpha$ and $\tilde\beta$ agree
+# with sums of logarithms in double precision. **Alone**: each image of a batch is noised as it
+# would be alone.
 
 # %% tags=["hide-input"]
 from IPython.display import Markdown

@@ -3,11 +3,11 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/B_rosetta.ipynb)
 #
-# Papers on diffusion models write the same mathematics in different symbols. One paper's $\alpha_t$ is
-# another's $\sqrt{\bar\alpha_t}$; data sit at $t=0$ here and at $t=1$ there; a network predicts $\varepsilon$, a
-# score, a velocity, or something called $F_\theta$. This page puts the conventions side by side, derives each
-# translation, and runs it. In Fig. B.1 one network draws the same digits in five conventions; unfold the cell,
-# and each of them is one line.
+# Papers on diffusion models write the same mathematics in different symbols. One paper's $\alpha_t$
+# is another's $\sqrt{\bar\alpha_t}$; data sit at $t=0$ here and at $t=1$ there; a network predicts
+# $\varepsilon$, a score, a velocity, or something called $F_\theta$. This page puts the conventions
+# side by side, derives each translation, and runs it. In Fig. B.1 one network draws the same digits
+# in five conventions; unfold the cell, and each of them is one line.
 
 # %% tags=["setup", "hide-input"]
 # Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
@@ -150,20 +150,24 @@ assert 20_000 < float(EDM().time_of(log_snr[-1:])) < 20_500
 assert rows["DDIM"].min() > -1.3 and rows["DDIM"].max() < 1.3  # clipped to be shown
 
 # %% [markdown]
-# **Fig. B.1.** Four of five conventions give the same pixels. Twelve calls of one network in each row, from the same noise. EDM begins with
-# numbers of the size $\sigma\approx20{,}000$, flow matching counts its time from noise to data, and
-# rectified flow, EDM and DDIM the other way; yet the first four rows agree to $10^{-3}$ in every pixel. Equation (B.15) says why they
-# must. The VP-SDE follows the same curve, but in a time in which the curve is bent, so the errors of its steps are others.
+# **Fig. B.1.** Four of five conventions give the same pixels. Twelve calls of one network in each
+# row, from the same noise. EDM begins with numbers of the size $\sigma\approx20{,}000$, flow
+# matching counts its time from noise to data, and rectified flow, EDM and DDIM the other way; yet
+# the first four rows agree to $10^{-3}$ in every pixel. Equation (B.15) says why they must. The
+# VP-SDE follows the same curve, but in a time in which the curve is bent, so the errors of its
+# steps are others.
 #
 # ## Objectives
 #
 # After this page you can
 #
-# - say of any diffusion paper where its data are, how it names the noise level, how large its noisy data are, and what its network predicts;
+# - say of any diffusion paper where its data are, how it names the noise level, how large its noisy
+#   data are, and what its network predicts;
 # - translate noise levels, noisy data and predictions to and from this book's, by three formulas;
 # - use a network that was trained in one convention with a sampler that was written in another;
 # - read classifier-free guidance in its log-SNR form, and run it with this library;
-# - name what does not translate: rounding between steps, the ends of the scale, the variance of a noisy step, and the weight of the loss.
+# - name what does not translate: rounding between steps, the ends of the scale, the variance of a
+#   noisy step, and the weight of the loss.
 #
 # ## One process in three coordinate systems
 #
@@ -174,8 +178,9 @@ assert rows["DDIM"].min() > -1.3 and rows["DDIM"].max() < 1.3  # clipped to be s
 # \tag{B.1}
 # $$
 #
-# A convention chooses a label $u$ for the pair $(a, b)$ and how $a$ and $b$ depend on it. Fig. B.2 shows ten particles on their deterministic way from
-# noise to two clusters, three times the same ten.
+# A convention chooses a label $u$ for the pair $(a, b)$ and how $a$ and $b$ depend on it. Fig. B.2
+# shows ten particles on their deterministic way from noise to two clusters, three times the same
+# ten.
 
 # %% mystnb={"image": {"alt": "Three panels with ten curves each. In the book's coordinates the curves wave from a spread around zero to two clusters. In EDM's they start far apart and come in like a funnel. In those of rectified flow they look much like the first, with a waist in the middle."}} tags=["hide-input"]
 exact = oracle.Mixture(
@@ -215,55 +220,66 @@ assert float((heavy.max(0).values - heavy.min(0).values).max()) < 0.3
 assert float((light.max(0).values - light.min(0).values).max()) > 1
 
 # %% [markdown]
-# **Fig. B.2.** A convention changes the label and the scale, not the process. At the left edges all panels agree: no noise, and
-# the scale 1. In the middle panel the curves are nearly straight lines beyond $\sigma=2$, because their slope is
-# $\hat\varepsilon$, which changes there by less than 0.3 along any curve. On the right the slope is
-# $\hat\varepsilon-\hat x_0$.
+# **Fig. B.2.** A convention changes the label and the scale, not the process. At the left edges all
+# panels agree: no noise, and the scale 1. In the middle panel the curves are nearly straight lines
+# beyond $\sigma=2$, because their slope is $\hat\varepsilon$, which changes there by less than 0.3
+# along any curve. On the right the slope is $\hat\varepsilon-\hat x_0$.
 #
 # ## Three questions to ask of any convention
 #
 # ### 1. How noisy? The log-SNR
 #
-# Multiply $z$ by any known number and nothing has been learned or lost: how noisy data are is decided by the ratio $a/b$ alone. Its logarithm is
-# a name of the noise level that all conventions share. If $x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ has the same ratio, then $x_t$ and $z$ are parallel, $z=k\,x_t$ with
-# $a=k\sqrt{\bar\alpha_t}$ and $b=k\sqrt{1-\bar\alpha_t}$; square and add, $k^2=a^2+b^2$. So
+# Multiply $z$ by any known number and nothing has been learned or lost: how noisy data are is
+# decided by the ratio $a/b$ alone. Its logarithm is a name of the noise level that all conventions
+# share. If $x_t=\sqrt{\bar\alpha_t}\,x_0+\sqrt{1-\bar\alpha_t}\,\varepsilon$ has the same ratio,
+# then $x_t$ and $z$ are parallel, $z=k\,x_t$ with $a=k\sqrt{\bar\alpha_t}$ and
+# $b=k\sqrt{1-\bar\alpha_t}$; square and add, $k^2=a^2+b^2$. So
 #
 # $$
 # \lambda = 2\log\frac ab = \log\frac{\bar\alpha_t}{1-\bar\alpha_t},\qquad x_t = \frac{z}{\sqrt{a^2+b^2}} .
 # \tag{B.2}
 # $$
 #
-# The book's own coefficients follow from $\lambda$: $\bar\alpha/(1-\bar\alpha)=e^\lambda$ solved for $\bar\alpha$ is
+# The book's own coefficients follow from $\lambda$: $\bar\alpha/(1-\bar\alpha)=e^\lambda$ solved
+# for $\bar\alpha$ is
 #
 # $$
 # \bar\alpha = \frac1{1+e^{-\lambda}},\qquad 1-\bar\alpha=\frac1{1+e^{\lambda}} .
 # \tag{B.3}
 # $$
 #
-# Compute $1-\bar\alpha$ from the second, not as "one minus": in nearly clean data the difference has lost its digits.
+# Compute $1-\bar\alpha$ from the second, not as "one minus": in nearly clean data the difference
+# has lost its digits.
 #
 # ### 2. What does the network predict?
 #
-# Every output in use is a linear combination of clean data and noise, with weights that depend on the noise level:
+# Every output in use is a linear combination of clean data and noise, with weights that depend on
+# the noise level:
 #
 # $$
 # F = p\,x_0 + q\,\varepsilon .
 # \tag{B.4}
 # $$
 #
-# $z$ is another such combination, and two of them determine both parts. Multiply (B.1) by $q$ and (B.4) by $b$ and subtract; then by $p$ and $a$:
+# $z$ is another such combination, and two of them determine both parts. Multiply (B.1) by $q$ and
+# (B.4) by $b$ and subtract; then by $p$ and $a$:
 #
 # $$
 # \hat x_0 = \frac{q\,z - b\,F}{a\,q-b\,p},\qquad \hat\varepsilon = \frac{a\,F-p\,z}{a\,q-b\,p} .
 # \tag{B.5}
 # $$
 #
-# The best output in mean square is $\mathbb E[F\mid z]=p\,\mathbb E[x_0\mid z]+q\,\mathbb E[\varepsilon\mid z]$: the conditional mean is linear, so what translates outputs translates *optimal* outputs.
-# The price of a translation is the divisor. For $\varepsilon$ it is $a$, for $x_0$ it is $-b$, for the $v$ of (3.6) it is $\bar\alpha_t+(1-\bar\alpha_t)=1$ at every level, and for the velocity of a rectified flow $(1-u)+u=1$ too.
+# The best output in mean square is
+# $\mathbb E[F\mid z]=p\,\mathbb E[x_0\mid z]+q\,\mathbb E[\varepsilon\mid z]$: the conditional mean
+# is linear, so what translates outputs translates *optimal* outputs. The price of a translation is
+# the divisor. For $\varepsilon$ it is $a$, for $x_0$ it is $-b$, for the $v$ of (3.6) it is
+# $\bar\alpha_t+(1-\bar\alpha_t)=1$ at every level, and for the velocity of a rectified flow
+# $(1-u)+u=1$ too.
 #
 # ### 3. Where are the data, and which step comes next?
 #
-# At $\lambda=+\infty$. Most count time from the data to the noise; flow matching counts from the noise to the data. Steps of a sampler are steps in $\lambda$ under any name.
+# At $\lambda=+\infty$. Most count time from the data to the noise; flow matching counts from the
+# noise to the data. Steps of a sampler are steps in $\lambda$ under any name.
 #
 # ## The conventions side by side
 #
@@ -293,7 +309,8 @@ assert float((light.max(0).values - light.min(0).values).max()) > 1
 # | $x_0$, $x_1$ | clean data and one step of noise here; *noise* and *data* in flow matching |
 # | guidance | our $w$ is Ho & Salimans'; programs ask for $1+w$ ([chapter 11](11_classifier_free.ipynb)) |
 #
-# In the library each row is a `Process` (times to $a, b$, and log-SNRs to times), each output a `Parameterization`. One point of data at one noise level, in all conventions, and back again:
+# In the library each row is a `Process` (times to $a, b$, and log-SNRs to times), each output a
+# `Parameterization`. One point of data at one noise level, in all conventions, and back again:
 
 # %%
 level = torch.tensor([0.8], **double)  # λ
@@ -341,7 +358,8 @@ Markdown("\n".join([head, "|:--|--:|--:|--:|--:|--:|", *lines]))
 # \tag{B.6}
 # $$
 #
-# because $\bar\alpha_t=\bar\alpha_{t-1}(1-\beta_t)$. Programs that count from 0 have no entry for clean data, so their index is $t-1$ and "the step before the first" needs a special case.
+# because $\bar\alpha_t=\bar\alpha_{t-1}(1-\beta_t)$. Programs that count from 0 have no entry for
+# clean data, so their index is $t-1$ and "the step before the first" needs a special case.
 #
 # | in `diffusers` | here |
 # |:--|:--|
@@ -366,36 +384,53 @@ print("the running products give the β back")
 # %% [markdown]
 # ### VDM: a learned noise level
 #
-# Variational diffusion models name the level by $\gamma=-\lambda$ itself and let a small network choose how $\gamma$ depends on time. Nothing is left to translate but a sign. Their ancestral step has no table in it:
+# Variational diffusion models name the level by $\gamma=-\lambda$ itself and let a small network
+# choose how $\gamma$ depends on time. Nothing is left to translate but a sign. Their ancestral step
+# has no table in it:
 #
 # $$
 # z_s=\frac{\alpha_s}{\alpha_t}\big(z_t-c\,\sigma_t\hat\varepsilon\big)+\sigma_s\sqrt c\;z',\qquad c=1-e^{\gamma_s-\gamma_t} .
 # \tag{B.7}
 # $$
 #
-# It is ours. $e^{\gamma_s-\gamma_t}$ is the ratio of the SNRs, $\frac{\bar\alpha_t(1-\bar\alpha_s)}{\bar\alpha_s(1-\bar\alpha_t)}$, so $c=\frac{\bar\alpha_s-\bar\alpha_t}{\bar\alpha_s(1-\bar\alpha_t)}=\frac{1-\bar\alpha_t/\bar\alpha_s}{1-\bar\alpha_t}$,
-# and the variance $\sigma_s^2c=(1-\bar\alpha_s)\,c$ is $\tilde\beta_{t\to s}$. The mean: put $z_t=\alpha_t x_0+\sigma_t\hat\varepsilon$; it becomes $\alpha_s x_0+\frac{\alpha_s\sigma_t}{\alpha_t}(1-c)\,\hat\varepsilon$,
-# and the factor of $\hat\varepsilon$ is $\frac{\alpha_s\sigma_t}{\alpha_t}\cdot\frac{\alpha_t^2\sigma_s^2}{\alpha_s^2\sigma_t^2}=\frac{\alpha_t\sigma_s^2}{\alpha_s\sigma_t}$. In (3.7) with $\eta=1$ it is the root of
-# $1-\bar\alpha_s-\tilde\beta_{t\to s}=\sigma_s^2(1-c)=\sigma_s^2\cdot\frac{\alpha_t^2\sigma_s^2}{\alpha_s^2\sigma_t^2}$: the same. $c$ as `-expm1(gamma_s - gamma_t)` keeps its digits where two neighbouring $\bar\alpha$ would cancel.
+# It is ours. $e^{\gamma_s-\gamma_t}$ is the ratio of the SNRs,
+# $\frac{\bar\alpha_t(1-\bar\alpha_s)}{\bar\alpha_s(1-\bar\alpha_t)}$, so
+# $c=\frac{\bar\alpha_s-\bar\alpha_t}{\bar\alpha_s(1-\bar\alpha_t)}=\frac{1-\bar\alpha_t/\bar\alpha_s}{1-\bar\alpha_t}$,
+# and the variance $\sigma_s^2c=(1-\bar\alpha_s)\,c$ is $\tilde\beta_{t\to s}$. The mean: put
+# $z_t=\alpha_t x_0+\sigma_t\hat\varepsilon$; it becomes $\alpha_s
+# x_0+\frac{\alpha_s\sigma_t}{\alpha_t}(1-c)\,\hat\varepsilon$, and the factor of $\hat\varepsilon$
+# is
+# $\frac{\alpha_s\sigma_t}{\alpha_t}\cdot\frac{\alpha_t^2\sigma_s^2}{\alpha_s^2\sigma_t^2}=\frac{\alpha_t\sigma_s^2}{\alpha_s\sigma_t}$.
+# In (3.7) with $\eta=1$ it is the root of
+# $1-\bar\alpha_s-\tilde\beta_{t\to s}=\sigma_s^2(1-c)=\sigma_s^2\cdot\frac{\alpha_t^2\sigma_s^2}{\alpha_s^2\sigma_t^2}$:
+# the same. $c$ as `-expm1(gamma_s - gamma_t)` keeps its digits where two neighbouring $\bar\alpha$
+# would cancel.
 #
 # ### Score SDEs: VP and VE
 #
-# Let steps become small and many: $x_t=\sqrt{1-\beta_t}\,x_{t-1}+\sqrt{\beta_t}\,\varepsilon$ with $\beta_t=\beta(u)\,\mathrm du$ is $\mathrm dz=-\frac12\beta(u)\,z\,\mathrm du+\sqrt{\beta(u)}\,\mathrm d\omega$. Noise has mean zero, so $a'=-\frac12\beta a$. The variance of the noise
-# shrinks twice as fast as its amplitude and is fed by $\beta$: $(b^2)'=-\beta b^2+\beta$. With $a(0)=1$, $b(0)=0$ both are solved by
+# Let steps become small and many: $x_t=\sqrt{1-\beta_t}\,x_{t-1}+\sqrt{\beta_t}\,\varepsilon$ with
+# $\beta_t=\beta(u)\,\mathrm du$ is
+# $\mathrm dz=-\frac12\beta(u)\,z\,\mathrm du+\sqrt{\beta(u)}\,\mathrm d\omega$. Noise has mean
+# zero, so $a'=-\frac12\beta a$. The variance of the noise shrinks twice as fast as its amplitude
+# and is fed by $\beta$: $(b^2)'=-\beta b^2+\beta$. With $a(0)=1$, $b(0)=0$ both are solved by
 #
 # $$
 # a(u)=e^{-\frac12B(u)},\qquad b(u)^2=1-e^{-B(u)},\qquad B(u)=\int_0^u\beta=\beta_\text{min}u+\tfrac12(\beta_\text{max}-\beta_\text{min})\,u^2 ,
 # \tag{B.8}
 # $$
 #
-# the last for the straight $\beta(u)$ of the paper. Back: $B=-\log\bar\alpha=\log(1+e^{-\lambda})$ and a quadratic equation for $u$. Is Ho's linear table this SDE? Nearly. With $\log(1-\beta)=-\beta-\frac12\beta^2-\dots$,
+# the last for the straight $\beta(u)$ of the paper. Back: $B=-\log\bar\alpha=\log(1+e^{-\lambda})$
+# and a quadratic equation for $u$. Is Ho's linear table this SDE? Nearly. With
+# $\log(1-\beta)=-\beta-\frac12\beta^2-\dots$,
 #
 # $$
 # -\log\bar\alpha_t=\sum_{i=1}^t\beta_i+\frac12\sum_{i=1}^t\beta_i^2+\dots\ \approx\ B\!\left(\tfrac tT\right)+\frac12\sum_{i=1}^t\beta_i^2 ;
 # \tag{B.9}
 # $$
 #
-# with equality at $t=T$, where the sum of the straight $\beta_i$ is the integral; before it the sum lags behind by another term of order $1/T$. So the chain ends a little noisier than the SDE that it approximates, and begins (its first third, for $T=1000$) a little cleaner.
+# with equality at $t=T$, where the sum of the straight $\beta_i$ is the integral; before it the sum
+# lags behind by another term of order $1/T$. So the chain ends a little noisier than the SDE that
+# it approximates, and begins (its first third, for $T=1000$) a little cleaner.
 
 # %%
 linear, sde = DDPM(schedules.linear(1000)), VP(0.1, 20.0)
@@ -408,28 +443,40 @@ print(f"half the sum of β²:    {half_squares:.4f}")
 assert abs((of_chain - of_sde) / half_squares - 1) < 0.02
 
 # %% [markdown]
-# The other SDE adds noise and shrinks nothing, $\mathrm dz=g(u)\,\mathrm d\omega$ so that $(b^2)'=g^2$:
+# The other SDE adds noise and shrinks nothing, $\mathrm dz=g(u)\,\mathrm d\omega$ so that
+# $(b^2)'=g^2$:
 #
 # $$
 # a=1,\qquad b(u)=\sigma(u)=\sigma_\text{min}\left(\frac{\sigma_\text{max}}{\sigma_\text{min}}\right)^{u},\qquad g(u)^2=\frac{\mathrm d\,\sigma(u)^2}{\mathrm du}=2\,\sigma(u)^2\log\frac{\sigma_\text{max}}{\sigma_\text{min}} .
 # \tag{B.10}
 # $$
 #
-# Integrated from clean data at $u=0$ that $g$ gives the variance $\sigma(u)^2-\sigma_\text{min}^2$; the kernel in use has $\sigma(u)^2$. The paper bridges the gap by a jump at $u=0$: its "data" already carry $\sigma_\text{min}$.
+# Integrated from clean data at $u=0$ that $g$ gives the variance $\sigma(u)^2-\sigma_\text{min}^2$;
+# the kernel in use has $\sigma(u)^2$. The paper bridges the gap by a jump at $u=0$: its "data"
+# already carry $\sigma_\text{min}$.
 #
-# Scores depend on the scale of the data as a gradient does. If $z=k\,x_t$, the density of $z$ is that of $x_t$ stretched, and $\nabla_z\log p(z)=\frac1k\nabla_{x_t}\log q(x_t)$. In every convention it is $-\hat\varepsilon/b$ with its own $b$ ([chapter 10](10_classifier_guidance.ipynb), equation (10.1)).
+# Scores depend on the scale of the data as a gradient does. If $z=k\,x_t$, the density of $z$ is
+# that of $x_t$ stretched, and $\nabla_z\log p(z)=\frac1k\nabla_{x_t}\log q(x_t)$. In every
+# convention it is $-\hat\varepsilon/b$ with its own $b$ ([chapter
+# 10](10_classifier_guidance.ipynb), equation (10.1)).
 #
 # ### EDM: dividing before and after
 #
-# Karras et al. write $D(z;\sigma)=c_\text{skip}\,z+c_\text{out}\,F_\theta(c_\text{in}\,z)$ for $\hat x_0$, with $c_\text{in}^2=\frac1{\sigma^2+s^2}$, $c_\text{skip}=\frac{s^2}{\sigma^2+s^2}$, $c_\text{out}=\frac{\sigma s}{\sqrt{\sigma^2+s^2}}$, where $s=\sigma_\text{data}$. What is the
-# raw $F_\theta$ asked to predict? Solve $D=x_0$, put $z=x_0+\sigma\varepsilon$, and $1-c_\text{skip}=\frac{\sigma^2}{\sigma^2+s^2}$:
+# Karras et al. write $D(z;\sigma)=c_\text{skip}\,z+c_\text{out}\,F_\theta(c_\text{in}\,z)$ for
+# $\hat x_0$, with $c_\text{in}^2=\frac1{\sigma^2+s^2}$, $c_\text{skip}=\frac{s^2}{\sigma^2+s^2}$,
+# $c_\text{out}=\frac{\sigma s}{\sqrt{\sigma^2+s^2}}$, where $s=\sigma_\text{data}$. What is the raw
+# $F_\theta$ asked to predict? Solve $D=x_0$, put $z=x_0+\sigma\varepsilon$, and
+# $1-c_\text{skip}=\frac{\sigma^2}{\sigma^2+s^2}$:
 #
 # $$
 # F=\frac{x_0-c_\text{skip}\,z}{c_\text{out}}=\frac{\sigma\,x_0-s^2\,\varepsilon}{s\,\sqrt{\sigma^2+s^2}} .
 # \tag{B.11}
 # $$
 #
-# With $s=1$ the divisor is $\sqrt{1+\sigma^2}=1/\sqrt{\bar\alpha}$, and $F=\sqrt{1-\bar\alpha}\,x_0-\sqrt{\bar\alpha}\,\varepsilon=-v$. **EDM's network is a $v$-network with the sign turned**, and $c_\text{in}\,z$ is $x_t$. With $s=0.5$ it is the $v$ of data that were scaled to variance one.
+# With $s=1$ the divisor is $\sqrt{1+\sigma^2}=1/\sqrt{\bar\alpha}$, and
+# $F=\sqrt{1-\bar\alpha}\,x_0-\sqrt{\bar\alpha}\,\varepsilon=-v$. **EDM's network is a $v$-network
+# with the sign turned**, and $c_\text{in}\,z$ is $x_t$. With $s=0.5$ it is the $v$ of data that
+# were scaled to variance one.
 
 # %%
 sigma = EDM().time_of(level)
@@ -442,22 +489,32 @@ assert torch.allclose(c_in * (x0 + sigma * eps), x_t)  # the network's input
 # %% [markdown]
 # ### Flows: the velocity of a pair
 #
-# Keep $x_0$ and $\varepsilon$ and let $u$ run: the pair's point moves with $\frac{\mathrm dz}{\mathrm du}=a'x_0+b'\varepsilon$. Many pairs pass through one $z$; their mean velocity there,
+# Keep $x_0$ and $\varepsilon$ and let $u$ run: the pair's point moves with
+# $\frac{\mathrm dz}{\mathrm du}=a'x_0+b'\varepsilon$. Many pairs pass through one $z$; their mean
+# velocity there,
 #
 # $$
 # V(z,u)=\mathbb E\left[\frac{\mathrm dz}{\mathrm du}\,\Big|\,z\right]=a'(u)\,\hat x_0+b'(u)\,\hat\varepsilon ,
 # \tag{B.12}
 # $$
 #
-# carries the whole density along: for any test function $f$, $\frac{\mathrm d}{\mathrm du}\mathbb E f(z)=\mathbb E\big[\nabla f(z)\cdot\frac{\mathrm dz}{\mathrm du}\big]=\mathbb E\big[\nabla f(z)\cdot V(z,u)\big]$, which is what a flow along $V$ does to the same expectation. Flow matching trains a network to predict $V$;
-# with $a=1-u$, $b=u$ it is $\hat\varepsilon-\hat x_0$. Whoever has a denoiser has $V$ already. For an SDE with drift $f z$ and noise $g$ the same field reads, with $a'=fa$ and $(b^2)'=2fb^2+g^2$,
+# carries the whole density along: for any test function $f$, $\frac{\mathrm d}{\mathrm du}\mathbb E
+# f(z)=\mathbb E\big[\nabla f(z)\cdot\frac{\mathrm dz}{\mathrm du}\big]=\mathbb E\big[\nabla f(z)\cdot V(z,u)\big]$,
+# which is what a flow along $V$ does to the same expectation. Flow matching trains a network to
+# predict $V$; with $a=1-u$, $b=u$ it is $\hat\varepsilon-\hat x_0$. A denoiser gives $V$ without
+# further training. For an SDE with drift $f z$ and noise $g$ the same field reads, with $a'=fa$ and
+# $(b^2)'=2fb^2+g^2$,
 #
 # $$
 # V=f\,a\,\hat x_0+\Big(f\,b+\frac{g^2}{2b}\Big)\hat\varepsilon=f\,z-\tfrac12\,g^2\,\nabla\log p(z),
 # \tag{B.13}
 # $$
 #
-# the *probability-flow ODE*. So DDIM's curve (7.11), EDM's $\frac{\mathrm dz}{\mathrm d\sigma}=\hat\varepsilon=\frac{z-D}\sigma$, the ODE of an SDE and the flow of flow matching are one curve in different coordinates. (A flow trained between *other* pairs, such as images and images, is not of the form (B.1) with Gaussian $\varepsilon$, and no denoiser.)
+# the *probability-flow ODE*. So DDIM's curve (7.11), EDM's
+# $\frac{\mathrm dz}{\mathrm d\sigma}=\hat\varepsilon=\frac{z-D}\sigma$, the ODE of an SDE and the
+# flow of flow matching are one curve in different coordinates. (A flow trained between *other*
+# pairs, such as images and images, is not of the form (B.1) with Gaussian $\varepsilon$, and no
+# denoiser.)
 #
 # The algebra of this section, checked by sympy:
 
@@ -496,14 +553,17 @@ print("(B.5), (B.8), (B.11) and (B.13) hold")
 # %% [markdown]
 # ## What training sees: the same prediction, another weight
 #
-# An error of the output is an error of $\hat x_0$ in other units. At a given $z$, (B.1) ties the two errors together, $a\,\delta x_0+b\,\delta\varepsilon=0$, so $\delta F=p\,\delta x_0-q\,\frac ab\,\delta x_0$, and
+# An error of the output is an error of $\hat x_0$ in other units. At a given $z$, (B.1) ties the
+# two errors together, $a\,\delta x_0+b\,\delta\varepsilon=0$, so
+# $\delta F=p\,\delta x_0-q\,\frac ab\,\delta x_0$, and
 #
 # $$
 # \lVert \hat F-F\rVert^2=w\,\lVert\hat x_0-x_0\rVert^2,\qquad w=\Big(\frac{a\,q-b\,p}{b}\Big)^2 .
 # \tag{B.14}
 # $$
 #
-# That is all the difference between "predicting $\varepsilon$", "predicting $v$" and "flow matching" once the network is perfect, and it is a large difference while it is not:
+# That is all the difference between "predicting $\varepsilon$", "predicting $v$" and "flow
+# matching" once the network is perfect, and it is a large difference while it is not:
 
 # %%
 def weights_at(lam):
@@ -534,18 +594,25 @@ head = "| λ | $\\varepsilon$ | $x_0$ | $v$ | EDM's $F$ | rectified flow |"
 Markdown("\n".join([head, "|--:|--:|--:|--:|--:|--:|", *lines]))
 
 # %% [markdown]
-# The weights are SNR, 1, SNR + 1, Karras' $\lambda(\sigma)=\frac{\sigma^2+s^2}{(\sigma s)^2}$ and, for the flow, $\frac1{u^2}=\big(1+\frac1\sigma\big)^2$. How often each level is *drawn* multiplies them ([chapter 5](05_schedules.ipynb), weight times density). A paper that changes its "parameterization" changes this product, and often nothing else.
+# The weights are SNR, 1, SNR + 1, Karras' $\lambda(\sigma)=\frac{\sigma^2+s^2}{(\sigma s)^2}$ and,
+# for the flow, $\frac1{u^2}=\big(1+\frac1\sigma\big)^2$. How often each level is *drawn* multiplies
+# them ([chapter 5](05_schedules.ipynb), weight times density). A paper that changes its
+# "parameterization" changes this product, and often nothing else.
 #
 # ## Euler's step in straight coordinates is DDIM's
 #
-# Why were four rows of Fig. B.1 the same? Where $a$ and $b$ are *straight* in $u$, Euler's step with (B.12) lands exactly on the noisy point that $\hat x_0$ and $\hat\varepsilon$ make at the new label:
+# Why were four rows of Fig. B.1 the same? Where $a$ and $b$ are *straight* in $u$, Euler's step
+# with (B.12) lands exactly on the noisy point that $\hat x_0$ and $\hat\varepsilon$ make at the new
+# label:
 #
 # $$
 # z+(u_s-u)\,(a'\hat x_0+b'\hat\varepsilon)=\big(a+(u_s-u)\,a'\big)\hat x_0+\big(b+(u_s-u)\,b'\big)\hat\varepsilon=a(u_s)\,\hat x_0+b(u_s)\,\hat\varepsilon ,
 # \tag{B.15}
 # $$
 #
-# because $z=a\hat x_0+b\hat\varepsilon$. That is DDIM's step (3.8) with $\sigma=0$, up to the scale of $z$. EDM's $(1,\sigma)$ and both flows are straight; $(e^{-B/2},\sqrt{1-e^{-B}})$ is not. A flow sampler in ten lines against the library's DDIM, with the exact denoiser in `float64`:
+# because $z=a\hat x_0+b\hat\varepsilon$. That is DDIM's step (3.8) with $\sigma=0$, up to the scale
+# of $z$. EDM's $(1,\sigma)$ and both flows are straight; $(e^{-B/2},\sqrt{1-e^{-B}})$ is not. A
+# flow sampler in ten lines against the library's DDIM, with the exact denoiser in `float64`:
 
 # %%
 times = uniform_times(T, 8)
@@ -585,15 +652,17 @@ print("the flow sampler is DDIM, to ten digits:", apart < 1e-10)
 # $$
 #
 # where $\tilde x=(z_\lambda-\sigma_\lambda\tilde\varepsilon)/\alpha_\lambda$ comes from the guided
-# $\tilde\varepsilon=(1+w)\,\hat\varepsilon(z_\lambda,c)-w\,\hat\varepsilon(z_\lambda)$, which is (11.2). A step draws
+# $\tilde\varepsilon=(1+w)\,\hat\varepsilon(z_\lambda,c)-w\,\hat\varepsilon(z_\lambda)$, which is
+# (11.2). A step draws
 #
 # $$
 # z_{\lambda'}=\tilde\mu_{\lambda'\mid\lambda}+\sqrt{\big(\tilde\sigma_{\lambda'\mid\lambda}^2\big)^{1-v}\big(\sigma_{\lambda\mid\lambda'}^2\big)^{v}}\;z' ,
 # \tag{B.17}
 # $$
 #
-# but for the last one, which returns $\tilde x$. Nothing of this is new. With $\lambda=\lambda_t$ and $\lambda'=\lambda_s$ the
-# bracket $1-e^{\lambda-\lambda'}$ is the $c$ of (B.7), $\beta_{t\mid s}/(1-\bar\alpha_t)$, hence:
+# but for the last one, which returns $\tilde x$. Nothing of this is new. With $\lambda=\lambda_t$
+# and $\lambda'=\lambda_s$ the bracket $1-e^{\lambda-\lambda'}$ is the $c$ of (B.7),
+# $\beta_{t\mid s}/(1-\bar\alpha_t)$, hence:
 #
 # | Ho & Salimans | here |
 # |:--|:--|
@@ -603,7 +672,8 @@ print("the flow sampler is DDIM, to ten digits:", apart < 1e-10)
 # | $v$, one number for all steps | `var_mix` of (2.14), one number for all steps |
 # | $w$, null token $\varnothing$, $p_\text{uncond}$ | $w$, the null label, `label_dropout` |
 #
-# Their Algorithm 2 in ten lines, with an exact denoiser of two classes, against the library's sampler:
+# Their Algorithm 2 in ten lines, with an exact denoiser of two classes, against the library's
+# sampler:
 
 # %%
 two_classes = oracle.Mixture(
@@ -657,17 +727,20 @@ assert (levels.diff() > 0).all() and apart < 1e-10
 print("Algorithm 2 is the guided ancestral sampler:", apart < 1e-10)
 
 # %% [markdown]
-# **Their training levels are a cosine schedule.** Algorithm 1 draws $u$ uniformly from $[0,1]$ and trains at
+# **Their training levels are a cosine schedule.** Algorithm 1 draws $u$ uniformly from $[0,1]$ and
+# trains at
 #
 # $$
 # \lambda=-2\log\tan(a\,u+b),\qquad b=\arctan e^{-\lambda_\text{max}/2},\qquad a=\arctan e^{-\lambda_\text{min}/2}-b .
 # \tag{B.18}
 # $$
 #
-# Since $\alpha_\lambda/\sigma_\lambda=e^{\lambda/2}=\cot(au+b)$, that is $\alpha_\lambda=\cos(au+b)$: the cosine schedule of
-# [chapter 5](05_schedules.ipynb) in continuous time, cut off at two levels instead of shifted by an offset and clipped. For
-# $\lambda_\text{max}\to\infty$ and $\lambda_\text{min}\to-\infty$ the angle is $\frac\pi2u$. Drawing $t$ uniformly from the steps of
-# a cosine chain therefore gives nearly their density of levels, $p(\lambda)=\frac1{4a\cosh(\lambda/2)}$:
+# Since $\alpha_\lambda/\sigma_\lambda=e^{\lambda/2}=\cot(au+b)$, that is
+# $\alpha_\lambda=\cos(au+b)$: the cosine schedule of [chapter 5](05_schedules.ipynb) in continuous
+# time, cut off at two levels instead of shifted by an offset and clipped. For
+# $\lambda_\text{max}\to\infty$ and $\lambda_\text{min}\to-\infty$ the angle is $\frac\pi2u$.
+# Drawing $t$ uniformly from the steps of a cosine chain therefore gives nearly their density of
+# levels, $p(\lambda)=\frac1{4a\cosh(\lambda/2)}$:
 
 # %%
 def cosine_levels(u, low=-20.0, high=20.0):
@@ -689,7 +762,10 @@ print(f"with the offset by {float(shifted.abs().max()):.2f} at most")
 # %% [markdown]
 # ## What cannot be translated, and why
 #
-# - **Levels between two steps.** A network that was trained at $t=1,\dots,T$ knows these levels only. `DDPM.time_of` takes the nearest. In mid-chain the rounding shrinks with $T$; next to the cosine's noisy end a single step ($T-2\to T-1$) quarters $\bar\alpha$, however many steps there are:
+# - **Levels between two steps.** A network that was trained at $t=1,\dots,T$ knows these levels
+#   only. `DDPM.time_of` takes the nearest. In mid-chain the rounding shrinks with $T$; next to the
+#   cosine's noisy end a single step ($T-2\to T-1$) quarters $\bar\alpha$, however many steps there
+#   are:
 
 # %%
 for steps in (50, 1000):
@@ -710,17 +786,35 @@ rounding = 2.0**-11  # relative, of a number near 1
 assert 0.4 < float(std / scale) * rounding < 0.6
 
 # %% [markdown]
-# - **Levels beyond the end.** Every convention has a noisiest level: the clipped cosine's $x_T$ is noisier than the VP-SDE ever gets (its time would be above 1), EDM stops at $\sigma=80$, VE at $\sigma_\text{max}$. A formula gives a label there; a network trained over there has never seen it. VDM's $\gamma$ has no finite label for clean data.
-# - **Predictions at the ends.** The divisor of (B.5) is $a$ for $\varepsilon$ and $-b$ for $x_0$. In pure noise ($a=0$, [zero terminal SNR](05_schedules.ipynb)) an $\varepsilon$-network returns its own input and $\hat x_0$ cannot be had from it; in clean data an $x_0$-network tells nothing of $\varepsilon$. And near the ends rounding is multiplied: in half precision an $\varepsilon$-prediction at $\lambda=-14$ is rounded by up to 0.5 in $\hat x_0$.
-# - **The noise of a step.** (B.12) translates the deterministic curve. A *stochastic* step is a choice on top: DDPM's variance between $\tilde\beta$ and $\beta$, DDIM's $\eta$, EDM's churn, Euler–Maruyama on the reverse SDE. They agree in the limit of small steps only, and a learned variance (`var_mix`) has no counterpart in a flow.
-# - **The prior.** We start from $\mathcal N(0,I)$, but $q(x_T)$ is not exactly that; EDM starts from $\mathcal N(0,\sigma_\text{max}^2I)$, whose translation is $\mathcal N(0,\frac{\sigma_\text{max}^2}{1+\sigma_\text{max}^2}I)$: slightly narrower. Each starts from a slightly wrong distribution ([chapter 1](01_forward.ipynb) measures ours).
-# - **The chain and its SDE.** (B.9): a table and an SDE with the same $\beta$ have different $\bar\alpha$. (Cut the table from the SDE, $\beta_t=1-e^{-\int\beta}$, and it lies on it exactly.)
+# - **Levels beyond the end.** Every convention has a noisiest level: the clipped cosine's $x_T$ is
+#   noisier than the VP-SDE ever gets (its time would be above 1), EDM stops at $\sigma=80$, VE at
+#   $\sigma_\text{max}$. A formula gives a label there; a network trained over there has never seen
+#   it. VDM's $\gamma$ has no finite label for clean data.
+# - **Predictions at the ends.** The divisor of (B.5) is $a$ for $\varepsilon$ and $-b$ for $x_0$.
+#   In pure noise ($a=0$, [zero terminal SNR](05_schedules.ipynb)) an $\varepsilon$-network returns
+#   its own input and $\hat x_0$ cannot be had from it; in clean data an $x_0$-network tells nothing
+#   of $\varepsilon$. And near the ends rounding is multiplied: in half precision an
+#   $\varepsilon$-prediction at $\lambda=-14$ is rounded by up to 0.5 in $\hat x_0$.
+# - **The noise of a step.** (B.12) translates the deterministic curve. A *stochastic* step is a
+#   choice on top: DDPM's variance between $\tilde\beta$ and $\beta$, DDIM's $\eta$, EDM's churn,
+#   Euler–Maruyama on the reverse SDE. They agree in the limit of small steps only, and a learned
+#   variance (`var_mix`) has no counterpart in a flow.
+# - **The prior.** We start from $\mathcal N(0,I)$, but $q(x_T)$ is not exactly that; EDM starts
+#   from $\mathcal N(0,\sigma_\text{max}^2I)$, whose translation is
+#   $\mathcal N(0,\frac{\sigma_\text{max}^2}{1+\sigma_\text{max}^2}I)$: slightly narrower. Each
+#   starts from a slightly wrong distribution ([chapter 1](01_forward.ipynb) measures ours).
+# - **The chain and its SDE.** (B.9): a table and an SDE with the same $\beta$ have different
+#   $\bar\alpha$. (Cut the table from the SDE, $\beta_t=1-e^{-\int\beta}$, and it lies on it
+#   exactly.)
 # - **The training.** (B.14): the function translates, the weights with which it was learned do not.
-# - **The data.** $\sigma_\text{data}=0.5$ says something about images in $[-1,1]$. Latents of another size need another number, or a factor in front.
+# - **The data.** $\sigma_\text{data}=0.5$ says something about images in $[-1,1]$. Latents of
+#   another size need another number, or a factor in front.
 #
 # ## What goes wrong
 #
-# Every mistake here is a *partial* translation: sampler and model follow different conventions. Three of them, with the network of Fig. B.1, and with the exact denoiser of the two clusters, where the distance to the truth can be measured:
+# Every mistake here is a *partial* translation: sampler and model follow different conventions.
+# Three of them, with the network of Fig. B.1, and with the exact denoiser of the two clusters,
+# where the distance to the truth can be measured:
 
 
 # %%
@@ -769,24 +863,31 @@ _, undone, root, reverse = change.values()
 assert root < 0.1 < 2 * root < min(undone, reverse)
 
 # %% [markdown]
-# **Fig. B.3.** Three partial translations: none raises an error, and all rows resemble digits, because the network is told the class. With
-# $\sqrt{\bar\alpha}$ for $\bar\alpha$ (third row) they even look right: pixels change by less than 0.1 on average, in the other two rows by more than 0.2. The exact denoiser of the two clusters shows the error:
-# the mean distance between equal quantiles of samples and truth is 0.02 for the right program, and 0.11, 0.12 and
-# 0.85 for the others.
+# **Fig. B.3.** Three partial translations: none raises an error, and all rows resemble digits,
+# because the network is told the class. With $\sqrt{\bar\alpha}$ for $\bar\alpha$ (third row) they
+# even look right: pixels change by less than 0.1 on average, in the other two rows by more than
+# 0.2. The exact denoiser of the two clusters shows the error: the mean distance between equal
+# quantiles of samples and truth is 0.02 for the right program, and 0.11, 0.12 and 0.85 for the
+# others.
 #
-# A round trip does not catch such a mistake: a factor that is wrong on the way there and wrong on the way back cancels. What catches it is a truth that does not come from the
-# converter. `tests/test_conventions.py` makes noisy data in the other convention and compares with `q_sample` (`test_the_book_says_the_same_of_the_same_data`), takes score and velocity of a Gaussian from its moments and of a mixture from its density, and asks the schedulers of `diffusers`.
+# A round trip does not catch such a mistake: a factor that is wrong on the way there and wrong on
+# the way back cancels. What catches it is a truth that does not come from the converter.
+# `tests/test_conventions.py` makes noisy data in the other convention and compares with `q_sample`
+# (`test_the_book_says_the_same_of_the_same_data`), takes score and velocity of a Gaussian from its
+# moments and of a mixture from its density, and asks the schedulers of `diffusers`.
 #
 # ## Exercises
 #
 # ### ★ Exercise B.1: EDM's denoiser from this book's score
 #
-# You have a score $s(x_t)=\nabla\log q(x_t)$ in the book's coordinates at the level of EDM's $\sigma$. EDM's sampler asks for
-# $D(z;\sigma)=\mathrm E[x_0\mid z]$ with $z=x_0+\sigma\varepsilon$. Derive $D$ and write `denoised(score, z, sigma)`, where `score` is a function of $x_t$.
+# You have a score $s(x_t)=\nabla\log q(x_t)$ in the book's coordinates at the level of EDM's
+# $\sigma$. EDM's sampler asks for $D(z;\sigma)=\mathrm E[x_0\mid z]$ with
+# $z=x_0+\sigma\varepsilon$. Derive $D$ and write `denoised(score, z, sigma)`, where `score` is a
+# function of $x_t$.
 #
 # :::{dropdown} Hint
-# $z=k\,x_t$: what is $k$? A gradient by $z$ is $1/k$ times the gradient by $x_t$. Then Tweedie's formula (2.18) in EDM's coordinates,
-# where the data are not scaled.
+# $z=k\,x_t$: what is $k$? A gradient by $z$ is $1/k$ times the gradient by $x_t$. Then Tweedie's
+# formula (2.18) in EDM's coordinates, where the data are not scaled.
 # :::
 
 
@@ -810,10 +911,12 @@ exercises.check("B.1", denoised)
 # %% [markdown]
 # ### ★★ Exercise B.2: A flow's velocity from a v-network
 #
-# You have a $v$-network of this book and a sampler that wants the velocity $\varepsilon-x_0$ of a rectified flow. Write `velocity(v, x_t, scale, std)`.
+# You have a $v$-network of this book and a sampler that wants the velocity $\varepsilon-x_0$ of a
+# rectified flow. Write `velocity(v, x_t, scale, std)`.
 #
 # :::{dropdown} Hint
-# (3.6) gives both $\hat x_0$ and $\hat\varepsilon$. The result is a combination of $x_t$ and $v$; which weights?
+# (3.6) gives both $\hat x_0$ and $\hat\varepsilon$. The result is a combination of $x_t$ and $v$;
+# which weights?
 # :::
 
 
@@ -836,22 +939,27 @@ exercises.check("B.2", velocity)
 # %% [markdown]
 # ### ★★★ Exercise B.3: A convention of your own, and its two samplers
 #
-# A paper that nobody has written yet noises with $z=\cos(\frac\pi2u)\,x_0+\sin(\frac\pi2u)\,\varepsilon$, $u\in(0,1)$.
+# A paper that nobody has written yet noises with
+# $z=\cos(\frac\pi2u)\,x_0+\sin(\frac\pi2u)\,\varepsilon$, $u\in(0,1)$.
 #
-# 1. Write it as a `Process`, and say what multiple of the book's $v$ its velocity $\mathrm dz/\mathrm du$ is.
-# 2. Write `flow(denoise, z, labels)`: Euler's method along falling labels $u$, with `denoise(z, u)` the prediction of $x_0$. Keep to
-#    this convention: no $\bar\alpha$, no $t$.
-# 3. This convention is not straight, and (B.15) does not hold. What is the exact step for a pair $(\hat x_0,\hat\varepsilon)$ that does
-#    not change? Write it as `turn(denoise, z, labels)`. It needs $z$, $v$ and one angle.
-# 4. *Measure.* For data $\mathcal N(0,\frac1{100})$ the flow from $u=0.99$ to $0.01$ multiplies $z$ by a number that you can compute. How many
-#    steps does each of your samplers need for an error of 5 %?
+# 1. Write it as a `Process`, and say what multiple of the book's $v$ its velocity
+#    $\mathrm dz/\mathrm du$ is.
+# 2. Write `flow(denoise, z, labels)`: Euler's method along falling labels $u$, with `denoise(z, u)`
+#    the prediction of $x_0$. Keep to this convention: no $\bar\alpha$, no $t$.
+# 3. This convention is not straight, and (B.15) does not hold. What is the exact step for a pair
+#    $(\hat x_0,\hat\varepsilon)$ that does not change? Write it as `turn(denoise, z, labels)`. It
+#    needs $z$, $v$ and one angle.
+# 4. *Measure.* For data $\mathcal N(0,\frac1{100})$ the flow from $u=0.99$ to $0.01$ multiplies $z$
+#    by a number that you can compute. How many steps does each of your samplers need for an error
+#    of 5 %?
 #
 # The check takes `(process, factor, flow, turn)`.
 #
 # :::{dropdown} Hint
-# $a/b=e^{\lambda/2}$ is a cotangent. The derivative of a point on a circle is the point a quarter turn on, and a pair that
-# does not change moves on that circle: its place is $\cos$ of the angle times $z$, plus $\sin$ of the angle times $v$.
-# For part 4: the deterministic flow keeps quantiles, so the factor is the ratio of two standard deviations.
+# $a/b=e^{\lambda/2}$ is a cotangent. The derivative of a point on a circle is the point a quarter
+# turn on, and a pair that does not change moves on that circle: its place is $\cos$ of the angle
+# times $z$, plus $\sin$ of the angle times $v$. For part 4: the deterministic flow keeps quantiles,
+# so the factor is the ratio of two standard deviations.
 # :::
 
 
@@ -923,11 +1031,15 @@ Markdown("\n".join(header + lines))
 # %% [markdown]
 # ## Recap
 #
-# 1. All conventions write $z=a\,x_0+b\,\varepsilon$; the level is $\lambda=2\log(a/b)$, and $x_t=z/\sqrt{a^2+b^2}$.
+# 1. All conventions write $z=a\,x_0+b\,\varepsilon$; the level is $\lambda=2\log(a/b)$, and
+#    $x_t=z/\sqrt{a^2+b^2}$.
 # 2. All networks predict $p\,x_0+q\,\varepsilon$; with $z$ that is two equations for two unknowns.
-# 3. One velocity $a'\hat x_0+b'\hat\varepsilon$ is DDIM's ODE, EDM's, the probability flow of the SDEs and the field of flow matching. EDM's $F$ is $-v$.
-# 4. In straight conventions Euler's method *is* DDIM. Classifier-free guidance in log-SNR form is guided ancestral sampling with `var_mix` $=v$.
-# 5. The function translates; levels between steps, the ends, the noise of a step and the weights of the training do not.
+# 3. One velocity $a'\hat x_0+b'\hat\varepsilon$ is DDIM's ODE, EDM's, the probability flow of the
+#    SDEs and the field of flow matching. EDM's $F$ is $-v$.
+# 4. In straight conventions Euler's method *is* DDIM. Classifier-free guidance in log-SNR form is
+#    guided ancestral sampling with `var_mix` $=v$.
+# 5. The function translates; levels between steps, the ends, the noise of a step and the weights of
+#    the training do not.
 #
 # The equations of this page, the functions that implement them, the tests that pin them:
 
@@ -939,7 +1051,9 @@ equations.table("B")
 # %% [markdown]
 # ## Further reading
 #
-# - {cite}`karras2022elucidating`: their table 1 puts four conventions side by side, and its appendices derive every column.
+# - {cite}`karras2022elucidating`: their table 1 puts four conventions side by side, and its
+#   appendices derive every column.
 # - {cite}`kingma2023understanding`: every loss as a weight over $\lambda$.
-# - {cite}`lipman2023flow,liu2023flow,esser2024scaling`: flow matching and rectified flow, where $x_0$ may be noise; read the first formula first.
+# - {cite}`lipman2023flow,liu2023flow,esser2024scaling`: flow matching and rectified flow, where
+#   $x_0$ may be noise; read the first formula first.
 # - [Notation](../book/notation.md): this book's own names.

@@ -282,13 +282,13 @@ assert min(by_w[w]["precision"] for w in (0, 0.5, 1, 2)) > floor["precision"] + 
 # distance is 6.86, less than half of the unguided 15.95, and at $w=4$ it is above it. Dotted: real
 # images. One network, 1,000 samples a point.
 #
-# Agreement and Inception Score go on rising with $w$, and from $w=0.5$ on recall falls
-# ([chapter 11](11_classifier_free.ipynb)): at $w=4$ the classifier names the class of 96 % of the
-# samples, where it is right on 83 % of real test images, and recall has nearly halved, from 0.34
-# to 0.17. Precision lies *above* that of real images up to $w=2$. Blurred samples near the middle of
-# the data would do that, being close to many photographs; we have not tested it. High precision with
-# a recall below one half is no sign of quality. How much of the lower distance is better shape, and how much contrast or colour, these
-# numbers do not say.
+# Agreement and Inception Score go on rising with $w$, and from $w=0.5$ on recall falls ([chapter
+# 11](11_classifier_free.ipynb)): at $w=4$ the classifier names the class of 96 % of the samples,
+# where it is right on 83 % of real test images, and recall has nearly halved, from 0.34 to 0.17.
+# Precision lies *above* that of real images up to $w=2$. Blurred samples near the middle of the
+# data would do that, being close to many photographs; we have not tested it. High precision with a
+# recall below one half is no sign of quality. How much of the lower distance is better shape, and
+# how much contrast or colour, these numbers do not say.
 #
 # ## Bits per dimension, and which bits
 #

@@ -3,10 +3,11 @@
 #
 # [![Open in Colab](../book/_static/colab.svg)](https://colab.research.google.com/github/ddpm-book/ddpm-book/blob/main/notebooks/D_training.ipynb)
 #
-# A recipe for training has a dozen settings, and papers print them without saying what each is worth. Here the
-# digits network of [chapter 3](03_ddpm.ipynb) is trained again and again with *one* thing changed, three times each:
-# parts of the network, learning rate, warm-up, clipping, averaged weights, the optimiser. Most changes
-# cost little; Fig. D.1 shows those that do not. The figures come from stored rows; one small run is made here.
+# A recipe for training has a dozen settings, and papers print them without saying what each is
+# worth. Here the digits network of [chapter 3](03_ddpm.ipynb) is trained again and again with *one*
+# thing changed, three times each: parts of the network, learning rate, warm-up, clipping, averaged
+# weights, the optimiser. Most changes cost little; Fig. D.1 shows those that do not. The figures
+# come from stored rows; one small run is made here.
 
 # %% tags=["setup", "hide-input"]
 # Set-up: find ddpmlib installed, in the clone around this notebook, or fetch it.
@@ -96,30 +97,33 @@ floors += ablations.values("recipe", "frechet_pixels_floor")
 assert {round(floor, 2) for floor in floors} == {1.04, 0.27}
 
 # %% [markdown]
-# **Fig. D.1.** Few changes matter. Each dot is a run, each row a change, the line is the mean of the recipe, 0.234. Five changes
-# are worse beyond the error of three seeds: no skip connections (+0.028), a learning rate four times as high *without
-# warm-up* (+0.026), one that is five times smaller (+0.013), and stochastic gradient descent in place of Adam (+0.015 and
-# +0.017). All others change the loss by less than 0.006 in the mean.
+# **Fig. D.1.** Few changes matter. Each dot is a run, each row a change, the line is the mean of
+# the recipe, 0.234. Five changes are worse beyond the error of three seeds: no skip connections
+# (+0.028), a learning rate four times as high *without warm-up* (+0.026), one that is five times
+# smaller (+0.013), and stochastic gradient descent in place of Adam (+0.015 and +0.017). All others
+# change the loss by less than 0.006 in the mean.
 #
 # ## How the runs are compared
 #
-# All runs are the recipe `digits`: a U-Net of 194,145 weights that predicts $v$, 500 updates of 64 scans, and seeds 0, 1
-# and 2, which decide on first weights, batches, times and noise. They are measured by the loss on the 355 scans
-# that no run has seen: the squared error of $v$, which is $(x_0-\hat x_0)^2/(1-\bar\alpha_t)$, averaged over pixels, scans and the
-# times 50, 150, …, 950. Two Fréchet distances of 355 samples to the training scans stand beside it, one of features
-# of a classifier and one of pixels; real unseen scans are at 1.04 and 0.27.
+# All runs are the recipe `digits`: a U-Net of 194,145 weights that predicts $v$, 500 updates of 64
+# scans, and seeds 0, 1 and 2, which decide on first weights, batches, times and noise. They are
+# measured by the loss on the 355 scans that no run has seen: the squared error of $v$, which is
+# $(x_0-\hat x_0)^2/(1-\bar\alpha_t)$, averaged over pixels, scans and the times 50, 150, …, 950.
+# Two Fréchet distances of 355 samples to the training scans stand beside it, one of features of a
+# classifier and one of pixels; real unseen scans are at 1.04 and 0.27.
 #
-# Runs with the same seed see the same batches and noise, so a change is compared with the recipe *within* a
-# seed. The tables give the mean difference and its 95 % interval by Student's t for three seeds,
-# $4.30\,s/\sqrt3$ to either side. Where it contains 0 the difference is **not resolved**: it may be nothing, and it may
-# be as large as the interval says. The rows lie in `data/results/ablations.json`;
-# `python -m ddpmlib.experiments measure ablations` makes them again, 45 trainings. Small
-# network, small images, 40 seconds each: what does not matter here may matter in a long run of a large network.
+# Runs with the same seed see the same batches and noise, so a change is compared with the recipe
+# *within* a seed. The tables give the mean difference and its 95 % interval by Student's t for
+# three seeds, $4.30\,s/\sqrt3$ to either side. Where it contains 0 the difference is **not
+# resolved**: it may be nothing, and it may be as large as the interval says. The rows lie in
+# `data/results/ablations.json`; `python -m ddpmlib.experiments measure ablations` makes them again,
+# 45 trainings. Small network, small images, 40 seconds each: what does not matter here may matter
+# in a long run of a large network.
 #
 # ## The network: skips, attention, zeros
 #
-# - *No skip connections*: the blocks of the way up are handed zeros in place of the features of the way down. No
-#   weight is removed; those that would read these features are idle.
+# - *No skip connections*: the blocks of the way up are handed zeros in place of the features of the
+#   way down. No weight is removed; those that would read these features are idle.
 # - *No self-attention*, in the middle neither: 176,993 weights are left.
 # - *No zero initialisation*: the layers that start at zero start at random, as all others do.
 
@@ -141,10 +145,11 @@ assert all(abs(r - 1) < 0.02 for t in (950, 995, 1000) for r in relative["no-ski
 assert all(abs(r - 1) < 0.016 for rs in relative["no-attention"].values() for r in rs)
 
 # %% [markdown]
-# **Fig. D.2.** Skip connections matter at medium noise levels. Shown is the error of $\hat x_0$ on unseen scans over that of the recipe
-# of the same seed, mean and range of three seeds. Without skip connections it is 15 to 26 % larger at $t=150$ to 450,
-# 4 to 13 % up to $t=50$, where the noisy scan is almost clean, and less than 2 % from $t=950$ on, where the class is nearly
-# all that is known. Without self-attention the errors are the same to within 1.6 % at every time.
+# **Fig. D.2.** Skip connections matter at medium noise levels. Shown is the error of $\hat x_0$ on
+# unseen scans over that of the recipe of the same seed, mean and range of three seeds. Without skip
+# connections it is 15 to 26 % larger at $t=150$ to 450, 4 to 13 % up to $t=50$, where the noisy
+# scan is almost clean, and less than 2 % from $t=950$ on, where the class is nearly all that is
+# known. Without self-attention the errors are the same to within 1.6 % at every time.
 
 # %% tags=["hide-input"]
 without = ("no-skips", "no-attention", "no-zeros")
@@ -160,15 +165,16 @@ assert abs(mean) < half
 Markdown(ablations.table("no-skips", "no-attention", "no-zeros"))
 
 # %% [markdown]
-# By the loss only the skip connections are resolved. Without zero initialisation the first 25 updates go *faster* in all
-# three seeds, and at the end the Fréchet distance of features is higher by 0.8 ± 0.2, that of pixels by nothing that is
-# resolved. Zero initialisation was introduced for deep networks and large batches {cite}`goyal2017accurate`; this network has
-# eight blocks.
+# By the loss only the skip connections are resolved. Without zero initialisation the first 25
+# updates go *faster* in all three seeds, and at the end the Fréchet distance of features is higher
+# by 0.8 ± 0.2, that of pixels by nothing that is resolved. Zero initialisation was introduced for
+# deep networks and large batches {cite}`goyal2017accurate`; this network has eight blocks.
 #
 # ## The learning rate
 #
-# The rate rises in a straight line over the first 50 updates, the *warm-up* {cite}`goyal2017accurate`, to its highest value,
-# $5\cdot10^{-3}$ here, and falls like half a cosine to zero {cite}`loshchilov2017sgdr`:
+# The rate rises in a straight line over the first 50 updates, the *warm-up*
+# {cite}`goyal2017accurate`, to its highest value, $5\cdot10^{-3}$ here, and falls like half a
+# cosine to zero {cite}`loshchilov2017sgdr`:
 #
 # $$
 # r_n = r\,\frac{n+1}{50}\quad(n<50),\qquad r_n=\frac r2\left(1+\cos\pi\,\frac{n-50}{500-50}\right)\quad(n\ge50).
@@ -218,17 +224,18 @@ mean, half = ablations.difference("constant")
 assert round(mean, 3) == -0.003 and round(half, 3) == 0.002
 
 # %% [markdown]
-# **Fig. D.3.** The highest learning rate is forgiving upwards. Left: the rates. Right: training loss, three seeds each, means of 25
-# updates. In the first 25 updates the higher rate is ahead in every seed. At the end the rate 0.02 is not resolved from 0.005
-# (+0.002 ± 0.005 on unseen scans), while 0.001 is behind by 0.013 ± 0.003: in 500 updates it does not get there. A rate that
-# stays at 0.005 ends 0.003 ± 0.002 *lower*, by the averaged weights; below, "Averaged weights" says what it does to the last
-# ones.
+# **Fig. D.3.** The highest learning rate is forgiving upwards. Left: the rates. Right: training
+# loss, three seeds each, means of 25 updates. In the first 25 updates the higher rate is ahead in
+# every seed. At the end the rate 0.02 is not resolved from 0.005 (+0.002 ± 0.005 on unseen scans),
+# while 0.001 is behind by 0.013 ± 0.003: in 500 updates it does not get there. A rate that stays at
+# 0.005 ends 0.003 ± 0.002 *lower*, by the averaged weights; below, "Averaged weights" says what it
+# does to the last ones.
 #
 # ## Warm-up
 #
-# Adam divides by the root of a running mean of squared gradients. In the first update that mean holds one gradient, and
-# every weight moves by the full learning rate, in the direction of the sign of a single noisy gradient. Warm-up makes these
-# first steps small.
+# Adam divides by the root of a running mean of squared gradients. In the first update that mean
+# holds one gradient, and every weight moves by the full learning rate, in the direction of the sign
+# of a single noisy gradient. Warm-up makes these first steps small.
 
 # %% mystnb={"image": {"alt": "Two panels of training loss over updates with and without warm-up. Left, rate 0.005: without warm-up lower at first, then the curves coincide. Right, rate 0.02: without warm-up higher throughout, two of three seeds stay above 0.5 for the first hundred updates."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 3), sharey=True)
@@ -257,16 +264,18 @@ mean, half = ablations.interval(found)
 assert round(mean, 3) == 0.024 and round(half, 3) == 0.025
 
 # %% [markdown]
-# **Fig. D.4.** Warm-up makes a high learning rate safe. Left, rate 0.005: without warm-up the first 25 updates go faster; at the
-# end the loss is not resolved (+0.006 ± 0.007), the Fréchet distance of features is (+1.8 ± 0.9). Right, rate 0.02: two of three
-# seeds are still above 0.5 in the updates 75 to 100, where all runs with warm-up are below 0.35, and they never make up for it. At the end all
-# three are worse than with warm-up, by 0.012 to 0.032; the seeds differ so much that the mean, +0.024 ± 0.025, is just not
-# resolved.
+# **Fig. D.4.** Warm-up makes a high learning rate safe. Left, rate 0.005: without warm-up the first
+# 25 updates go faster; at the end the loss is not resolved (+0.006 ± 0.007), the Fréchet distance
+# of features is (+1.8 ± 0.9). Right, rate 0.02: two of three seeds are still above 0.5 in the
+# updates 75 to 100, where all runs with warm-up are below 0.35, and they never make up for it. At
+# the end all three are worse than with warm-up, by 0.012 to 0.032; the seeds differ so much that
+# the mean, +0.024 ± 0.025, is just not resolved.
 #
 # ## Clipping of gradients
 #
-# One unlucky batch can make one very long step. So a gradient $g$ of all weights whose norm is above a limit, 1 here, is
-# shortened to it {cite}`pascanu2013difficulty`, $g\leftarrow g\,/\max(1,\lVert g\rVert)$; its direction stays.
+# One unlucky batch can make one very long step. So a gradient $g$ of all weights whose norm is
+# above a limit, 1 here, is shortened to it {cite}`pascanu2013difficulty`,
+# $g\leftarrow g\,/\max(1,\lVert g\rVert)$; its direction stays.
 
 # %% mystnb={"image": {"alt": "Two panels of the norm of the gradient over updates, clipped to 1 and not clipped, with a line at 1. In both panels the two colours overlap: norms above 1 only at the start, between 0.1 and 1 after the first tenth of the run."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 3), sharey=True)
@@ -292,24 +301,25 @@ mean, half = ablations.interval(by_seed("fast-unclipped", "fast"))
 assert abs(mean) < 0.00005 and round(half, 3) == 0.002
 
 # %% [markdown]
-# **Fig. D.5.** Clipping does nothing here that three seeds resolve. The norm of the gradient, the largest of every five updates, is
-# above 1 in the first 50 updates only, 1 to 4 % of all. Without clipping the loss changes by less than 0.001 ± 0.003 at the rate
-# 0.005, and by 0.000 ± 0.002 at 0.02. Adam is one reason: it divides by the size of the gradients, so that a factor common to all
-# gradients of a run has no effect. Clipping is an insurance against the rare batch, which these twelve runs did not meet
-# after their first 50 updates.
+# **Fig. D.5.** Clipping does nothing here that three seeds resolve. The norm of the gradient, the
+# largest of every five updates, is above 1 in the first 50 updates only, 1 to 4 % of all. Without
+# clipping the loss changes by less than 0.001 ± 0.003 at the rate 0.005, and by 0.000 ± 0.002 at
+# 0.02. Adam is one reason: it divides by the size of the gradients, so that a factor common to all
+# gradients of a run has no effect. Clipping is an insurance against the rare batch, which these
+# twelve runs did not meet after their first 50 updates.
 #
 # ## Averaged weights
 #
-# Noise of the gradients keeps the weights wandering about where the loss is low, and their average is nearer to its
-# centre than they are {cite}`polyak1992acceleration`. Samples are drawn with a moving average, updated after each update
-# number $n=0,1,2,\dots$ of the weights,
+# Noise of the gradients keeps the weights wandering about where the loss is low, and their average
+# is nearer to its centre than they are {cite}`polyak1992acceleration`. Samples are drawn with a
+# moving average, updated after each update number $n=0,1,2,\dots$ of the weights,
 #
 # $$
 # \bar\theta\leftarrow d_n\bar\theta+(1-d_n)\,\theta,\qquad d_n=\min\!\left(d,\ \frac{1+n}{10+n}\right).
 # $$
 #
-# Ho et al. {cite}`ho2020denoising` hold $d_n=d=0.9999$ fixed, for 800,000 updates. In a short run that keeps the random
-# start; the decay that grows forgets it (exercise D.1).
+# Ho et al. {cite}`ho2020denoising` hold $d_n=d=0.9999$ fixed, for 800,000 updates. In a short run
+# that keeps the random start; the decay that grows forgets it (exercise D.1).
 
 # %% mystnb={"image": {"alt": "Two panels, loss on unseen scans over updates for the last weights, an average with growing decay and one with a fixed decay of 0.999. In both the fixed average stays above 0.5. Left, where the rate falls, last weights and growing average meet at the end; right, where it stays, the last weights remain above the average."}} tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(7.5, 3), sharey=True)
@@ -353,18 +363,19 @@ low, high = more("constant")
 assert -0.006 < low < high < -0.001
 
 # %% [markdown]
-# **Fig. D.6.** An average is worth most while the learning rate is high. Left, the recipe: after 200 updates the average
-# loses 0.015 ± 0.007 less than the weights themselves; at the end, where the rate is zero and the weights stand still, the two
-# differ by less than 0.0005. Right, the rate stays: the gain remains, 0.011 ± 0.004 at the end. In the first 50 updates, while the
-# loss falls fast, the average lags behind and loses more. A fixed decay of 0.999 still holds
+# **Fig. D.6.** An average is worth most while the learning rate is high. Left, the recipe: after
+# 200 updates the average loses 0.015 ± 0.007 less than the weights themselves; at the end, where
+# the rate is zero and the weights stand still, the two differ by less than 0.0005. Right, the rate
+# stays: the gain remains, 0.011 ± 0.004 at the end. In the first 50 updates, while the loss falls
+# fast, the average lags behind and loses more. A fixed decay of 0.999 still holds
 # $0.999^{500}=61\,\%$ of the random start, and its loss stays above 0.53.
 #
-# So a falling rate and an average do the same work. With the average even the constant rate ends 0.003 *below*
-# the recipe: of two means to the same end one may be left out in a run
-# as short as this.
+# So a falling rate and an average do the same work. With the average even the constant rate ends
+# 0.003 *below* the recipe: of two means to the same end one may be left out in a run as short as
+# this.
 #
-# The same failure on points, where it can be run here: 400 updates on the ring of [chapter 3](03_ddpm.ipynb), averaged with
-# the decay 0.9995 of the recipe `mnist`.
+# The same failure on points, where it can be run here: 400 updates on the ring of [chapter
+# 3](03_ddpm.ipynb), averaged with the decay 0.9995 of the recipe `mnist`.
 
 # %%
 from ddpmlib import data
@@ -409,17 +420,19 @@ lines = [f"| {which} | {share:.0%} |" for which, share in hits.items()]
 Markdown("\n".join(["| weights | samples on a cluster |", "|:--|--:|", *lines]))
 
 # %% [markdown]
-# After 400 updates the fixed average still holds $0.9995^{400} = 82\,\%$ of the random weights of the start, and fewer than
-# 5 % of its samples lie on a cluster. With the growing decay more than 80 % do, as many as with the last weights, to within
-# 5 %. While $d_n$ grows, to update 17,990 for $d=0.9995$, the start is forgotten like $n^{-9}$, and what is averaged is a tenth
-# of the run old on average.
+# After 400 updates the fixed average still holds $0.9995^{400} = 82\,\%$ of the random weights of
+# the start, and fewer than 5 % of its samples lie on a cluster. With the growing decay more than 80
+# % do, as many as with the last weights, to within 5 %. While $d_n$ grows, to update 17,990 for
+# $d=0.9995$, the start is forgotten like $n^{-9}$, and what is averaged is a tenth of the run old
+# on average.
 #
 # ## The optimiser
 #
-# Adam {cite}`kingma2015adam` divides the running mean of each weight's gradient by the root of the running mean of its square,
-# so that all weights move at a similar pace, whatever the size of their gradients (exercise 3.4 writes it).
-# Stochastic gradient descent moves each weight in proportion to its gradient, here with momentum 0.9, that is, along
-# $\sum_k 0.9^k g_{n-k}$; warm-up, fall and clipping as before.
+# Adam {cite}`kingma2015adam` divides the running mean of each weight's gradient by the root of the
+# running mean of its square, so that all weights move at a similar pace, whatever the size of their
+# gradients (exercise 3.4 writes it). Stochastic gradient descent moves each weight in proportion to
+# its gradient, here with momentum 0.9, that is, along $\sum_k 0.9^k g_{n-k}$; warm-up, fall and
+# clipping as before.
 
 # %% mystnb={"image": {"alt": "Training loss over updates for Adam and for stochastic gradient descent with momentum at rates 0.2 and 0.8. Adam is below both from update 25 on; the two rates of SGD end at the same loss."}} tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(6.4, 3))
@@ -447,9 +460,10 @@ for name in ("sgd-0.2", "sgd-0.8"):
     assert reached("recipe", 300) < reached(name, 500) < reached("recipe", 200)
 
 # %% [markdown]
-# **Fig. D.7.** Adam is behind stochastic gradient descent in the first 25 updates and ahead of it from then on, in every seed. After 500 updates SGD is where Adam was
-# between its updates 200 and 300. Its two rates, a factor of four apart, are not resolved from each other (0.002 ± 0.011); rates beyond them
-# were not tried.
+# **Fig. D.7.** Adam is behind stochastic gradient descent in the first 25 updates and ahead of it
+# from then on, in every seed. After 500 updates SGD is where Adam was between its updates 200
+# and 300. Its two rates, a factor of four apart, are not resolved from each other (0.002 ± 0.011);
+# rates beyond them were not tried.
 #
 # ## All changes of the training
 
@@ -458,17 +472,19 @@ assert resolved(*more("constant")) and not resolved(*more("cold"))
 Markdown(ablations.EXPERIMENT.tables["ablations_training"]())
 
 # %% [markdown]
-# Twelve differences stand in this appendix. Of so many intervals at 95 % one is expected to miss 0 by chance about every
-# other time, so the smallest resolved difference, the constant rate's −0.003, is a hint and no finding. The large ones are
-# beyond that doubt.
+# Twelve differences stand in this appendix. Of so many intervals at 95 % one is expected to miss 0
+# by chance about every other time, so the smallest resolved difference, the constant rate's −0.003,
+# is a hint and no finding. The large ones are beyond that doubt.
 #
 # What this says for a first run of your own:
 #
 # - Keep the skip connections, Adam, and an average whose decay grows.
-# - With warm-up, a learning rate that is four times too high costs less (0.002) than one that is five times too low (0.013).
+# - With warm-up, a learning rate that is four times too high costs less (0.002) than one that is
+#   five times too low (0.013).
 # - If the last weights are to be used, let the rate fall; if the average is, it hardly matters.
-# - Clipping, attention on a 4×4 grid and zero initialisation cost little and showed little; their worth, if any,
-#   is in longer runs of deeper networks on larger images, which are not measured here.
+# - Clipping, attention on a 4×4 grid and zero initialisation cost little and showed little; their
+#   worth, if any, is in longer runs of deeper networks on larger images, which are not measured
+#   here.
 #
 # The prediction target, ε, $x_0$ or $v$, is compared in the same way in
 # [chapter 3](03_ddpm.ipynb).
@@ -478,12 +494,14 @@ Markdown(ablations.EXPERIMENT.tables["ablations_training"]())
 #
 # ### ★ Exercise D.1: What is left of the random start?
 #
-# An average of weights begins as the random weights of the start. Write `left(updates, decay)`, which returns the
-# share of the start that it still holds after so many updates, twice: with a fixed decay $d$, and with the growing
-# decay $d_n=\min\big(d,\frac{1+n}{10+n}\big)$, $n=0,1,2,\dots$
+# An average of weights begins as the random weights of the start. Write `left(updates, decay)`,
+# which returns the share of the start that it still holds after so many updates, twice: with a
+# fixed decay $d$, and with the growing decay $d_n=\min\big(d,\frac{1+n}{10+n}\big)$,
+# $n=0,1,2,\dots$
 #
 # :::{dropdown} Hint
-# Every update multiplies the share by its decay. A loop will do; while $d_n$ grows, the product has a closed form.
+# Every update multiplies the share by its decay. A loop will do; while $d_n$ grows, the product has
+# a closed form.
 # :::
 
 
@@ -496,7 +514,8 @@ def left(updates, decay):
 
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise D.1: a product of decays; while they grow it is N! 9! / (N + 9)!
+# Solution of exercise D.1: a product of decays;
+# while they grow it is N! 9! / (N + 9)!
 def left(updates, decay):
     grown = 1.0
     for n in range(updates):
@@ -505,19 +524,20 @@ def left(updates, decay):
 
 
 exercises.check("D.1", left)
-assert abs(left(400, 0.9995)[0] - 0.82) < 0.005 and left(400, 0.9995)[1] < 1e-17
+share, share_if_grown = left(400, 0.9995)
+assert abs(share - 0.82) < 0.005 and share_if_grown < 1e-17
 
 # %% [markdown]
 # ### ★★ Exercise D.2: Is a difference resolved?
 #
-# Two recipes were trained with the same seeds; `ours` and `theirs` are lists of what they lose, seed by seed. Write
-# `compare(ours, theirs)`, which returns the mean of the difference `ours − theirs` and the half width of its 95 %
-# interval by Student's t, as in the tables above. Seeds decide on batches and first weights of both, so compare within
-# a seed.
+# Two recipes were trained with the same seeds; `ours` and `theirs` are lists of what they lose,
+# seed by seed. Write `compare(ours, theirs)`, which returns the mean of the difference
+# `ours − theirs` and the half width of its 95 % interval by Student's t, as in the tables above.
+# Seeds decide on batches and first weights of both, so compare within a seed.
 #
 # :::{dropdown} Hint
-# Take the differences first; they are $n$ numbers. `scipy.stats.t.ppf(0.975, k)` is the quantile for $k$ degrees of
-# freedom, 4.30 for $k=2$.
+# Take the differences first; they are $n$ numbers. `scipy.stats.t.ppf(0.975, k)` is the quantile
+# for $k$ degrees of freedom, 4.30 for $k=2$.
 # :::
 
 
@@ -543,23 +563,25 @@ exercises.check("D.2", compare)
 # %% [markdown]
 # ### ★★★ Exercise D.3: Averaging against a smaller learning rate
 #
-# One weight $\theta$, a loss $\frac12(\theta-z)^2$ with a new $z\sim\mathcal N(0,1)$ in each update, and gradient descent with a
-# constant rate $r$: $\theta\leftarrow\theta-r\,(\theta-z)$. The best $\theta$ is 0. The noise of the gradients keeps $\theta$ away from it,
-# for as long as one trains.
+# One weight $\theta$, a loss $\frac12(\theta-z)^2$ with a new $z\sim\mathcal N(0,1)$ in each
+# update, and gradient descent with a constant rate $r$: $\theta\leftarrow\theta-r\,(\theta-z)$. The
+# best $\theta$ is 0. The noise of the gradients keeps $\theta$ away from it, for as long as one
+# trains.
 #
 # 1. Derive the variance of $\theta$ after many updates, `last(r)`.
-# 2. After each update an average with a fixed decay is updated, $m\leftarrow d\,m+(1-d)\,\theta$. Derive its variance,
-#    `averaged(r, d)`.
-# 3. Write `decay(r, k)`: the decay with which the average has the variance that the rate $r/k$ would give $\theta$
-#    without an average. Solve for it as you like.
+# 2. After each update an average with a fixed decay is updated, $m\leftarrow d\,m+(1-d)\,\theta$.
+#    Derive its variance, `averaged(r, d)`.
+# 3. Write `decay(r, k)`: the decay with which the average has the variance that the rate $r/k$
+#    would give $\theta$ without an average. Solve for it as you like.
 # 4. Simulate one case of your own, to believe it.
 #
-# Then compare: how many updates until the start is forgotten to 1 %, with the average at rate $r$, and with the rate
-# $r/10$ alone? The check takes `(last, averaged, decay)`.
+# Then compare: how many updates until the start is forgotten to 1 %, with the average at rate $r$,
+# and with the rate $r/10$ alone? The check takes `(last, averaged, decay)`.
 #
 # :::{dropdown} Hint
-# With $\rho=1-r$ the weight is $\theta\leftarrow\rho\,\theta+r z$: equate the variances before and after. For the average you also need
-# the covariance of $m$ and $\theta$, which obeys $c = d\rho\,c+(1-d)\operatorname{Var}\theta$. The variance falls with $d$, so bisect.
+# With $\rho=1-r$ the weight is $\theta\leftarrow\rho\,\theta+r z$: equate the variances before and
+# after. For the average you also need the covariance of $m$ and $\theta$, which obeys
+# $c = d\rho\,c+(1-d)\operatorname{Var}\theta$. The variance falls with $d$, so bisect.
 # :::
 
 
@@ -570,7 +592,8 @@ answer = ...  # (last, averaged, decay)
 
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise D.3: V = ρ² V + r² with ρ = 1 − r, then c, then the variance of m
+# Solution of exercise D.3: V = ρ² V + r² with ρ = 1 − r,
+# then c, then the variance of m
 def last(r):
     return r / (2 - r)
 
@@ -594,27 +617,35 @@ def decay(r, k):
 exercises.check("D.3", (last, averaged, decay))
 
 g = torch.Generator().manual_seed(0)
-theta, m, r, d = torch.zeros(100_000), torch.zeros(100_000), 0.1, decay(0.1, 10)
+theta, m = torch.zeros(100_000), torch.zeros(100_000)
+r, d = 0.1, decay(0.1, 10)
 for _ in range(1000):
     theta = theta - r * (theta - torch.randn(100_000, generator=g))
     m = d * m + (1 - d) * theta
-assert abs(theta.var() / last(0.1) - 1) < 0.02 and abs(m.var() / last(0.01) - 1) < 0.02
-# For small r the decay is 1 − r / (k − 1): an average over 9 / r updates. It forgets
-# the start as fast as the rate r / 10 does, which needs 4.6 · 10 / r updates.
+assert abs(theta.var() / last(0.1) - 1) < 0.02
+assert abs(m.var() / last(0.01) - 1) < 0.02
+# For small r the decay is 1 − r / (k − 1): an average over 9 / r updates.
+# It forgets the start as fast as the rate r / 10 does, which needs
+# 4.6 · 10 / r updates.
 assert abs((1 - d) / (0.1 / 9) - 1) < 0.05
-updates = {"average": log(0.01) / log(d), "small rate": log(0.01) / log(1 - 0.01)}
-assert 400 < updates["average"] < updates["small rate"] < 470
+of_average, of_small_rate = log(0.01) / log(d), log(0.01) / log(1 - 0.01)
+assert 400 < of_average < of_small_rate < 470
 
 # %% [markdown]
-# In this example the average buys nothing that a smaller rate would not. In a network it can: directions in which the loss is steep
-# need a small rate, flat ones a large one to move at all. A rate that falls at the end, or an average, calms
-# the first without slowing the second from the start.
+# In this example the average buys nothing that a smaller rate would not. In a network it can:
+# directions in which the loss is steep need a small rate, flat ones a large one to move at all. A
+# rate that falls at the end, or an average, calms the first without slowing the second from the
+# start.
 #
 # ## Further reading
 #
-# - Kingma & Ba (2015), *Adam* {cite}`kingma2015adam`; Loshchilov & Hutter (2019) {cite}`loshchilov2019decoupled` on weight decay,
-#   and (2017) {cite}`loshchilov2017sgdr` on learning rates that fall like a cosine.
-# - Goyal et al. (2017) {cite}`goyal2017accurate`: warm-up, and residual blocks that start as the identity.
-# - Pascanu, Mikolov & Bengio (2013) {cite}`pascanu2013difficulty`: clipping by norm, and what it is for.
+# - Kingma & Ba (2015), *Adam* {cite}`kingma2015adam`; Loshchilov & Hutter (2019)
+#   {cite}`loshchilov2019decoupled` on weight decay, and (2017) {cite}`loshchilov2017sgdr` on
+#   learning rates that fall like a cosine.
+# - Goyal et al. (2017) {cite}`goyal2017accurate`: warm-up, and residual blocks that start as the
+#   identity.
+# - Pascanu, Mikolov & Bengio (2013) {cite}`pascanu2013difficulty`: clipping by norm, and what it is
+#   for.
 # - Polyak & Juditsky (1992) {cite}`polyak1992acceleration`: averaging, with a proof.
-# - Karras et al. (2024) {cite}`karras2024analyzing`: averages of every length, made after training from a few snapshots.
+# - Karras et al. (2024) {cite}`karras2024analyzing`: averages of every length, made after training
+#   from a few snapshots.

@@ -102,6 +102,52 @@ def test_the_mean_is_forgotten_last() -> None:
     assert fits(printed, 1e4 * whole) and 0.999 < of_the_mean / whole < 1
 
 
+def test_fixed_end_points_leave_a_signal_in_short_chains() -> None:
+    (quarter,) = says(
+        "01_forward", r"still holds $\sqrt{\bar\alpha_T} = {}\,\%$ of the image's amplitude"
+    )
+    (half,) = says("01_forward", "At $T = 500$ the end still holds {} % of the amplitude.")
+    for printed, T in ((quarter, 250), (half, 500)):
+        beta = torch.linspace(1e-4, 0.02, T, dtype=torch.float64)
+        assert fits(printed, 100 * float((1 - beta).prod()) ** 0.5)
+
+
+def test_one_noise_for_two_has_twice_the_variance() -> None:
+    says("01_forward", "For two small steps this is about twice the variance")
+    lines = stored("01_forward", "one noise used twice").strip().split("\n")
+    independent, repeated = (float(line.split()[-1]) for line in lines)
+    assert repeated / independent == pytest.approx(2, abs=0.01)
+
+
+# ---- 2, the reverse process ------------------------------------------------------------------
+
+
+def test_noise_after_the_last_step_is_one_grey_level_deep() -> None:
+    few, many = says(
+        "02_reverse",
+        "of that step: {} with ten steps, and {} with 500, about one grey level of 255",
+    )
+    lines = stored("02_reverse", "for steps in (10, 500):").split("\n")
+    found = {
+        cells[0]: float(cells[3])
+        for cells in (line.strip("| ").split(" | ") for line in lines)
+        if "noise after the last step" in cells
+    }
+    assert fits(few, found["10"]) and fits(many, found["500"])
+    assert found["500"] / (2 / 255) == pytest.approx(1, abs=0.2)
+
+
+def test_the_best_variance_of_a_stride_by_the_number_of_strides() -> None:
+    says("02_reverse", r"With 16 it beats both too, and its lead over $\beta$ is smaller")
+    says("02_reverse", r"With eight it beats $\tilde\beta$ but not $\beta$")
+    says("02_reverse", r"it lies nine tenths of the way from $\tilde\beta$ to $\beta$")
+    found = table("02_reverse", "def best_chain(steps)")
+    small, large, best = ({k: found[str(k)][i][0] for k in (8, 16, 32)} for i in range(3))
+    assert large[8] < best[8] < small[8]
+    assert 0 < large[16] - best[16] < large[32] - best[32]
+    assert all(0.89 < found[str(k)][3][0] < 0.95 for k in (8, 16, 32))
+
+
 # ---- 3, DDPM ---------------------------------------------------------------------------------
 
 THREE = "03_ddpm"
@@ -183,6 +229,104 @@ def test_one_step_holds_most_of_the_bits_of_a_perceptron() -> None:
     (weight,) = says(chapter, "(4.10) is {}, as at the end of Fig. 4.3")
     last = chain.beta[-1] / (2 * chain.alpha[-1] * (1 - chain.alpha_bar[-1]))  # σ² = β
     assert float(last) == pytest.approx(float(weight), rel=0.01)
+
+
+def test_the_last_steps_hold_most_of_the_bound() -> None:
+    first, bits, last = says(
+        "04_elbo", "contribute {} % of {} bits per dimension; the last ten contribute {} %"
+    )
+    found = stored("04_elbo", "last_hundred:.0%")
+    assert f"unseen scans: {bits} ±" in found and f"the last ten {last}%" in found
+    assert f"steps hold {100 - int(first)}% of it" in found
+
+
+def test_the_gap_of_the_bound_closes_with_the_number_of_steps() -> None:
+    numbers = says("04_elbo", "it is {} nats too high with 5 steps, {} with 20 and {} with 100")
+    found = stored("04_elbo", "gap, averaged over the data")
+    assert re.findall(r"([\d.]+) nats at T", found) == numbers
+    short, long = says("04_elbo", "at 0.442 nats, from above: {} at $T=100$, {} at $T=100{,}000$")
+    found = stored("04_elbo", "EULER =")
+    assert re.findall(r"β̃ ([\d.]+)", found)[::2] == [short, long]
+
+
+def test_the_first_steps_weigh_more_in_the_bound() -> None:
+    linear, cosine = says("04_elbo", "it is {} times (linear) and {} times (cosine) that at")
+    found = stored("04_elbo", "fall[0] > 30")
+    assert f"linear {linear}, cosine {cosine};" in found
+
+
+def test_what_the_network_does_not_know_of_the_scans() -> None:
+    found = table("04_elbo", "the network, rounded where")
+    equal, frequencies, network = says(
+        "04_elbo", r"$\log_2 17={}$ bits per dimension, a table of how often each level occurs at"
+        " each"
+        " pixel {}, and the network needs {}.",
+    )  # fmt: skip
+    (rounded,) = says("04_elbo", "With them {} remain, and 0.5 of these belong to the decoder")
+    for printed, name in (
+        (equal, "17 equal probabilities"),
+        (frequencies, "a table of 17 frequencies for each pixel"),
+        (network, "the network, Fig. 4.1"),
+        (rounded, "the network, rounded where the noise is small"),
+    ):
+        assert fits(printed, found[name][0][0])
+    says("04_elbo", "More than half of the 5.2 bits are the price of not knowing the 17 levels")
+    assert found["the network, rounded where the noise is small"][0][0] < float(network) / 2
+
+
+def test_the_two_variances_cross_and_the_decoder_loses_less_in_longer_chains() -> None:
+    says("04_elbo", "More steps do not tighten this bound, and the two variances cross.")
+    says("04_elbo", "With more steps $L_0$ falls (last column)")
+    found = table("04_elbo", "of β: the decoder, L_0")
+    rows = [found[steps] for steps in ("5", "10", "25", "50", "100")]
+    for variance in (0, 1):
+        assert rows[-1][variance][0] > rows[0][variance][0]
+    behind = [row[2] for row in rows]
+    assert [mean > 0 for mean, _ in behind] == [True, True, False, False, False]
+    assert all(abs(mean) > 2 * error for mean, error in behind)
+    decoder = [row[3][0] for row in rows]
+    assert decoder == sorted(decoder, reverse=True)
+
+
+def test_a_digit_costs_a_bit_for_its_own_background() -> None:
+    whole, without = says(
+        "04_elbo", "About one of the {} bits is the model's own background. Set its grey levels 0"
+        " to"
+        " 3 to 0, as in real scans, and {} remain",
+    )  # fmt: skip
+    found = table("04_elbo", "as drawn, levels")
+    drawn, black = found["as drawn"][0][0], found["as drawn, levels 0 to 3 set to 0"][0][0]
+    assert fits(whole, drawn) and fits(without, black)
+    assert drawn - black == pytest.approx(1, abs=0.1)
+
+
+def test_too_small_a_deviation_costs_more_than_too_large_a_one() -> None:
+    wide, narrow = says(
+        "04_elbo", "Ten times the best deviation adds {} bits per dimension, a tenth of it adds {},"
+    )
+    found = stored("04_elbo", "deviation ten times the best")
+    assert f"best: + {wide} bits, a tenth of the best: + {narrow}" in found
+
+
+def test_published_bits_in_kilobytes_and_our_distance_to_them() -> None:
+    colours = 3 * 32 * 32
+    coded, raw = says("04_elbo", "where the raw file has 8: {} instead of {} kB per image")
+    assert fits(coded, 2.94 * colours / 8 / 1000) and fits(raw, colours / 1000)
+    (bits,) = says("04_elbo", r"$0.1\cdot3072\approx{}$ bits per image, a factor of $2^{307}$")
+    assert fits(bits, 0.1 * colours)
+    whole, decoder, image = says(
+        "04_elbo", "Of DDPM's {} bits Ho et al. count {} for the decoder $L_0$ alone, whose error"
+        " is"
+        " about one grey level of 256 (a root mean square of 0.95); the other {} describe the"
+        " image",
+    )  # fmt: skip
+    assert fits(image, float(whole) - float(decoder))
+    ours, least, most = says(
+        "04_elbo", "Our small CIFAR-10 net, at {}, is behind the papers by {} to {} bits"
+    )
+    card = zoo.load("cifar10-small", device="cpu")[1]
+    (bound,) = (m["bits_per_dim"] for m in card.metrics if m["metric"] == "nll")
+    assert fits(ours, bound) and fits(least, bound - 3.75) and fits(most, bound - 2.94)
 
 
 # ---- 5, schedules ----------------------------------------------------------------------------
@@ -857,6 +1001,147 @@ def test_how_far_two_predictions_of_ten_classes_are_apart() -> None:
     assert float(most) == pytest.approx(float(sure[0] - sure.mean()))
 
 
+def test_chains_that_cross_between_modes() -> None:
+    says(TEN, "Up to $t=5$ there is hardly a crossing in 100,000 steps, at $t=7$ one")
+    says(TEN, "where the noise is a third of the distance between the modes, a chain crosses seven")
+    found = table(TEN, "crossings = {}")
+    assert found["5"][1] == [0.0] and found["7"][1][0] == pytest.approx(1 / 7, abs=0.01)
+    noise, crossed = found["15"][0][0], found["15"][1][0]
+    assert noise / (2 * (1 - noise**2) ** 0.5) == pytest.approx(1 / 3, abs=0.02)
+    assert round(crossed) == 7
+    says(TEN, "fewer than 1 % change the side, and half of the chains end at the right mode")
+    (annealed,) = says(TEN, "where 0.8 is due. Right: {} do.")
+    found = stored(TEN, "changed the side")
+    (moved,) = re.findall(r"plain: ([\d.]+)%", found)
+    (plain,) = re.findall(r"right mode: plain ([\d.]+)", found)
+    assert float(moved) < 1 and float(plain) == pytest.approx(0.5, abs=0.03)
+    assert f"annealed {annealed}" in found
+
+
+def test_gradients_of_noisy_and_of_clean_points() -> None:
+    numbers = says(TEN, "falls from {} at $t=50$ to {} and {}; that of the clean one stays at {}.")
+    found = re.findall(r"gradient ([\d.]+) noisy, ([\d.]+) clean", stored(TEN, "gradient {noisy"))
+    assert [noisy for noisy, _ in found] == numbers[:3]
+    assert {clean for _, clean in found} == {numbers[3]}
+
+
+def test_what_strong_and_weak_guidance_do_in_the_plane() -> None:
+    found = table(TEN, 'found[10.0, 0.0]["rare"] > 0.5')
+    spread, rare = ({s: found[s][i][0] for s in ("0", "0.5", "1", "10")} for i in (3, 5))
+    wide, narrow, near, far, share = says(
+        TEN, "the spread falls from {} to {}, the mean distance from the origin grows from {} to"
+        " {},"
+        " and the smaller cluster's share falls from 1/3 to {}.",
+    )  # fmt: skip
+    assert fits(wide, spread["1"]) and fits(narrow, spread["10"])
+    lines = stored(TEN, "spreads == sorted(spreads").strip().split("\n")
+    at = {line.split(":")[0]: [float(v) for v in line.split()[1:]] for line in lines}
+    assert fits(near, at["out"][1]) and fits(far, at["out"][-1])
+    assert fits(share, at["smaller"][-1])
+    some, few = says(TEN, "DDIM puts {} % of them where data are rare, against {} % at $s=0$ and")
+    assert fits(some, rare["0.5"]) and fits(few, rare["0"]) and fits(few, rare["1"])
+    (most,) = says(TEN, "(At $s=10$ it is {} %, beyond the clusters.)")
+    assert fits(most, rare["10"])
+    before, after, origin = says(
+        TEN, "shrinks the spread of class 0 from {} to {} and leaves the mean distance from the"
+        " origin"
+        " at {}, where guidance increases it",
+    )  # fmt: skip
+    cool = re.search(r"spread ([\d.]+), from the origin ([\d.]+)", stored(TEN, "plane, τ = 0.5"))
+    assert cool and fits(before, found["1"][4][0])
+    assert after == cool[1] and fits(origin, float(cool[2]))
+
+
+def test_the_variances_of_guided_gaussians() -> None:
+    numbers = says(
+        TEN, "At $s=4$ the tilted distribution has {}, ancestral sampling {}, DDIM {}, a twentieth"
+    )
+    tilted, _, ddim, _, ancestral = (cell[0] for cell in table(TEN, "tilted, printed = 1 /")["4"])
+    assert all(fits(p, v) for p, v in zip(numbers, (tilted, ancestral, ddim), strict=True))
+    assert tilted / ddim == pytest.approx(20, abs=1)
+    numbers = says(
+        TEN,
+        r"At ten steps: ${}$ % with form 1, $+{}$ % with the gradient at $x_t$, $+{}$ % at"
+        r" $\mu$",
+    )
+    found = re.search(r"10 steps: (-\d+) % \+(\d+) % \+(\d+) %", stored(TEN, 'steps:", *('))
+    assert found and list(found.groups()) == numbers
+
+
+def test_how_much_a_noisy_classifier_can_read() -> None:
+    lines = stored(TEN, "others[1][6] > 0.9").strip().split("\n")
+    read = {line[:25].strip(): dict(re.findall(r"(\d+): ([\d.]+)", line[25:])) for line in lines}
+    digit, scan = says(
+        TEN, "At $t=600$ the MNIST classifier, with 784 pixels, still reads {} %, that of the"
+        " 64-pixel digits {} %.",
+    )  # fmt: skip
+    assert fits(digit, 100 * float(read["MNIST, shipped"]["600"]))
+    assert fits(scan, 100 * float(read["digits, shipped"]["600"]))
+    clean, noisy = (read[f"digits, {name}"] for name in ("clean images only", "trained here"))
+    numbers = says(TEN, "its noisy twin at $t=1$ ({} against {}) and worse from 500 to 800")
+    assert numbers == [clean["1"], noisy["1"]]
+    assert all(clean[t] < noisy[t] for t in ("500", "600", "800"))
+
+
+def test_the_strength_that_a_trained_gradient_needs() -> None:
+    found = table(TEN, 'rows["conditional, 4"] = measured(both)')
+    ten, told = says(
+        TEN,
+        "half of the classes are right at $s=1$, {} % at $s=10$; the conditional network has {} %",
+    )
+    assert found["1"][0][0] == pytest.approx(0.5, abs=0.02)
+    assert fits(ten, 100 * found["10"][0][0]) and fits(told, 100 * found["conditional"][0][0])
+    before, after = says(TEN, "recall falls from {} to {}, and the distance is no smaller")
+    alone, more = found["conditional"], found["conditional, 4"]
+    assert fits(before, alone[3][0]) and fits(after, more[3][0])
+    assert more[1][0] > alone[1][0] and more[2][0] >= alone[2][0]
+
+
+def test_the_clean_guide_convinces_itself() -> None:
+    says(TEN, "half of the digits are what was asked for, yet the twin itself agrees with most")
+    says(TEN, "more than a tenth of the pixels leave the range. With the noisy twin three of four")
+    lines = [line.strip("| ").split(" | ") for line in stored(TEN, "pictures, own").split("\n")]
+    at = {
+        cells[0]: [float(share.rstrip("%")) for share in cells[2:]]
+        for cells in lines
+        if cells[1:2] == ["10"]
+    }
+    assert at["clean"][0] == pytest.approx(50, abs=2) and at["clean"][1] > 80
+    assert at["clean"][2] > 10 > 0.05 > at["noisy"][2]
+    assert at["noisy"][0] == pytest.approx(75, abs=3)
+
+
+def test_trained_gradients_do_not_vanish() -> None:
+    found = {
+        int(t): [float(n) for n in numbers]
+        for t, *numbers in re.findall(
+            r"t = +(\d+): shipped ([\d.e-]+) .*\(10\.8\) ([\d.e-]+) +cosine ([\d.]+)",
+            stored(TEN, "at t = 900"),
+        )
+    }
+    late, last = says(TEN, "the gradient of the shipped classifier from {} to {}.")
+    assert [float(late), float(last)] == [found[900][0], found[1000][0]]
+    least, most = says(TEN, "that gradient has {} to {} times the length of (10.8)")
+    assert fits(least, found[300][0] / found[300][1]) and fits(most, found[600][0] / found[600][1])
+    numbers = says(TEN, "its cosine with it is {} to {} there")
+    assert [float(n) for n in numbers] == [found[300][2], found[600][2]]
+    (length,) = says(TEN, "and a length of {} the first prediction moves by twelve thousand")
+    end = DDPM(schedules.cosine(1000)).alpha_bar[-1]
+    says(TEN, r"$(1-\bar\alpha_T)/\sqrt{\bar\alpha_T}=20{,}291$")
+    assert round(float((1 - end) / end**0.5)) == 20_291 and last == length
+    assert round(4 * float(length) * 20_291, -3) == 12_000
+
+
+def test_without_a_remedy_images_end_a_hundred_times_too_bright() -> None:
+    says(TEN, "Without a remedy the images end a hundred times too bright.")
+    found = table(TEN, "mean absolute value of the pixels")
+    bright, *others = (
+        found[name][0][0]
+        for name in ("none, η = 0", "no guidance above t = 900, η = 0", "mean shift, η = 1")
+    )
+    assert all(bright / other == pytest.approx(110, abs=10) for other in others)
+
+
 # ---- A, the museum; C, CIFAR-10 --------------------------------------------------------------
 
 
@@ -872,6 +1157,101 @@ def test_what_the_museum_says_of_trained_nets_is_in_its_outputs() -> None:
     assert f"{unsure}% sure" in found and f"{hits}% hits, {sure}% sure" in found
     (out,) = says(museum, "with and without clipping. {} % of the pixels lie")
     assert f"out of range: {out}%, turned round: {out}%" in stored(museum, "tidy, wrapped")
+
+
+MUSEUM = "A_museum_of_bugs"
+
+
+def test_what_the_sampling_loops_of_the_museum_do_is_in_its_outputs() -> None:
+    grain, last = says(
+        MUSEUM, r"a standard deviation of {}, where $\sqrt\beta$ of the last stride is {}."
+    )
+    found = stored(MUSEUM, "def perfect_model(lib")
+    assert f"grain {grain}, √β of the last stride {last}" in found
+    ten, long, chance = says(
+        MUSEUM, "It is {} % at $T=10$ and {} % at $T=400$, below the sampling error of 10,000"
+        " samples,"
+        " {} % (dotted)",
+    )  # fmt: skip
+    found = stored(MUSEUM, "def spread(lib")
+    wide = {int(T): float(off) for T, off in re.findall(r"T = +(\d+): ([\d.]+) too", found)}
+    assert fits(ten, 100 * wide[10]) and fits(long, 100 * wide[400])
+    assert fits(chance, 100 / (2 * 10_000) ** 0.5)
+    off, samples = says(
+        MUSEUM,
+        "At $T=1000$ the error is {} %; to see it at three standard errors takes {} samples.",
+    )
+    assert f"T = 1000: {float(off) / 100:.4f}, seen with {samples} samples" in found
+    right, wrong = says(MUSEUM, "is {} with the right line and {} with the wrong one")
+    assert f"centre: {right} and {wrong}" in stored(MUSEUM, "def ring(lib")
+    (mean,) = says(MUSEUM, "The mean of the coordinates is {} where it should be 0.")
+    uniform, normal = says(MUSEUM, "answers 0 is {} with uniform noise in training, and {} with")
+    found = stored(MUSEUM, 'museum.library("uniform_noise")')
+    assert f"0.0 and {mean}" in found and f"network: {normal} and {uniform}" in found
+    shared, narrow, due = says(
+        MUSEUM, "With the wrong line {} % of the samples share their end with another, in one"
+        " spike per"
+        " peak; the right peak has a standard deviation of {}. (The right line gives {} where"
+        " 0.100",
+    )  # fmt: skip
+    found = stored(MUSEUM, 'museum.library("clipping_doubled")')
+    assert f"share: 0% and {shared}%" in found and f"right peak ± {narrow}\ntruth" in found
+    assert f"right peak ± {due}\nwrong" in found
+
+
+def test_what_the_formulas_and_ranges_of_the_museum_do_is_in_its_outputs() -> None:
+    left, narrow = says(
+        MUSEUM, "The left peak holds {} % of the samples, where 40 % are due, and the right one"
+        " has a"
+        " standard deviation of {} instead of",
+    )  # fmt: skip
+    found = stored(MUSEUM, "def printed_algorithm(lib")
+    assert f"wrong: left peak 0.{left}, right peak ± {narrow}" in found
+    says(MUSEUM, r"$7\cdot10^{-6}$ at $T=100$, half a percent at $T=30{,}000$")
+    assert "T = 100: 7e-06, T = 30000: 5e-03" in stored(MUSEUM, "def first_noise(lib")
+    wrong, right = says(MUSEUM, "the variance of the data is {} instead of {}.")
+    assert f"variance of the data: {right} and {wrong}" in stored(MUSEUM, "def from_bytes(lib")
+    good, noise, digits, other, small = says(
+        MUSEUM, "Right: {} for real digits in both forms, {} for grey noise. Wrong: {} for real"
+        " digits"
+        " as floats, {} for noise, and {}, *too small*",
+    )  # fmt: skip
+    lines = stored(MUSEUM, "def distances(lib").strip().split("\n")
+    (in_bytes, floats, grey), (bad_bytes, bad_floats, bad_grey) = (
+        [float(n) for n in line.split(": ")[1].split()] for line in lines
+    )
+    assert fits(good, in_bytes) and fits(good, floats) and fits(noise, grey)
+    assert fits(digits, bad_floats) and fits(other, bad_grey) and fits(small, bad_bytes)
+
+
+def test_a_chain_and_its_sde_drift_apart() -> None:
+    says("B_rosetta", "So the chain ends a little noisier than the SDE that it approximates, and")
+    says("B_rosetta", "begins (its first third, for $T=1000$) a little cleaner")
+    u = torch.linspace(0, 1, 1001, dtype=torch.float64)[1:]
+    of_sde = 0.1 * u + (20 - 0.1) * u**2 / 2
+    more = -DDPM(schedules.linear(1000)).alpha_bar[1:].log() - of_sde
+    noisier = (more > 0).nonzero()[:, 0] + 1
+    assert 300 < int(noisier[0]) < 367 and len(noisier) == 1001 - int(noisier[0])
+
+
+def test_distances_on_cifar_10_and_the_epochs_of_its_network() -> None:
+    card = zoo.load("cifar10-small", device="cpu")[1]
+    drawn = [m for m in card.metrics if m["metric"] == "samples" and m["steps"] == 20]
+    at = {m.get("guidance", {}).get("w", 0): m for m in drawn}
+    guided, plain = says("C_cifar10", "the distance is {}, less than half of the unguided {}, and")
+    assert fits(guided, at[1]["frechet"]) and fits(plain, at[0]["frechet"])
+    named, right = says(
+        "C_cifar10", "the classifier names the class of {} % of the samples, where it is right on"
+        " {} %"
+        " of real test images",
+    )  # fmt: skip
+    accuracy = zoo.load("cifar10-classifier", device="cpu")[1].metrics[0]["value"]
+    assert fits(named, 100 * at[4]["class_agreement"]) and fits(right, 100 * accuracy)
+    says("C_cifar10", "On $N$: twelve epochs instead of one or two thousand.")
+    rows = table("C_cifar10", "35_746_307")
+    assert [rows[f"`{name}`"][2][0] for name in ("cifar10-small", "cifar10", "cifar10-ddpm")] == [
+        12, 1280, 2048,
+    ]  # fmt: skip
 
 
 def test_guidance_on_cifar_10() -> None:

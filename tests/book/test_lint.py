@@ -194,6 +194,7 @@ BAD = [
     ("short_enough", edited("## What goes wrong", "## What goes wrong\n\n" + "word " * 3501)),
     ("narrow_code", with_last(code("x = 1  # " + "y" * 68))),
     ("narrow_code", with_last(code("x = 1  # " + "y" * 80, tags=("hide-input",)))),
+    ("narrow_code", with_last(code("x = 1  # " + "y" * 68, tags=("hide-cell", "solution")))),
 ]
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 import terms
 
 from scripts import notebooks
+from tests.book.reading_rules import MATHS, PRIVATE
+from tests.book.rules import FENCE
 from tests.book.test_equations import prose
 
 PAGE = (notebooks.ROOT / f"{terms.PAGE}.md").read_text("utf-8")
 GLOSSARY = terms.Glossary(PAGE)
 CHAPTERS = {c.name: prose(c.text) for c in notebooks.chapters() if c.text.exists()}
+PAGES = [notebooks.ROOT / "README.md", *sorted((notebooks.ROOT / "book").glob("*.md"))]
 LINKED = re.compile(r"\]\(\.\./notebooks/(\w+)\.ipynb\)")
 
 
@@ -71,3 +75,20 @@ def test_longest_names_win_plurals_count_and_capitals_matter() -> None:
 
 def test_a_page_without_a_glossary_has_no_terms() -> None:
     assert list(terms.Glossary("# Nothing").mentions("score")) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_use_the_words_of_the_field(page: Path) -> None:
+    """As :func:`tests.book.reading_rules.plain_words` asks of the chapters."""
+    text = MATHS.sub("", FENCE.sub("", page.read_text("utf-8")))
+    assert not PRIVATE.findall(text)
+
+
+def test_private_words_are_found_and_their_relatives_are_not() -> None:
+    assert PRIVATE.findall("Its belief is dear: two dice, one judge.") == [
+        "belief",
+        "dear",
+        "dice",
+        "judge",
+    ]
+    assert not PRIVATE.findall("Dearborn, judgement, honesty, foggy")
