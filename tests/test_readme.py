@@ -185,9 +185,10 @@ def test_classifiers_are_as_good_as_is_said(name):
 
 
 def test_other_classifiers_are_as_good_as_is_said():
-    for name in ("digits-robust", "digits-independent"):
-        (m,) = card(name)["metrics"]
-        assert said(f"`{name}` on {100 * m['value']:.1f} %") and m["n"] == 355
+    for data, n in (("digits", 355), ("mnist", 10_000)):
+        for name in (f"{data}-robust", f"{data}-independent"):
+            (m,) = card(name)["metrics"]
+            assert said(f"`{name}` on {100 * m['value']:.1f} %") and m["n"] == n
     (m,) = card("mnist-noisy-classifier")["metrics"]
     at = dict(zip(m["times"], m["at_times"], strict=True))
     shown = f"{at[1]:.1%} at t = 1, {at[500]:.0%} at t = 500, {at[900]:.0%} at t = 900"

@@ -95,11 +95,15 @@ assert ink == sorted(ink) and ink[-1] > ink[0] + 0.1
 #
 # After this chapter you can
 #
-# - derive classifier-free guidance from Bayes' rule, in $\varepsilon$, $x_0$ and $v$, and translate between its two conventions without an off-by-one;
-# - write down the conditional chain and its bound, and say why dropping labels makes one network learn both predictions;
-# - compute what a guided chain samples for Gaussians, and say why that is not the sharpened density that the formula suggests;
+# - derive classifier-free guidance from Bayes' rule, in $\varepsilon$, $x_0$ and $v$, and translate
+#   between its two conventions without an off-by-one;
+# - write down the conditional chain and its bound, and say why dropping labels makes one network
+#   learn both predictions;
+# - compute what a guided chain samples for Gaussians, and say why that is not the sharpened density
+#   that the formula suggests;
 # - explain why guided images saturate, and what static and dynamic thresholds do about it;
-# - read curves of fidelity against diversity, and choose $w$ and the noise levels at which to use it.
+# - read curves of fidelity against diversity, and choose $w$ and the noise levels at which to use
+#   it.
 #
 # ## Three classes in the plane
 #
@@ -238,12 +242,12 @@ assert likely.min() > 0.96 and abs(top - 1.5) < 0.05
 # \tag{11.1}
 # $$
 #
-# On the left stands what classifier guidance ([chapter 10](10_classifier_guidance.ipynb)) gets
-# from a classifier of noisy images. On the right stand two scores, which a diffusion model with
-# and without the class has. Add $w$ times this gradient to the conditional score:
+# On the left stands what classifier guidance ([chapter 10](10_classifier_guidance.ipynb)) gets from
+# a classifier of noisy images. On the right stand two scores, which a diffusion model with and
+# without the class has. Add $w$ times this gradient to the conditional score:
 # $\nabla\log q(x_t\mid y)+w\,\nabla\log q(y\mid x_t)=(1+w)\nabla\log q(x_t\mid y)-w\,\nabla\log q(x_t)$.
-# Write scores as noise, $\nabla\log q=-\hat\varepsilon/\sqrt{1-\bar\alpha_t}$; the factor is
-# common to all terms:
+# Write scores as noise, $\nabla\log q=-\hat\varepsilon/\sqrt{1-\bar\alpha_t}$; the factor is common
+# to all terms:
 #
 # $$
 # \hat\varepsilon=(1+w)\,\hat\varepsilon_c-w\,\hat\varepsilon_\varnothing
@@ -296,7 +300,7 @@ assert likely.min() > 0.96 and abs(top - 1.5) < 0.05
 # $\sigma^2=(1-e^{\lambda-\lambda'})(1-\bar\alpha_\lambda)$ and
 # $\tilde\sigma^2=(1-e^{\lambda-\lambda'})(1-\bar\alpha_{\lambda'})$. These are $\beta$ and
 # $\tilde\beta$ of the stride, so $v$ is the interpolation of [chapter 6](06_iddpm.ipynb) held
-# constant (0.3 and 0.2 in the paper): in `ddpmlib`, `FixedVariance(denoiser, var_mix=v)`.
+# constant (0.3, for example): in `ddpmlib`, `FixedVariance(denoiser, var_mix=v)`.
 # [Appendix B](B_rosetta.ipynb) has the whole step. The test
 # `tests/derivations/test_ch11.py::test_the_papers_variances_are_those_of_the_stride` compares
 # them.
@@ -455,11 +459,12 @@ Markdown(results.markdown(head, lines))
 # $\Phi(u)=(c+u)^{1+w}(C+u)^{-w}$, whose logarithmic derivative is $a$, both pairs are solved by
 # variation of the constant from $u=\infty$ down to $0$:
 #
-# - DDIM: $V/\Phi$ is constant, and for large $u$ the start has $V=u\approx\Phi$, so $V(0)=\Phi(0)$. For the
-#   mean put $\mu=\sqrt\Phi\,k$, then $k'=-\frac12 b/\sqrt\Phi$ and
+# - DDIM: $V/\Phi$ is constant, and for large $u$ the start has $V=u\approx\Phi$, so $V(0)=\Phi(0)$.
+#   For the mean put $\mu=\sqrt\Phi\,k$, then $k'=-\frac12 b/\sqrt\Phi$ and
 #   $\mu(0)=\sqrt{\Phi(0)}\int_0^\infty\frac b{2\sqrt\Phi}\,\mathrm du$.
-# - Ancestral: $V=\Phi^2k$ with $k'=-\Phi^{-2}$, so $V(0)=\Phi(0)^2\int_0^\infty\Phi^{-2}\,\mathrm du$, and in
-#   the same way $\mu(0)=\Phi(0)\int_0^\infty b\,\Phi^{-1}\,\mathrm du$.
+# - Ancestral: $V=\Phi^2k$ with $k'=-\Phi^{-2}$, so
+#   $V(0)=\Phi(0)^2\int_0^\infty\Phi^{-2}\,\mathrm du$, and in the same way
+#   $\mu(0)=\Phi(0)\int_0^\infty b\,\Phi^{-1}\,\mathrm du$.
 #
 # The substitution $r=\frac{C+u}{c+u}$, which runs from $1/\rho$ to $1$ with
 # $\frac{\mathrm du}{(c+u)^2}=-\frac{\mathrm dr}{C-c}$, turns the last two integrals into
@@ -792,10 +797,11 @@ head = ("8×8 images", "squared error", "two classes err more", "classifier abov
 Markdown(results.markdown(head, body))
 
 # %% [markdown]
-# It can, most of the time. The error on a mix of two classes exceeds that on a random scan in 97
-# or 98 of 100 cases, and that on a mean of one class in 85 to 88. The *classifier* is easier to
-# mislead: it gives more than half of the mixes a probability above 0.9 for one class, and for
-# about three in ten mixes the class that it names is neither of the two. So full class agreement is no proof of a good digit.
+# It can, most of the time. The error on a mix of two classes exceeds that on a random scan in 97 or
+# 98 of 100 cases, and that on a mean of one class in 85 to 88. The *classifier* is easier to
+# mislead: it gives more than half of the mixes a probability above 0.9 for one class, and for about
+# three in ten mixes the class that it names is neither of the two. So full class agreement is no
+# proof of a good digit.
 #
 # ## Saturation and thresholds
 #
@@ -989,9 +995,10 @@ head = ("times", "Fréchet", "agreement", "variety", "out of range")
 Markdown(results.markdown(head, body))
 
 # %% [markdown]
-# Early guidance takes most variety and late guidance least, as on the line. By this distance late guidance harms least, and the middle as much as the early third. Any third settles the
-# class. At $w=0$ the network is, by this distance, as near to the training data as unseen scans
-# are: guidance has nothing to gain here.
+# Early guidance takes most variety and late guidance least, as on the line. By this distance late
+# guidance harms least, and the middle as much as the early third. Any third settles the class. At
+# $w=0$ the network is, by this distance, as near to the training data as unseen scans are: guidance
+# has nothing to gain here.
 
 # %% [markdown]
 # ## MNIST and Fashion-MNIST over w
@@ -1162,11 +1169,12 @@ assert pale["frechet_matched_interval"][0] < kept_minimum["frechet_matched_inter
 #
 # As they are, the garments are nearest to the data at $w=0.5$ by the classifier's features and at
 # $w=0.25$ by the other two. With contrast matched the others are nearest without guidance; the
-# classifier's keep a minimum at $w=0.25$, 1.62 against 2.14 at $w=0$, with intervals that overlap. From $w=0$ to 0.5 they fall from 3.50 to 2.30 as
-# they are and from 2.14 to 1.96 with contrast matched; unguided garments have 0.93 of the contrast
-# of real ones, at $w=0.5$ it is 0.98. On MNIST the classifier and pixels are nearest at $w=0$ and random convolutions
-# at $w=0.25$, both ways. By all three, on both data sets and with contrast matched, $w\ge1$ is
-# farther from the data than no guidance, and recall falls from $w=0.5$ to 2. (One network each.)
+# classifier's keep a minimum at $w=0.25$, 1.62 against 2.14 at $w=0$, with intervals that overlap.
+# From $w=0$ to 0.5 they fall from 3.50 to 2.30 as they are and from 2.14 to 1.96 with contrast
+# matched; unguided garments have 0.93 of the contrast of real ones, at $w=0.5$ it is 0.98. On MNIST
+# the classifier and pixels are nearest at $w=0$ and random convolutions at $w=0.25$, both ways. By
+# all three, on both data sets and with contrast matched, $w\ge1$ is farther from the data than no
+# guidance, and recall falls from $w=0.5$ to 2. (One network each.)
 
 # %% tags=["hide-input"]
 Markdown(by_space.table("fashion_mnist"))
@@ -1264,9 +1272,9 @@ Markdown(experiments.thresholds.table("fashion_mnist"))
 # %% [markdown]
 # Clipping changes the distance in these features by less than an eighth. Dynamic thresholding at
 # $w=4$ multiplies it by five to seven, and agreement falls to 88 % and 62 %, at $w=8$ (tables
-# above) to 27 % and 34 %: strong guidance with this threshold ruins images. Almost no pixel is white after it, at
-# any $w$, a change of contrast that these features see; at $w=1$ on MNIST the distance comes out
-# lower than without a threshold.
+# above) to 27 % and 34 %: strong guidance with this threshold ruins images. Almost no pixel is
+# white after it, at any $w$, a change of contrast that these features see; at $w=1$ on MNIST the
+# distance comes out lower than without a threshold.
 #
 # ### How many labels to drop
 #
@@ -1504,11 +1512,13 @@ exercises.check("11.4", variance)
 # Let the data be points $x_i$ with probabilities $p_i$ (a grid, or a training set), and
 # $L_i=p(y\mid x_i)$.
 #
-# 1. Write `tilted_x0(x_t, scale, std, points, p, L, s)`: the exact prediction $\mathbb E_{p_w}[x_0\mid x_t]$ of the
-#    noised tilted density $p_w\propto p\,L^s$, for `x_t` (B, D), `points` (N, D), `p` and `L` (N,). It must stay finite
-#    where the noise is small and some $L_i$ are zero.
-# 2. Run DDIM with it on the line of Fig. 11.3 (100 steps from `z`, points on `grid`, $p$ and $L$ from `line`), at $w=1$
-#    and $w=4$. What share of its samples (weighted by `mass`) lies beyond 0.65? Compare with Fig. 11.3.
+# 1. Write `tilted_x0(x_t, scale, std, points, p, L, s)`: the exact prediction
+#    $\mathbb E_{p_w}[x_0\mid x_t]$ of the noised tilted density $p_w\propto p\,L^s$, for `x_t` (B,
+#    D), `points` (N, D), `p` and `L` (N,). It must stay finite where the noise is small and some
+#    $L_i$ are zero.
+# 2. Run DDIM with it on the line of Fig. 11.3 (100 steps from `z`, points on `grid`, $p$ and $L$
+#    from `line`), at $w=1$ and $w=4$. What share of its samples (weighted by `mass`) lies beyond
+#    0.65? Compare with Fig. 11.3.
 #
 # Give `(tilted_x0, shares)` with `shares = {1.0: ..., 4.0: ...}`.
 #
@@ -1556,11 +1566,18 @@ exercises.check("11.5", (tilted_x0, shares))
 # %% [markdown]
 # ## Recap
 #
-# 1. Conditional score minus unconditional score is the gradient of a classifier; guidance goes $w$ times further along it: $\hat x_0=\hat x_c+w(\hat x_c-\hat x_\varnothing)$, in every parameterization. The other convention is $s=1+w$.
-# 2. Labels dropped by an independent coin make one network learn both predictions; without them the null prediction is arbitrary, and agreement and distance do not show it.
-# 3. A guided chain does not sample $p(x)\,p(y\mid x)^{1+w}$: tilting and adding noise do not commute. It overshoots and drops modes, DDIM more than ancestral sampling.
-# 4. Large $w$ leaves the range of images. Clip on data that live at its ends, and form $\hat\varepsilon$ anew.
-# 5. By three kinds of features the Fréchet distance is least at weak guidance or none, and most of what guidance gains on Fashion-MNIST is contrast. Inception Score is best at strong guidance. Most of the recall is lost early in the chain, where guidance can be left out.
+# 1. Conditional score minus unconditional score is the gradient of a classifier; guidance goes $w$
+#    times further along it: $\hat x_0=\hat x_c+w(\hat x_c-\hat x_\varnothing)$, in every
+#    parameterization. The other convention is $s=1+w$.
+# 2. Labels dropped by an independent coin make one network learn both predictions; without them the
+#    null prediction is arbitrary, and agreement and distance do not show it.
+# 3. A guided chain does not sample $p(x)\,p(y\mid x)^{1+w}$: tilting and adding noise do not
+#    commute. It overshoots and drops modes, DDIM more than ancestral sampling.
+# 4. Large $w$ leaves the range of images. Clip on data that live at its ends, and form
+#    $\hat\varepsilon$ anew.
+# 5. By three kinds of features the Fréchet distance is least at weak guidance or none, and most of
+#    what guidance gains on Fashion-MNIST is contrast. Inception Score is best at strong guidance.
+#    Most of the recall is lost early in the chain, where guidance can be left out.
 #
 # The equations of this chapter, the functions that implement them, the tests that pin them:
 
@@ -1572,11 +1589,19 @@ equations.table("11")
 # %% [markdown]
 # ## Further reading
 #
-# - Ho & Salimans (2022), *Classifier-free diffusion guidance* {cite}`ho2022classifierfree`: their (6) is our (11.2); the tables behind the FID and IS curves, and the dropout probabilities.
-# - Dhariwal & Nichol (2021), *Diffusion models beat GANs* {cite}`dhariwal2021diffusion`: the classifier that this chapter does without.
-# - Nichol et al. (2022), *GLIDE* {cite}`nichol2022glide`: classifier-free guidance for text, against guidance by CLIP.
+# - Ho & Salimans (2022), *Classifier-free diffusion guidance* {cite}`ho2022classifierfree`: their
+#   (6) is our (11.2); the tables behind the FID and IS curves, and the dropout probabilities.
+# - Dhariwal & Nichol (2021), *Diffusion models beat GANs* {cite}`dhariwal2021diffusion`: the
+#   classifier that this chapter does without.
+# - Nichol et al. (2022), *GLIDE* {cite}`nichol2022glide`: classifier-free guidance for text,
+#   against guidance by CLIP.
 # - Saharia et al. (2022), *Imagen* {cite}`saharia2022photorealistic`: section 2.3 on thresholds.
-# - Rombach et al. (2022), *Latent diffusion* {cite}`rombach2022high`: the model behind the scale 7.5; latents have no fixed range, and nothing is clipped.
-# - Kynkäänniemi et al. (2024), *Applying guidance in a limited interval* {cite}`kynkaanniemi2024applying`: when to guide.
-# - Bradley & Nakkiran (2024), *Classifier-free guidance is a predictor–corrector* {cite}`bradley2024classifier`: what DDPM and DDIM sample under guidance, and that neither is the tilted distribution.
-# - Karras et al. (2024), *Guiding a diffusion model with a bad version of itself* {cite}`karras2024guiding`: the second prediction need not be the null one, see exercise 11.2.
+# - Rombach et al. (2022), *Latent diffusion* {cite}`rombach2022high`: the model behind the scale
+#   7.5; latents have no fixed range, and nothing is clipped.
+# - Kynkäänniemi et al. (2024), *Applying guidance in a limited interval*
+#   {cite}`kynkaanniemi2024applying`: when to guide.
+# - Bradley & Nakkiran (2024), *Classifier-free guidance is a predictor–corrector*
+#   {cite}`bradley2024classifier`: what DDPM and DDIM sample under guidance, and that neither is the
+#   tilted distribution.
+# - Karras et al. (2024), *Guiding a diffusion model with a bad version of itself*
+#   {cite}`karras2024guiding`: the second prediction need not be the null one, see exercise 11.2.
