@@ -86,7 +86,8 @@ def figure(ax: Axes) -> Axes:
                         color=COLOURS[space], label=name)  # fmt: skip
     ax.axhline(1, color=plots.GREY, ls=":")
     ax.set(xlabel="network calls", ylabel="distance, DDIM / ancestral", xscale="log")
-    ax.set(yscale="log", xticks=CALLS, xticklabels=CALLS)
+    shares = (0.7, 1, 1.5, 2, 3)
+    ax.set(yscale="log", xticks=CALLS, xticklabels=CALLS, yticks=shares, yticklabels=shares)
     ax.minorticks_off()
     ax.legend()
     return ax

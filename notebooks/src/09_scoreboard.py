@@ -622,12 +622,12 @@ assert cosine[50]["beta"] < cosine[50]["ddim"]
 # standard error; then the same with brightness and contrast of all samples set to those of the
 # training images.
 
-# %% mystnb={"image": {"alt": "DDIM's distance over that of ancestral sampling against the number of network calls, for five kinds of features. Three classifiers lie near two or above at all calls, random convolutions rise from about one to two, pixels lie below one up to 25 calls. Dashed lines, with contrast matched, lie close to the solid ones except for random convolutions, where they are lower."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "DDIM's distance over that of ancestral sampling against the number of network calls, for five kinds of features. Three classifiers lie near two or above at all calls, random convolutions rise from about one to two, pixels lie below one. Dashed lines, with contrast matched, lie close to the solid ones except for random convolutions, where they are lower."}} tags=["hide-input"]
 from ddpmlib.experiments import sampler_spaces
 
-fig, ax = plt.subplots(figsize=(7.5, 3.6))
+fig, ax = plt.subplots(figsize=(7.5, 4))
 sampler_spaces.figure(ax)
-ax.legend(fontsize=8, ncol=2)
+ax.legend(fontsize=8, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1))
 ratio = {
     key: {
         (space, k): sampler_spaces.ratios(space, k, key)
@@ -639,8 +639,8 @@ ratio = {
 networks = ("classifier", "independent", "robust")
 for found in ratio.values():
     for k in sampler_spaces.CALLS:
-        assert min(min(found[space, k]) for space in networks) > 1.6
-        assert k > 25 or max(found["pixels", k]) < 1
+        assert min(min(found[space, k]) for space in networks) > 1.7
+        assert max(found["pixels", k]) < 1
     for k in (10, 25, 50):
         assert min(found["random", k]) > 1
 Markdown(sampler_spaces.table())
@@ -651,16 +651,16 @@ Markdown(sampler_spaces.table())
 # trainings; dashed with contrast matched.
 #
 # In the features of each of the three classifiers DDIM is farther from the data at every number of
-# calls and in each of the three trainings, by a factor of 1.6 or more. Contrast is not the reason:
-# the factor stays when contrast is matched, and the residual net, which hardly sees contrast, grain
-# or blur, gives it as well. Random convolutions agree from ten calls on. Principal components of
-# the pixels, which see place, say the opposite up to 25 calls, and published results agree with
-# them: $\eta=1$ is behind $\eta=0$ at every number of calls, at 1,000 too (CIFAR-10: FID 4.73
-# against 4.04 {cite}`song2021denoising`). So on these networks the published order is
-# **contradicted by the features of three classifiers and reproduced by those of pixels**; they see
-# different things, and what matters depends on the use. One cause of a real difference: fresh noise
-# lets a network correct what it got wrong ([chapter 7](07_ddim.ipynb)), and these networks are
-# weak.
+# calls and in each of the three trainings, by a factor above 1.7. Contrast is not the reason: the
+# factor stays when contrast is matched, and the residual net, which hardly sees contrast, grain or
+# blur, gives it as well. Random convolutions agree from ten calls on. Principal components of the
+# pixels, which see place, say the opposite in every training and at every number of calls, and so do
+# published results: $\eta=1$ is behind $\eta=0$, at 1,000 calls too (CIFAR-10: FID 4.73 against 4.04
+# {cite}`song2021denoising`). On these networks the published order is **contradicted by the features
+# of three classifiers and reproduced by those of pixels**: they see different things, and which of
+# them matters depends on the use. One cause of a real difference: fresh noise lets a network correct
+# what it got wrong ([chapter 7](07_ddim.ipynb)), and these networks are small and trained briefly.
+# How it is with better ones is [open](../book/open_questions.md).
 #
 # ### Where along the chain the quality appears
 #

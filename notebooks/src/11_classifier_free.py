@@ -1118,11 +1118,12 @@ for free in swept.values():
 # ### By other features, with contrast matched
 #
 # Is the minimum at $w=0.5$ one of the garments, or of the features? 1,000 samples for each $w$ (20
-# ancestral steps, the same networks), by three kinds of features: those of the classifier,
-# principal components of the pixels, and random convolutions. The dashed distances are taken after
+# ancestral steps, the same networks), by the features of
+# [chapter 8](08_metrics.ipynb#what-each-kind-of-features-sees): five kinds on MNIST; on
+# Fashion-MNIST its classifier, pixels and random convolutions. Dashed distances are taken after
 # brightness and contrast of all samples have been set to those of the training images.
 
-# %% mystnb={"image": {"alt": "Two rows of two panels, MNIST and Fashion-MNIST. Above, distance over floor against w for three kinds of features, solid as it is and dashed with contrast matched; all rise beyond w = 1. Below, distance over floor against recall, with points labelled by w."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Two rows of two panels, MNIST and Fashion-MNIST. Above, distance over floor against w for five and three kinds of features, solid as it is and dashed with contrast matched; all rise beyond w = 1. Below, distance over floor against recall, with points labelled by w."}} tags=["hide-input"]
 from ddpmlib.experiments import guidance_spaces as by_space
 
 fig, axes = plt.subplots(2, 2, figsize=(7.5, 5.4), dpi=90)
@@ -1137,7 +1138,7 @@ axes[0, 0].legend(fontsize=8)
 least = {
     (name, space, key): by_space.best(name, space, key)
     for name in titles
-    for space in by_space.SPACES
+    for space in by_space.SPACES[name]
     for key in ("frechet", "frechet_matched")
 }
 fashion_least = {key[1:]: w for key, w in least.items() if key[0] == "fashion_mnist"}
@@ -1146,10 +1147,11 @@ assert fashion_least == {
     ("pixels", "frechet"): 0.25, ("pixels", "frechet_matched"): 0,
     ("random", "frechet"): 0.25, ("random", "frechet_matched"): 0,
 }
-for space, w in (("classifier", 0), ("pixels", 0), ("random", 0.25)):
+for space in by_space.SPACES["mnist"]:
+    w = 0.25 if space == "random" else 0
     assert {least["mnist", space, key] for key in ("frechet", "frechet_matched")} == {w}
 for name in titles:
-    for space in by_space.SPACES:
+    for space in by_space.SPACES[name]:
         found = by_space.found(name, space)
         matched = [row["frechet_matched"] for row in found]
         assert min(matched[3:]) > matched[0]  # w = 1, 2, 4
@@ -1172,9 +1174,9 @@ assert pale["frechet_matched_interval"][0] < kept_minimum["frechet_matched_inter
 # classifier's keep a minimum at $w=0.25$, 1.62 against 2.14 at $w=0$, with intervals that overlap.
 # From $w=0$ to 0.5 they fall from 3.50 to 2.30 as they are and from 2.14 to 1.96 with contrast
 # matched; unguided garments have 0.93 of the contrast of real ones, at $w=0.5$ it is 0.98. On MNIST
-# the classifier and pixels are nearest at $w=0$ and random convolutions at $w=0.25$, both ways. By
-# all three, on both data sets and with contrast matched, $w\ge1$ is farther from the data than no
-# guidance, and recall falls from $w=0.5$ to 2. (One network each.)
+# $w=0$ is nearest by the three classifiers and by pixels, $w=0.25$ by random convolutions, both
+# ways. By all features, on both data sets and with contrast matched, $w\ge1$ is farther from the
+# data than no guidance, and recall falls from $w=0.5$ to 2. (One network each.)
 
 # %% tags=["hide-input"]
 Markdown(by_space.table("fashion_mnist"))
@@ -1430,7 +1432,8 @@ answer = ...  # a function (denoiser, x_t, t, y, z, w) -> x_0
 
 
 # %% mystnb={"code_prompt_show": "Solution", "code_prompt_hide": "Hide the solution"} tags=["hide-cell", "solution"]
-# Solution of exercise 11.2: p(x|y)^(1+w) / p(x|z)^w, that is p(x|y) (p(y|x)/p(z|x))^w
+# Solution of exercise 11.2: p(x|y)^(1+w) / p(x|z)^w,
+# that is p(x|y) (p(y|x)/p(z|x))^w
 def away(denoiser, x_t, t, y, z, w):
     both = denoiser(torch.cat([x_t, x_t]), t, torch.cat([y, z])).x0
     towards, against = both.chunk(2)
@@ -1494,8 +1497,8 @@ answer = ...  # a function (c, C, w, u_low, u_high) -> variance
 # Solution of exercise 11.4:
 # log V = log c − w ∫ (1/(c+u) − 1/(C+u)) du over the interval.
 # No: the derivative in log u is w (C − c) u / ((c + u) (C + u)), largest at
-# u = √(cC) and fading on both sides. With ρ = c/C, the share of the effect that falls
-# between c and C is 1 − 2 log(2/(1+ρ)) / log(1/ρ).
+# u = √(cC) and fading on both sides. With ρ = c/C, the share of the
+# effect that falls between c and C is 1 − 2 log(2/(1+ρ)) / log(1/ρ).
 def variance(c, C, w, u_low, u_high):
     inside = (c + u_low) / (C + u_low)
     if math.isfinite(u_high):
@@ -1575,7 +1578,7 @@ exercises.check("11.5", (tilted_x0, shares))
 #    commute. It overshoots and drops modes, DDIM more than ancestral sampling.
 # 4. Large $w$ leaves the range of images. Clip on data that live at its ends, and form
 #    $\hat\varepsilon$ anew.
-# 5. By three kinds of features the Fréchet distance is least at weak guidance or none, and most of
+# 5. By several kinds of features the Fréchet distance is least at weak guidance or none, and most of
 #    what guidance gains on Fashion-MNIST is contrast. Inception Score is best at strong guidance.
 #    Most of the recall is lost early in the chain, where guidance can be left out.
 #

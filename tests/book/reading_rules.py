@@ -15,7 +15,6 @@ from tests.book.rules import FENCE, Executed, lesson, rule, shown, tags
 
 MOST_WORDS = 3500  # of a chapter, exercises and folded proofs apart
 WIDTH, FOLDED_WIDTH = 76, 88
-WIDE_SOLUTIONS = {"11_classifier_free": 2}  # lines of solutions above WIDTH that are left
 EMPTY_HEADINGS = {
     "the idea in a picture",
     "the derivation",
@@ -150,12 +149,10 @@ def short_enough(chapter: Executed) -> Iterator[str]:
 @rule
 def narrow_code(chapter: Executed) -> Iterator[str]:
     """What a reader must read fits the column, solutions too; what else is folded may be wider."""
-    spare = WIDE_SOLUTIONS.get(chapter.name, 0)
     for cell in chapter.code:
         solution = "solution" in tags(cell)
         folded = {"hide-input", "hide-cell", "remove-input"} & set(tags(cell)) and not solution
         most = FOLDED_WIDTH if folded else WIDTH
         for line in cell.source.split("\n"):
-            spare -= solution and len(line) > most
-            if len(line) > most and (not solution or spare < 0):
+            if len(line) > most:
                 yield f"{len(line)} columns, at most {most}: {line.strip()[:40]!r} {shown(cell)}"
