@@ -348,7 +348,7 @@ print(json.dumps(one, indent=1))
 # ## Three rungs on 8×8 digits in seconds
 #
 # The ladder of this chapter on the embedded 8×8 digits: 100 updates each, the digits network of
-# [chapter 3](03_ddpm.ipynb), one seed, 20 calls. First the linear schedule with a fixed variance,
+# [chapter 3](03_ddpm.ipynb), one seed, 10 calls. First the linear schedule with a fixed variance,
 # then with a learned one, then the cosine schedule as well.
 
 # %% tags=["nbval-ignore-output"]
@@ -383,7 +383,7 @@ for name, recipe in rungs.items():
     for _ in fit(trainer):
         pass
     for eta in (1.0, 0.0):
-        how = evaluation.Sampling(steps=20, eta=eta)
+        how = evaluation.Sampling(steps=10, eta=eta)
         x0 = evaluation.generate(trainer.averaged, (1, 8, 8), y, how)
         row = evaluation.measure_samples(
             classifier, x0, y, digits, metrics=("fid", "agreement")
