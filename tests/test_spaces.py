@@ -120,6 +120,9 @@ def test_guidance_by_several_features_shows_every_row(dataset):
             (line,) = [cells for cells in table if cells[:2] == [spaces.LABELS[row["space"]], how]]
             assert line[column] == f"{row[key]:.2f}"
         assert table[2][column - 1] == f"{row['contrast']:.3f}"  # its first cell is empty
+        line = next(cells for cells in table if cells[0] == spaces.LABELS[row["space"]])
+        assert line[table[0].index("test images")] == f"{row['frechet_floor']:.2f}"
+        assert table[2][-1] == f"{row['contrast_floor']:.3f}"
     _, (left, right) = plt.subplots(1, 2)
     guidance_spaces.figure(dataset, left)
     guidance_spaces.frontier_figure(dataset, right)
