@@ -10,6 +10,7 @@ from ddpmlib import data, evaluation, zoo
 from ddpmlib.denoiser import FixedVariance
 from ddpmlib.evaluation import Guidance, Sampling, features, metrics, statistics
 from ddpmlib.experiments import (
+    feature_audit,
     guidance_spaces,
     measuring,
     results,
@@ -99,8 +100,8 @@ def test_ratios_pair_the_networks_and_the_calls(monkeypatch):
             assert sampler_spaces.ratios(space, k, "frechet_matched") == pytest.approx(squares)
     lines = sampler_spaces.table().splitlines()[2:]
     mean, error = over_seeds([1 + seed + 5 + 100 for seed in range(3)])
-    start = f"| independent classifier | as it is | {mean:.2f} ± {error:.2f} |"
-    assert lines[2].startswith(start)
+    shown = f"{mean:.2f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{error:.2f}"
+    assert lines[2].startswith(f"| independent classifier | as it is | {shown} |")
     _, ax = plt.subplots()
     sampler_spaces.figure(ax)
     drawn = {y for line in ax.lines for y in line.get_ydata()}
@@ -173,3 +174,16 @@ def test_thresholds_are_compared_with_the_same_guidance_without(dataset):
         for key, how in spaces.KEYS.items():
             (line,) = [cells for cells in table if cells[:2] == [spaces.LABELS[row["space"]], how]]
             assert line[column] == f"{row[key] / plain[key]:.2f}"
+
+
+@pytest.mark.parametrize("dataset", spaces.SPACES)
+def test_the_audit_shows_every_row_in_units_of_a_missing_class(dataset):
+    table = [line.strip("| ").split(" | ") for line in feature_audit.table(dataset).splitlines()]
+    by = {(r["space"], r["change"]): r for r in results.rows("feature_audit", dataset=dataset)}
+    assert len(by) == len(spaces.SPACES[dataset]) * (len(table) - 2)
+    for change, *shown, agreed in table[2:]:
+        for space, cell in zip(table[0][1:], shown, strict=False):
+            none, unit = (by[space, c]["frechet"] for c in ("none", feature_audit.SETS[0]))
+            share = (by[space, change]["frechet"] - none) / (unit - none)
+            assert float(cell) == pytest.approx(share, abs=0.0051) and cell != "-0.00"
+        assert agreed == f"{by['classifier', change]['class_agreement']:.1%}"

@@ -131,7 +131,7 @@ def table(dataset: str) -> str:
     spaces = SPACES[dataset]
     header = ("test images with", *spaces, "agreement (classifier)")
     lines = [
-        (change, *(f"{found[change][s]:.2f}" for s in spaces), f"{kept[change]['classifier']:.1%}")
+        (change, *(f"{found[change][s]:z.2f}" for s in spaces), f"{kept[change]['classifier']:.1%}")
         for change in found
     ]
     return markdown(header, lines)

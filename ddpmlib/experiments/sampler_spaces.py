@@ -72,7 +72,7 @@ def table() -> str:
 
 def _with_error(values: list[float]) -> str:
     mean, error = over_seeds(values)
-    return f"{mean:.2f} ± {error:.2f}"
+    return f"{mean:.2f}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{error:.2f}"
 
 
 def figure(ax: Axes) -> Axes:

@@ -12,7 +12,6 @@ LONGER = {
     "03_ddpm": 75,
     "04_elbo": 85,
     "06_iddpm": 65,
-    "08_metrics": 70,
     "09_scoreboard": 88,
     "10_classifier_guidance": 97,
     "11_classifier_free": 112,
