@@ -5,11 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from ddpmlib import plots
 from ddpmlib.evaluation import Guidance
-from ddpmlib.experiments import figures, measuring, spaces
+from ddpmlib.experiments import figures, spaces
 from ddpmlib.experiments.cells import Cell, Experiment
 from ddpmlib.experiments.results import Row, markdown, rows
 from ddpmlib.experiments.spaces import COLOURS, KEYS, LABELS, SPACES
@@ -30,10 +28,7 @@ CELLS: list[Cell] = [
 
 def measure(cell: Cell) -> Row:
     """The same guided samples of the shipped checkpoint, by one kind of features."""
-    name, n = cell["dataset"], cell["n"]
-    x0 = spaces.guided(name, Guidance(w=cell["w"]), cell["steps"], cell["eta"], n)
-    found = spaces.measured(name, cell["space"], x0, torch.arange(n) % 10)
-    return measuring.row(cell, found, name)
+    return spaces.measured_guided(cell, Guidance(w=cell["w"]))
 
 
 # ---- tables and figures --------------------------------------------------------------------------

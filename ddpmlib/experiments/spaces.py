@@ -11,6 +11,7 @@ from torch import Tensor
 from ddpmlib import data, evaluation, plots
 from ddpmlib.evaluation import Guidance, Sampling
 from ddpmlib.experiments import measuring
+from ddpmlib.experiments.cells import Cell
 from ddpmlib.experiments.results import Row
 
 LABELS = {
@@ -49,6 +50,14 @@ def _real(dataset: str, space: str, n: int) -> tuple[Any, data.Dataset, evaluati
     images = data.load(dataset)
     network, _ = evaluation.network_of(space, images, "cpu")
     return network, images, evaluation.reference(network, images, n, torch.arange(n) % 10)
+
+
+def measured_guided(cell: Cell, guidance: Guidance) -> Row:
+    """The row of a cell that names a data set, steps, η, n and a kind of features."""
+    name, n = cell["dataset"], cell["n"]
+    x0 = guided(name, guidance, cell["steps"], cell["eta"], n)
+    found = measured(name, cell["space"], x0, torch.arange(n) % 10)
+    return measuring.row(cell, found, name)
 
 
 @lru_cache(maxsize=1)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
-
 from ddpmlib.evaluation import Guidance
-from ddpmlib.experiments import guidance_spaces, measuring, spaces
+from ddpmlib.experiments import guidance_spaces, spaces
 from ddpmlib.experiments.cells import Cell, Experiment
 from ddpmlib.experiments.guidance import QUANTILE
 from ddpmlib.experiments.results import Row, markdown, rows
@@ -27,11 +25,9 @@ CELLS: list[Cell] = [
 
 def measure(cell: Cell) -> Row:
     """The same guided samples with a threshold, by one kind of features."""
-    name, n, dynamic = cell["dataset"], cell["n"], cell["threshold"] == "dynamic"
-    end = {"threshold": QUANTILE} if dynamic else {"clip": True}
-    x0 = spaces.guided(name, Guidance(w=cell["w"], **end), cell["steps"], cell["eta"], n)
-    found = spaces.measured(name, cell["space"], x0, torch.arange(n) % 10)
-    return measuring.row(cell, found, name)
+    dynamic = cell["threshold"] == "dynamic"
+    quantile = QUANTILE if dynamic else 0.0
+    return spaces.measured_guided(cell, Guidance(w=cell["w"], threshold=quantile, clip=not dynamic))
 
 
 def times_none(dataset: str, w: float, key: str) -> dict[str, dict[str, float]]:
@@ -48,11 +44,11 @@ def table(dataset: str) -> str:
     """For each kind of features what a threshold multiplies the distance by."""
     header = ["features", "contrast"]
     header += [f"{how}, w = {w:g}" for how in THRESHOLDS[1:] for w in WEIGHTS]
+    found = {key: {w: times_none(dataset, w, key) for w in WEIGHTS} for key in KEYS}
     lines = []
     for space in SPACES[dataset]:
         for key, said in KEYS.items():
-            by_w = {w: times_none(dataset, w, key) for w in WEIGHTS}
-            ratios = [by_w[w][how][space] for how in THRESHOLDS[1:] for w in WEIGHTS]
+            ratios = [found[key][w][how][space] for how in THRESHOLDS[1:] for w in WEIGHTS]
             lines.append((LABELS[space], said, *(f"{ratio:.2f}" for ratio in ratios)))
     return markdown(header, lines)
 
