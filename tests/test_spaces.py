@@ -69,6 +69,11 @@ def test_guidance_is_that_of_the_cell(digits_net):
     assert not torch.equal(x0, evaluation.generate(denoiser, card.image_shape, Y, less, card=card))
 
 
+def test_guidance_is_measured_at_the_weight_of_the_cell(monkeypatch):
+    monkeypatch.setattr(spaces, "measured_guided", lambda cell, how: (cell, how))
+    assert guidance_spaces.measure({"w": 2.0}) == ({"w": 2.0}, Guidance(w=2.0))
+
+
 def rows_of(ratio):
     """Rows of all cells: DDIM's distance is that of ancestral sampling times a known ratio."""
     return [
@@ -156,8 +161,8 @@ def test_a_threshold_is_that_of_the_cell(digits_net, monkeypatch, how, end):
     denoiser, card = digits_net
     monkeypatch.setattr(spaces, "measured", lambda dataset, space, x0, y: {"x0": x0, "y": y})
     cell = {"dataset": "digits", "w": 4.0, "threshold": how, "space": "pixels", "steps": 3}
-    found = threshold_spaces.measure(cell | {"eta": 1.0, "n": 20})
-    chosen = Sampling(3, eta=1.0, guidance=Guidance(w=4.0, **end))
+    found = threshold_spaces.measure(cell | {"eta": 0.5, "n": 20})
+    chosen = Sampling(3, eta=0.5, guidance=Guidance(w=4.0, **end))
     expected = evaluation.generate(denoiser, card.image_shape, Y, chosen, card=card)
     assert torch.equal(found["x0"], expected) and torch.equal(found["y"], Y)
 
